@@ -1,0 +1,79 @@
+// Trains a small GPT on the bytes of a text, on the ranks that mpirun or srun started.
+
+#include "corpus.h"
+#include "metrics.h"
+#include "options.h"
+#include "train.h"
+
+#include <zerosched/session.h>
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <exception>
+#include <iomanip>
+#include <iostream>
+#include <optional>
+#include <string>
+
+namespace {
+
+/// False if any rank has a problem, which the first such rank prints for all. Collective.
+bool every_rank_is_ready(const zerosched::Session& session, const std::string& problem) {
+  const auto has_problem = at::zeros({session.world_size()}, at::kInt);
+  auto* flags = has_problem.mutable_data_ptr<int>();
+  flags[session.rank()] = problem.empty() ? 0 : 1;
+  session.communicator()->all_reduce(has_problem)->wait();
+  const auto count = std::count(flags, flags + session.world_size(), 1);
+  if (count == 0) return true;
+  if (std::find(flags, flags + session.world_size(), 1) == flags + session.rank()) {
+    const bool everywhere = count == session.world_size();
+    std::cerr << "char_gpt: " << (everywhere ? "" : "on rank " + std::to_string(session.rank()) + ": ")
+              << problem << "\nchar_gpt --help lists the options.\n";
+  }
+  return false;
+}
+
+void print(const Options& options, const TrainResult& result) {
+  const auto& report = result.report;
+  std::cout << std::fixed << std::setprecision(3) << "Held-out loss in nats per byte: "
+            << report["eval_loss_x"].get<double>() << " at x (the averaged weights, which are shipped), "
+            << report["eval_loss_y"].get<double>() << " at y\n";
+  if (options.sample > 0) std::cout << "Sample:\n" << result.sample << '\n';
+  if (options.json) std::cout << report << '\n';
+  std::cout << std::flush;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto [options, help, problem] = parse_command_line(argc, argv);
+  zerosched::Session session(argc, argv, zerosched::SessionOptions().timeout(options.timeout));
+  if (!help.empty()) {
+    if (session.rank() == 0) std::cout << help;
+    return 0;
+  }
+
+  std::optional<Corpus> corpus;
+  MetricsFile metrics;
+  if (problem.empty()) {
+    try {
+      corpus = options.data.empty() ? Corpus::random(options.seq, options.seed)
+                                    : Corpus::from_file(options.data, options.seq);
+      if (session.rank() == 0 && !options.metrics.empty()) metrics = MetricsFile(options.metrics);
+    } catch (const std::exception& error) {
+      problem = error.what();
+    }
+  }
+  if (!every_rank_is_ready(session, problem)) return 2;
+
+  try {
+    const auto result = train(session, options, *corpus, metrics);
+    if (session.rank() == 0) print(options, result);
+  } catch (const c10::Error& error) {
+    session.abort(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    session.abort(error.what());
+  }
+  return 0;
+}

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <map>
+#include <string>
+#include <vector>
+
+/// Seconds per step and per phase of a step. The first two steps, which pay for allocations, do not count
+/// if there are more.
+class StepTimes {
+ public:
+  using Phases = std::map<std::string, double>;
+
+  void add(double seconds, const Phases& phases) {
+    if (++steps_ == 3) {
+      seconds_.clear();
+      phase_sums_.clear();
+    }
+    seconds_.push_back(seconds);
+    for (const auto& [name, phase_seconds] : phases) phase_sums_[name] += phase_seconds;
+  }
+
+  double min() const { return *std::min_element(seconds_.begin(), seconds_.end()); }
+
+  double median() const {
+    auto sorted = seconds_;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[sorted.size() / 2];
+  }
+
+  Phases mean_of_phases() const {
+    Phases means = phase_sums_;
+    for (auto& [name, seconds] : means) seconds /= static_cast<double>(seconds_.size());
+    return means;
+  }
+
+ private:
+  size_t steps_ = 0;
+  std::vector<double> seconds_;
+  Phases phase_sums_;
+};

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+#include <zerosched/export.h>
+
+#include <torch/arg.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace zerosched {
+
+struct ZEROSCHED_EXPORT SessionOptions {
+  /// Where this rank's model lives; by default the CPU.
+  TORCH_ARG(std::optional<at::Device>, device) = std::nullopt;
+  /// "auto" (mpi under mpirun or srun --mpi=pmix, else self), "self" or "mpi".
+  TORCH_ARG(std::string, backend) = "auto";
+  /// Seconds after which a collective that does not end is given up, on every rank. Must be positive.
+  TORCH_ARG(double, timeout) = 600;
+};
+
+/// This process's part in a job: joins mpirun or Slurm, owns the communicator, ends the job well or badly.
+///
+/// MPI is initialised only if nobody did, and finalised, in the destructor, only if the session initialised
+/// it. A session that is destroyed while an exception unwinds, or whose communicator has given up, tells the
+/// other ranks and ends the whole job with exit code 70 instead of waiting for ranks that will not come; an
+/// exception that nobody catches does the same. At most one session may exist at a time.
+class ZEROSCHED_EXPORT Session {
+ public:
+  /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.
+  Session(int& argc, char**& argv, SessionOptions options = {});
+  explicit Session(SessionOptions options = {});
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  std::shared_ptr<Communicator> communicator() const;
+  at::Device device() const;
+  int rank() const;
+  int world_size() const;
+  int local_rank() const;
+
+  /// Tells every rank to stop with `message` and ends the job with `exit_code`. Does not return.
+  /// Any rank may call it, alone.
+  [[noreturn]] void abort(const std::string& message, int exit_code = 70);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace zerosched

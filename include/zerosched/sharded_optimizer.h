@@ -1,0 +1,150 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+#include <zerosched/export.h>
+#include <zerosched/parameter_group.h>
+#include <zerosched/sharding_options.h>
+
+#include <torch/optim/optimizer.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace torch::nn {
+class Module;
+}
+
+namespace zerosched {
+
+namespace detail {
+class Algorithm;
+class Engine;
+}  // namespace detail
+
+/// Seconds that this rank spent in each phase of its last step.
+struct Timings {
+  double backward = 0;             ///< first gradient hook to last (0 in compatible mode)
+  double collect_gradients = 0;    ///< moving gradients inside step(): compatible mode and stragglers
+  double wait_reduce_scatter = 0;  ///< blocked in step() until reduced gradients were there
+  double norm = 0;                 ///< global gradient norm, its all-reduce included
+  double update = 0;               ///< the fused update of this rank's shard
+  double wait_all_gather = 0;      ///< blocked in step() until every rank's y was there
+  double step = 0;                 ///< all of step(), without a closure
+};
+
+/// Parameters are x while one of these lives, and y again, bit for bit, when it ends. Made by eval_scope().
+///
+/// Its end is ShardedOptimizer::train(), a collective. While an exception unwinds it does nothing, so that
+/// no rank waits in a destructor: the optimizer stays in eval mode, and the next train() brings y back.
+class ZEROSCHED_EXPORT EvalScope {
+ public:
+  ~EvalScope() noexcept(false);
+  EvalScope(EvalScope&& other) noexcept;
+  EvalScope(const EvalScope&) = delete;
+  EvalScope& operator=(const EvalScope&) = delete;
+  EvalScope& operator=(EvalScope&&) = delete;
+
+ private:
+  friend class ShardedOptimizer;
+  explicit EvalScope(std::shared_ptr<detail::Engine> engine);
+  std::shared_ptr<detail::Engine> engine_;  // null: nothing to do at the end
+  int exceptions_at_start_;
+};
+
+/// Backward passes accumulate gradients locally, without communication, while one of these lives.
+/// Made by no_sync().
+class ZEROSCHED_EXPORT NoSync {
+ public:
+  ~NoSync();
+  NoSync(NoSync&& other) noexcept;
+  NoSync(const NoSync&) = delete;
+  NoSync& operator=(const NoSync&) = delete;
+  NoSync& operator=(NoSync&&) = delete;
+
+ private:
+  friend class ShardedOptimizer;
+  explicit NoSync(std::shared_ptr<detail::Engine> engine);
+  std::shared_ptr<detail::Engine> engine_;
+};
+
+/// What all sharded optimizers share: a torch::optim::Optimizer whose state is cut over the ranks of a
+/// communicator, and which averages gradients over them.
+///
+/// Every rank holds the whole model; the state (for Schedule-Free z, x and v) is cut into size() equal
+/// shards. The optimizer works on a duplicate of the communicator it is given. Unless said otherwise a
+/// member function is collective: every rank calls it, in the same order.
+///
+/// Construction moves the parameters' data into the optimizer's flat buffers (sizes, strides, hooks and
+/// names stay); destruction gives them storage of their own again.
+class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
+ public:
+  ~ShardedOptimizer() override;
+
+  /// Updates the parameters from the gradients of the backward passes since the last step.
+  /// A closure is evaluated first, with gradients enabled. Throws in eval mode.
+  torch::Tensor step(LossClosure closure = nullptr) override;
+
+  /// Drops gradients. Local while none has arrived since the last step, otherwise collective. In overlapping mode .grad is
+  /// undefined anyway, so `set_to_none` matters in compatible mode only.
+  void zero_grad(bool set_to_none = true);
+
+  /// Parameters := y, where gradients are taken. The mode after construction. Does nothing in train mode.
+  void train();
+  /// Parameters := x, what is evaluated and shipped. Does nothing in eval mode.
+  void eval();
+  /// Local.
+  bool training() const;
+  /// eval() now, train() when the returned object ends; if already in eval mode, neither.
+  [[nodiscard]] EvalScope eval_scope();
+
+  /// Local; every rank must make the same backward passes under it.
+  [[nodiscard]] NoSync no_sync();
+
+  /// L2 norm of the last step's averaged gradient, before clipping. Throws before the first step and once
+  /// the next backward has begun. Collective, unless max_grad_norm was given: then it is known.
+  double grad_norm();
+
+  /// Bytes of optimizer state on this rank, padding included. Local.
+  int64_t state_bytes() const;
+
+  /// Whole tensors by parameter name, on the CPU, in the parameters' shapes: "z", "x", "v" in float32
+  /// (float64 for float64 parameters), or "y" in the parameter's dtype.
+  std::map<std::string, at::Tensor> full_state(const std::string& which);
+
+  /// Takes rank 0's parameters, as they are now, as the new x = z = y: after loading weights or editing them.
+  /// v, k and lr_max are kept, weight_sum becomes 0.
+  void reset_from_parameters();
+
+  /// Local.
+  Timings timings() const;
+
+  /// The duplicate that this optimizer communicates over, for its traffic(). Local.
+  std::shared_ptr<Communicator> communicator() const;
+
+  /// Not possible after construction, because the shards are cut then: throws, and says what to do.
+  void add_param_group(const torch::optim::OptimizerParamGroup& group);
+
+  void save(torch::serialize::OutputArchive& archive) const override;
+  void load(torch::serialize::InputArchive& archive) override;
+
+ protected:
+  ShardedOptimizer(
+      std::vector<ParameterGroup> groups,
+      std::vector<at::Tensor> module_buffers,
+      std::shared_ptr<Communicator> communicator,
+      std::unique_ptr<torch::optim::OptimizerOptions> defaults,
+      ShardingOptions sharding,
+      std::unique_ptr<detail::Algorithm> algorithm);
+
+  /// The named parameters of `module` as one group, and its buffers.
+  static std::vector<ParameterGroup> groups_of(const torch::nn::Module& module);
+  static std::vector<at::Tensor> buffers_of(const torch::nn::Module& module);
+
+ private:
+  std::shared_ptr<detail::Engine> engine_;
+};
+
+}  // namespace zerosched

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <zerosched/export.h>
+
+#include <ATen/core/Tensor.h>
+#include <torch/arg.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace zerosched {
+
+/// What .grad holds when step() is called.
+enum class GradientInput {
+  local,             ///< the gradient of this rank's own batch: zerosched averages over ranks
+  already_averaged,  ///< the trainer has averaged .grad over ranks itself: zerosched only takes its slice
+};
+
+/// How an optimizer cuts, moves and averages; the same on every rank.
+struct ZEROSCHED_EXPORT ShardingOptions {
+  /// Bytes of parameters per bucket, the unit of communication. A larger parameter is a bucket of its own.
+  TORCH_ARG(int64_t, bucket_bytes) = int64_t{25} << 20;
+  /// Bytes of the first bucket to be ready in backward: small, so that communication starts early.
+  TORCH_ARG(int64_t, first_bucket_bytes) = int64_t{1} << 20;
+  /// How many gradient buckets may be in flight at once; gradients that find no buffer wait in .grad.
+  TORCH_ARG(int, bucket_buffers) = 3;
+  /// Clip the global L2 norm of the averaged gradient to this, as torch::nn::utils::clip_grad_norm_ does.
+  TORCH_ARG(std::optional<double>, max_grad_norm) = std::nullopt;
+  /// The type in which gradients are sent and summed; by default the parameter's, float32 for float16.
+  TORCH_ARG(std::optional<at::ScalarType>, reduce_dtype) = std::nullopt;
+  TORCH_ARG(GradientInput, gradients) = GradientInput::local;
+  /// true: hooks move gradients into buckets and reduce them while backward runs, and .grad stays undefined.
+  /// false: no hooks; .grad is left as LibTorch leaves it, and step() collects and reduces it.
+  TORCH_ARG(bool, overlap_backward) = true;
+  /// Start every rank from rank 0's parameters and buffers; otherwise they must be the same already.
+  TORCH_ARG(bool, broadcast_parameters) = true;
+};
+
+}  // namespace zerosched

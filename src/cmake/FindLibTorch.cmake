@@ -1,0 +1,59 @@
+# Finds LibTorch for C++ without its own CMake package, which cannot be loaded where a CUDA build of LibTorch
+# meets a machine without the CUDA toolkit. Works with the Python wheel, the libtorch archive and conda.
+#
+# Looks at Torch_DIR and CMAKE_PREFIX_PATH, in the forms that find_package(Torch) accepts.
+# Defines LibTorch_FOUND, LibTorch_VERSION, LibTorch_LIBRARY_DIR and the target zerosched::torch, which links
+# libtorch_cpu and libc10 only: libtorch.so would load every CUDA library into programs that use none.
+set(_roots ${LibTorch_ROOT})
+if(Torch_DIR)
+  list(APPEND _roots "${Torch_DIR}/../../..")
+endif()
+set(_prefixes ${CMAKE_PREFIX_PATH} $ENV{CMAKE_PREFIX_PATH})
+string(REPLACE ":" ";" _prefixes "${_prefixes}")
+foreach(_prefix IN LISTS _prefixes)
+  # torch.utils.cmake_prefix_path is <torch>/share/cmake.
+  list(APPEND _roots "${_prefix}" "${_prefix}/../..")
+endforeach()
+
+find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/all.h HINTS ${_roots} PATH_SUFFIXES include)
+find_library(LibTorch_CPU_LIBRARY torch_cpu HINTS ${_roots} PATH_SUFFIXES lib)
+find_library(LibTorch_C10_LIBRARY c10 HINTS ${_roots} PATH_SUFFIXES lib)
+mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY)
+unset(_roots)
+unset(_prefixes)
+
+if(LibTorch_INCLUDE_DIR)
+  foreach(_header torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
+    if(NOT EXISTS "${LibTorch_INCLUDE_DIR}/${_header}")
+      continue()
+    endif()
+    file(STRINGS "${LibTorch_INCLUDE_DIR}/${_header}" _lines REGEX "#define TORCH_VERSION_(MAJOR|MINOR|PATCH) ")
+    if(_lines)
+      string(REGEX REPLACE "[^0-9;]" "" _numbers "${_lines}")
+      string(REPLACE ";" "." LibTorch_VERSION "${_numbers}")
+      break()
+    endif()
+  endforeach()
+endif()
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(
+  LibTorch
+  REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR
+  VERSION_VAR LibTorch_VERSION
+  REASON_FAILURE_MESSAGE
+    "LibTorch was not found. Run launch/setup, which installs it, or point CMAKE_PREFIX_PATH or Torch_DIR at one: of a wheel that is torch.utils.cmake_prefix_path.")
+
+if(LibTorch_FOUND)
+  get_filename_component(LibTorch_LIBRARY_DIR "${LibTorch_CPU_LIBRARY}" DIRECTORY)
+  if(NOT TARGET zerosched::torch)
+    add_library(zerosched::torch INTERFACE IMPORTED)
+    set_target_properties(
+      zerosched::torch
+      PROPERTIES
+        INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
+        INTERFACE_LINK_LIBRARIES "${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}"
+        # A wheel's libraries find each other and CUDA's at run time, not at link time.
+        INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
+  endif()
+endif()

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+
+#include <string>
+
+namespace zerosched::detail {
+
+/// Makes an error of some ranks the error of all. Collective: every rank calls, with an empty string if
+/// nothing is wrong on it. Returns if all strings are empty; otherwise every rank throws the message of the
+/// lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
+ZEROSCHED_EXPORT void agree(Communicator& communicator, const std::string& local_error);
+
+/// The bytes of rank `root`, on every rank; `bytes` of other ranks are ignored. Collective: two broadcasts.
+ZEROSCHED_EXPORT std::string broadcast_bytes(
+    Communicator& communicator, const std::string& bytes, int root, CollectiveLabel label = {"bytes"});
+
+}  // namespace zerosched::detail

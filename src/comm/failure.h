@@ -1,0 +1,34 @@
+#pragma once
+
+#include <zerosched/export.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace zerosched::detail {
+
+/// Why a communicator has given up; the first message wins. Duplicates of a communicator have failures of
+/// their own, which are recorded in the one they descend from, so that whoever ends the job hears of them.
+class ZEROSCHED_EXPORT Failure {
+ public:
+  explicit Failure(std::shared_ptr<Failure> ancestor = nullptr);
+
+  /// Whether `message` is the first.
+  bool set(const std::string& message);
+  bool is_set() const { return set_.load(std::memory_order_acquire); }
+  std::string message() const;
+
+  /// The first failure of this communicator or of any that descends from it.
+  std::string message_of_family() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::atomic<bool> set_{false};
+  std::string message_;
+  std::string family_message_;
+  std::shared_ptr<Failure> ancestor_;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,215 @@
+#include "comm/mpi/group.h"
+
+#include "comm/keep.h"
+#include "comm/mpi/check.h"
+
+#include <utility>
+
+namespace zerosched::detail {
+
+namespace {
+
+constexpr size_t kHistory = 256;
+constexpr auto kControlInterval = std::chrono::milliseconds(1);
+// How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
+constexpr auto kHeaderPatience = std::chrono::seconds(1);
+
+}  // namespace
+
+Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure)
+    : comm_(comm),
+      id_(id),
+      options_(options),
+      rank_([comm] {
+        int rank = 0;
+        ZEROSCHED_MPI_CALL(MPI_Comm_rank, comm, &rank);
+        return rank;
+      }()),
+      size_([comm] {
+        int size = 1;
+        ZEROSCHED_MPI_CALL(MPI_Comm_size, comm, &size);
+        return size;
+      }()),
+      failure_(std::move(failure)),
+      control_(comm, id),
+      reduce_tree_(size_) {}
+
+Group::~Group() = default;
+
+void Group::launch(const std::shared_ptr<Operation>& operation) {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  operation->enqueue(id_, next_sequence_++);
+  queue_.push_back(operation);
+}
+
+void Group::fail(const std::string& message) {
+  // No rank may know a longer message than what fits into a note.
+  if (failure_->set(message.substr(0, ControlChannel::kMaxTextBytes))) must_tell_ = true;
+}
+
+void Group::start_queued() {
+  for (;;) {
+    std::shared_ptr<Operation> operation;
+    {
+      const std::lock_guard<std::mutex> lock(queue_mutex_);
+      if (queue_.empty()) return;
+      operation = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    history_.push_back(operation->header());
+    if (history_.size() > kHistory) history_.pop_front();
+    active_.push_back(operation);
+    operation->start();
+  }
+}
+
+Group::Polled Group::poll() {
+  Polled polled;
+  const auto now = Clock::now();
+  try {
+    if (!failed()) {
+      start_queued();
+      polled.moved = poll_operations(now);
+    }
+    polled.moved = poll_control(now) || polled.moved;
+    if (investigation_.active() && !failed()) {
+      if (investigation_.step(*this, now) == Investigation::Outcome::all_alive) {
+        for (const auto& operation : active_) {
+          if (operation->patient()) operation->restart_timeout(now);
+        }
+      }
+    }
+  } catch (const c10::Error& error) {
+    fail("mpi: rank " + std::to_string(rank_) + ": " + error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    fail("mpi: rank " + std::to_string(rank_) + ": " + error.what());
+  }
+  if (failed()) {
+    bury();
+    tell_if_due();
+  }
+  polled.busy = !active_.empty() || sending_ || (investigation_.active() && !failed());
+  return polled;
+}
+
+bool Group::poll_operations(Clock::time_point now) {
+  bool moved = false;
+  receive_turn_ = true;
+  for (auto it = active_.begin(); it != active_.end();) {
+    auto& operation = **it;
+    moved = operation.poll() || moved;
+    if (operation.ended()) {
+      it = active_.erase(it);
+      continue;
+    }
+    look_into(operation, now);
+    ++it;
+  }
+  return moved;
+}
+
+void Group::look_into(Operation& operation, Clock::time_point now) {
+  if (operation.mismatch()) {
+    investigation_.begin(*this, operation.header().sequence, false, now);
+  } else if (!operation.error().empty()) {
+    if (operation.headers_agree() || now - operation.error_time() > kHeaderPatience) {
+      fail(
+          "mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " + operation.error());
+    }
+  } else if (now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds)) {
+    investigation_.begin(*this, operation.header().sequence, operation.patient(), now);
+  }
+}
+
+bool Group::poll_control(Clock::time_point now) {
+  if (now - last_control_ < kControlInterval) return false;
+  last_control_ = now;
+  const auto messages = control_.receive();
+  for (const auto& message : messages) {
+    switch (message.kind) {
+      case ControlMessage::Kind::note: fail_quietly(message.text); break;
+      case ControlMessage::Kind::query:
+        if (failed()) {
+          ControlMessage note;
+          note.text = failure();
+          send(message.source, note);
+        } else {
+          investigation_.on_query(*this, message, now);
+        }
+        break;
+      case ControlMessage::Kind::reply: investigation_.on_reply(message); break;
+    }
+  }
+  sending_ = control_.sending();
+  return !messages.empty();
+}
+
+// MPI may still read and write the buffers of collectives that did not end: nobody can take them back, as a
+// cancelled collective is not something MPI has. So they are never freed.
+void Group::bury() {
+  {
+    const std::lock_guard<std::mutex> lock(queue_mutex_);
+    queue_.clear();
+  }
+  for (auto& operation : active_) keep_for_ever(std::move(operation));
+  active_.clear();
+}
+
+void Group::tell_if_due() {
+  if (!must_tell_.exchange(false)) return;
+  ControlMessage note;
+  note.text = failure();
+  try {
+    send_to_all(note);
+    sending_ = true;
+  } catch (const c10::Error&) {
+    // A transport that cannot even send this leaves the other ranks to their own timeouts.
+  }
+}
+
+bool Group::idle() {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  return queue_.empty() && active_.empty() && !sending_;
+}
+
+ControlMessage::Progress Group::progress(int64_t sequence) const {
+  ControlMessage::Progress progress;
+  if (history_.empty()) return progress;
+  progress.launched = history_.back().sequence + 1;
+  progress.has_last = true;
+  progress.last = history_.back();
+  if (sequence >= history_.front().sequence && sequence < progress.launched) {
+    progress.has_asked = true;
+    progress.asked = history_[static_cast<size_t>(sequence - history_.front().sequence)];
+  }
+  return progress;
+}
+
+void Group::send_to_all(const ControlMessage& message) {
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_) send(peer, message);
+  }
+}
+
+void Group::close() {
+  fail_quietly("mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize");
+  bury();
+}
+
+void Group::free() {
+  if (comm_ != MPI_COMM_NULL && !failed()) MPI_Comm_free(&comm_);
+}
+
+char* Group::take_buffer() {
+  if (free_buffers_.empty()) {
+    buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.chunk_bytes)]));
+    return buffers_.back().get();
+  }
+  char* buffer = free_buffers_.back();
+  free_buffers_.pop_back();
+  return buffer;
+}
+
+bool Group::take_receive_turn() { return std::exchange(receive_turn_, false); }
+
+}  // namespace zerosched::detail

@@ -1,0 +1,104 @@
+#pragma once
+
+#include "comm/failure.h"
+#include "comm/mpi/control_channel.h"
+#include "comm/mpi/investigation.h"
+#include "comm/mpi/mpi_options.h"
+#include "comm/mpi/operation.h"
+#include "comm/mpi/reduce_tree.h"
+
+#include <mpi.h>
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace zerosched::detail {
+
+/// The state behind one MPI communicator: its queue of collectives, those in flight, and what is needed to
+/// give up. Calls marked "driver" are made under the progress lock (see Progress); the others by anyone.
+class Group : public std::enable_shared_from_this<Group> {
+ public:
+  /// Takes over `comm`, a communicator of the library's own. `id` is the same on every rank and differs from
+  /// that of any other group of the job.
+  Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure);
+  ~Group();
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  uint64_t id() const { return id_; }
+  MPI_Comm comm() const { return comm_; }
+  const MpiOptions& options() const { return options_; }
+  const std::shared_ptr<Failure>& failure_state() const { return failure_; }
+
+  void launch(const std::shared_ptr<Operation>& operation);
+
+  bool failed() const { return failure_->is_set(); }
+  std::string failure() const { return failure_->message(); }
+  /// Gives up, and lets the next drive tell the other ranks.
+  void fail(const std::string& message);
+  /// Gives up without telling: the message came from another rank, or MPI is gone.
+  void fail_quietly(const std::string& message) { failure_->set(message); }
+
+  // Driver.
+  struct Polled {
+    bool moved = false;
+    bool busy = false;  ///< has something in flight
+  };
+  /// Starts what is queued, in order, and nothing else.
+  void start_queued();
+  Polled poll();
+  bool idle();
+  /// Where this rank is, relative to collective `sequence`.
+  ControlMessage::Progress progress(int64_t sequence) const;
+  void send(int peer, const ControlMessage& message) { control_.send(peer, message); }
+  void send_to_all(const ControlMessage& message);
+  /// MPI is about to be finalised: gives up, without MPI.
+  void close();
+  /// Frees the MPI communicator. A group that failed never does: its requests are still pending in MPI.
+  void free();
+
+  // Driver: for ReduceScatter.
+  const ReduceTree& reduce_tree() const { return reduce_tree_; }
+  char* take_buffer();
+  void return_buffer(char* buffer) { free_buffers_.push_back(buffer); }
+  /// Whether no older reduce-scatter still has receives to post.
+  bool take_receive_turn();
+  void pass_receive_turn() { receive_turn_ = true; }
+
+ private:
+  bool poll_operations(Clock::time_point now);
+  void look_into(Operation& operation, Clock::time_point now);
+  bool poll_control(Clock::time_point now);
+  void bury();
+  void tell_if_due();
+
+  MPI_Comm comm_;
+  uint64_t id_;
+  MpiOptions options_;
+  int rank_ = 0, size_ = 1;
+  std::shared_ptr<Failure> failure_;
+  std::atomic<bool> must_tell_{false};
+
+  std::mutex queue_mutex_;
+  std::deque<std::shared_ptr<Operation>> queue_;
+  int64_t next_sequence_ = 0;  // under queue_mutex_
+
+  std::deque<std::shared_ptr<Operation>> active_;
+  std::deque<Header> history_;  // of the newest collectives, oldest first
+  ControlChannel control_;
+  Investigation investigation_;
+  Clock::time_point last_control_{};
+  bool sending_ = false;
+
+  ReduceTree reduce_tree_;
+  std::vector<std::unique_ptr<char[]>> buffers_;
+  std::vector<char*> free_buffers_;
+  bool receive_turn_ = true;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,123 @@
+#include "comm/mpi/investigation.h"
+
+#include "comm/mpi/group.h"
+
+#include <algorithm>
+#include <sstream>
+
+namespace zerosched::detail {
+
+namespace {
+
+using std::chrono::steady_clock;
+
+steady_clock::duration seconds(double count) {
+  return std::chrono::duration_cast<steady_clock::duration>(std::chrono::duration<double>(count));
+}
+
+// How long ranks have for an answer; their progress threads look every 50 ms.
+double grace_seconds(const Group& group) { return std::min(2.0, group.options().timeout_seconds / 2); }
+
+std::string ranks_text(const std::vector<int>& ranks) {
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    if (i > 0) text += i + 1 == ranks.size() ? " and " : ", ";
+    text += std::to_string(ranks[i]);
+  }
+  return text;
+}
+
+}  // namespace
+
+void Investigation::begin(Group& group, int64_t sequence, bool patient, steady_clock::time_point now) {
+  if (active_ || group.failed()) return;
+  active_ = true;
+  sequence_ = sequence;
+  patient_ = patient;
+  grace_ends_ = now + seconds(grace_seconds(group));
+  known_.assign(static_cast<size_t>(group.size()), std::nullopt);
+  known_[static_cast<size_t>(group.rank())] = group.progress(sequence);
+  ControlMessage query;
+  query.kind = ControlMessage::Kind::query;
+  query.sequence = sequence;
+  query.patient = patient;
+  group.send_to_all(query);
+}
+
+void Investigation::on_query(Group& group, const ControlMessage& query, steady_clock::time_point now) {
+  ControlMessage reply;
+  reply.kind = ControlMessage::Kind::reply;
+  reply.sequence = query.sequence;
+  reply.progress = group.progress(query.sequence);
+  group.send(query.source, reply);
+  begin(group, query.sequence, query.patient, now);
+}
+
+void Investigation::on_reply(const ControlMessage& reply) {
+  if (active_ && reply.sequence == sequence_) known_[static_cast<size_t>(reply.source)] = reply.progress;
+}
+
+Investigation::Outcome Investigation::step(Group& group, steady_clock::time_point now) {
+  const bool all_answered = std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+  if (!all_answered && now < grace_ends_) return Outcome::open;
+  if (all_answered && patient_) {
+    active_ = false;
+    return Outcome::all_alive;
+  }
+  const auto first = std::find_if(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+  const bool mine_to_decide = first - known_.begin() == group.rank();
+  // A rank that answered decides within its own grace; another second lets its note arrive.
+  if (!mine_to_decide && now < grace_ends_ + seconds(grace_seconds(group) / 2 + 0.5)) return Outcome::open;
+  active_ = false;
+  group.fail(verdict(group));
+  return Outcome::failed;
+}
+
+std::string Investigation::verdict(const Group& group) const {
+  const Header* collective = nullptr;
+  int collective_rank = -1;
+  std::vector<int> silent;
+  std::ostringstream missing;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    const auto& progress = known_[static_cast<size_t>(rank)];
+    if (!progress) {
+      silent.push_back(rank);
+      continue;
+    }
+    if (progress->has_asked && collective == nullptr) {
+      collective = &progress->asked;
+      collective_rank = rank;
+    } else if (progress->has_asked && !matches(*collective, progress->asked)) {
+      // Headers that read alike differ in what only the long form shows.
+      const bool alike = describe(*collective) == describe(progress->asked);
+      const auto text = alike ? describe_in_full : describe;
+      std::ostringstream message;
+      message << "mpi: rank " << collective_rank << " is in " << text(*collective) << ", rank " << rank << " in "
+              << text(progress->asked) << "; every rank must call the same collectives in the same order";
+      return message.str();
+    }
+    if (progress->launched <= sequence_) {
+      missing << "; rank " << rank << " has not arrived";
+      if (progress->has_last) {
+        missing << " (its last collective was " << describe(progress->last) << ")";
+      } else {
+        missing << " (it has called no collective yet)";
+      }
+    }
+  }
+  std::ostringstream message;
+  message << "mpi: gave up "
+          << (collective != nullptr ? describe(*collective) : "collective #" + std::to_string(sequence_))
+          << " after " << group.options().timeout_seconds << " s";
+  if (!silent.empty()) {
+    message << "; " << ranks_text(silent) << (silent.size() == 1 ? " does" : " do")
+            << " not respond (stopped, dead or cut off)";
+  }
+  message << missing.str();
+  if (silent.empty() && missing.str().empty()) {
+    message << "; every rank is in it, so it needs a longer timeout or the network does not deliver";
+  }
+  return message.str();
+}
+
+}  // namespace zerosched::detail

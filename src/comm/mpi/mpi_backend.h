@@ -1,0 +1,58 @@
+#pragma once
+
+#include "comm/mpi/group.h"
+#include "comm/mpi/mpi_options.h"
+
+#include <zerosched/communicator.h>
+
+#include <mpi.h>
+
+#include <memory>
+#include <string>
+
+namespace zerosched::detail {
+
+class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
+ public:
+  /// Takes over `group`.
+  MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
+
+  /// Gives the MPI communicator back. MPI_Comm_free is collective by the standard, but Open MPI and MPICH do
+  /// it without waiting for other ranks, so a rank that destroys and one that does not cannot block each
+  /// other. A communicator that failed is never freed, because collectives are still pending on it; one with
+  /// collectives in flight is freed when they have ended.
+  ~MpiCommunicator() override;
+
+  const char* backend() const override { return "mpi"; }
+  std::shared_ptr<Communicator> duplicate() override;
+  void abort(const std::string& message) noexcept override;
+  std::string failure() const override;
+
+  /// The first failure of this communicator or of a duplicate of it, also one that is gone.
+  std::string family_failure() const { return group_->failure_state()->message_of_family(); }
+
+  /// Waits for all ranks as long as all of them are alive, whatever the timeout.
+  void patient_barrier(CollectiveLabel label);
+
+ private:
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override;
+  std::shared_ptr<Work> do_reduce_scatter(
+      const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_all_gather(const at::Tensor& flat, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_all_reduce(const at::Tensor& tensor, ReduceOp op, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
+
+  std::shared_ptr<Work> launch(std::shared_ptr<Operation> operation);
+
+  std::shared_ptr<Group> group_;
+};
+
+/// mpi_communicator() with what tests change. Collective over `parent`.
+ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
+
+/// Every MPI communicator of this process gives up with `message` and tells its other ranks, which get
+/// `seconds` to hear it.
+ZEROSCHED_EXPORT void abort_mpi_communicators(const std::string& message, double seconds) noexcept;
+
+}  // namespace zerosched::detail

@@ -1,0 +1,126 @@
+#include "comm/mpi/operation.h"
+
+#include "comm/mpi/backoff.h"
+#include "comm/mpi/check.h"
+#include "comm/mpi/group.h"
+#include "comm/mpi/progress.h"
+#include "comm/mpi/tags.h"
+
+#include <utility>
+
+namespace zerosched::detail {
+
+Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors)
+    : group_(std::move(group)), header_(header), tensors_(std::move(tensors)) {}
+
+void Operation::enqueue(uint64_t group, int64_t sequence) {
+  header_.group = group;
+  header_.sequence = sequence;
+  started_ = Clock::now();
+}
+
+void Operation::wait() {
+  if (ended()) return;
+  auto& progress = Progress::instance();
+  TORCH_CHECK(!group_->failed(), group_->failure());
+  const Progress::Waiter waiter;
+  Backoff backoff(Backoff::Kind::waiting);
+  for (;;) {
+    const bool moved = progress.drive();
+    if (ended()) return;
+    TORCH_CHECK(!group_->failed(), group_->failure());
+    backoff.pause(moved);
+  }
+}
+
+bool Operation::done() const noexcept {
+  if (ended() || group_->failed()) return true;
+  // Without a progress thread a caller that polls done() is what moves the collective.
+  Progress::instance().drive_if_inline();
+  return ended() || group_->failed();
+}
+
+void Operation::start() {
+  const int size = group_->size();
+  for (int distance = 1; distance < size; distance *= 2) rounds_.emplace_back();
+  for (size_t k = 0; k < rounds_.size(); ++k) {
+    ZEROSCHED_MPI_CALL(
+        MPI_Irecv,
+        &rounds_[k].received,
+        static_cast<int>(sizeof(Header)),
+        MPI_BYTE,
+        (group_->rank() + size - (1 << k)) % size,
+        header_tag(header_.sequence),
+        group_->comm(),
+        &rounds_[k].receive);
+  }
+  if (!rounds_.empty()) send_header();
+  if (starts_at_once() || headers_agree()) guarded_data(true);
+}
+
+bool Operation::poll() {
+  bool moved = poll_headers();
+  if (!data_started_ && headers_agree()) moved = guarded_data(true) || moved;
+  if (data_started_ && !data_done_) moved = guarded_data(false) || moved;
+  if (data_done_ && headers_agree() && headers_sent()) {
+    tensors_.clear();
+    ended_.store(true, std::memory_order_release);
+    moved = true;
+  }
+  return moved;
+}
+
+void Operation::send_header() {
+  ZEROSCHED_MPI_CALL(
+      MPI_Isend,
+      &header_,
+      static_cast<int>(sizeof(Header)),
+      MPI_BYTE,
+      (group_->rank() + (1 << round_)) % group_->size(),
+      header_tag(header_.sequence),
+      group_->comm(),
+      &rounds_[round_].send);
+}
+
+bool Operation::poll_headers() {
+  bool moved = false;
+  while (!headers_agree() && !mismatch_) {
+    auto& round = rounds_[round_];
+    int arrived = 0;
+    ZEROSCHED_MPI_CALL(MPI_Test, &round.receive, &arrived, MPI_STATUS_IGNORE);
+    if (!arrived) break;
+    moved = true;
+    if (!matches(header_, round.received)) {
+      mismatch_ = true;
+    } else if (++round_; !headers_agree()) {
+      send_header();
+    }
+  }
+  return moved;
+}
+
+bool Operation::headers_sent() {
+  for (auto& round : rounds_) {
+    int sent = 0;
+    ZEROSCHED_MPI_CALL(MPI_Test, &round.send, &sent, MPI_STATUS_IGNORE);
+    if (!sent) return false;
+  }
+  return true;
+}
+
+// Keeps what MPI says about the data until it is known whether the headers explain it better.
+bool Operation::guarded_data(bool start) {
+  if (!error_.empty()) return false;
+  try {
+    if (!start) return poll_data();
+    data_started_ = true;
+    start_data();
+    return true;
+  } catch (const c10::Error& error) {
+    error_ = error.what_without_backtrace();
+    error_time_ = Clock::now();
+    return false;
+  }
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,61 @@
+#pragma once
+
+#include "comm/mpi/operation.h"
+#include "comm/mpi/types.h"
+
+#include <optional>
+
+namespace zerosched::detail {
+
+/// Collectives that MPI's own non-blocking ones do: requests that are started once and tested until all are
+/// complete.
+class StockOperation : public Operation {
+ public:
+  using Operation::Operation;
+
+ protected:
+  bool poll_data() override;
+  /// Called once all requests are complete.
+  virtual void finish() {}
+  std::vector<MPI_Request> requests_;
+};
+
+class AllGather final : public StockOperation {
+ public:
+  using StockOperation::StockOperation;
+
+ private:
+  void start_data() override;
+  std::optional<ByteSpan> slice_;
+};
+
+class Broadcast final : public StockOperation {
+ public:
+  using StockOperation::StockOperation;
+
+ private:
+  void start_data() override;
+};
+
+/// The exchange of headers is a barrier already.
+class Barrier final : public StockOperation {
+ public:
+  using StockOperation::StockOperation;
+
+ private:
+  void start_data() override {}
+};
+
+/// 16-bit types travel and are summed as float32, and are rounded once: MPI has no such types, and an MPI_Op
+/// of our own on 16-bit data would round at every stage of MPI's algorithm.
+class AllReduce final : public StockOperation {
+ public:
+  using StockOperation::StockOperation;
+
+ private:
+  void start_data() override;
+  void finish() override;
+  std::vector<float> widened_;
+};
+
+}  // namespace zerosched::detail

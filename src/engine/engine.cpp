@@ -1,0 +1,247 @@
+#include "engine/engine.h"
+
+#include "comm/agree.h"
+#include "comm/message_of.h"
+#include "kernels/kernels.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <exception>
+#include <utility>
+
+namespace zerosched::detail {
+namespace {
+
+/// Adds the seconds until it ends to a phase.
+class PhaseTimer {
+ public:
+  explicit PhaseTimer(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
+  ~PhaseTimer() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  PhaseTimer(const PhaseTimer&) = delete;
+  PhaseTimer& operator=(const PhaseTimer&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+void* at_element(const at::Tensor& flat, int64_t index) {
+  return static_cast<std::byte*>(flat.data_ptr()) + index * flat.element_size();
+}
+
+}  // namespace
+
+void Engine::fail(const std::string& message) const {
+  const std::string full = "rank " + std::to_string(communicator_->rank()) + ": " + message;
+  communicator_->abort(full);
+  TORCH_CHECK(false, full);
+}
+
+void Engine::check() const { communicator_->check(); }
+
+void Engine::check_can_step() const {
+  check();
+  TORCH_CHECK(training_,
+              "step() in eval mode: the parameters are x, where gradients do not belong. Call train() before "
+              "forward and backward.");
+}
+
+void Engine::check_unchanged() const {
+  const std::string changed = parameters_->changed();
+  if (!changed.empty()) fail(changed);
+  for (size_t f = 0; f < model_.frozen.size(); ++f) {
+    if (!model_.frozen[f].requires_grad()) continue;
+    fail("parameter '" + model_.frozen_names[f] +
+         "' was frozen when the optimizer was constructed and now requires a gradient, but it has no place "
+         "in any shard. Construct a new optimizer after unfreezing parameters.");
+  }
+}
+
+ShardRange Engine::shard_range(int64_t bucket, void* parameters) const {
+  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+  ShardRange range{layout.dtype, layout.reduce_dtype, parameters, nullptr, {}, layout.shard_numel};
+  const BucketState& state = state_[static_cast<size_t>(bucket)];
+  for (size_t i = 0; i < algorithm_->state().size(); ++i) range.state[i] = state.tensors[i].data_ptr();
+  return range;
+}
+
+void Engine::update_bucket(int64_t bucket, const kernels::ScheduleFreeScalars& scalars) {
+  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+  const at::Tensor parameters = parameters_->slice(bucket, communicator_->rank());
+  for (const GradientSpan& span : reducer_->spans(bucket)) {
+    ShardRange range{layout.dtype, span.values.scalar_type(), at_element(parameters, span.begin),
+                     span.values.const_data_ptr(), {}, span.values.numel()};
+    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
+      range.state[i] = at_element(state_[static_cast<size_t>(bucket)].tensors[i], span.begin);
+    }
+    algorithm_->update(range, scalars);
+  }
+}
+
+// What goes wrong on one rank alone must reach the peers, which wait in collectives.
+template <typename Function>
+void Engine::tell_peers_of_errors(Function&& function) {
+  try {
+    function();
+  } catch (const std::exception& error) {
+    if (communicator_->failure().empty()) fail(message_of(error));
+    throw;
+  }
+}
+
+void Engine::step(const GroupOptions& options) {
+  check_can_step();
+  tell_peers_of_errors([&] { run_step(options); });
+}
+
+void Engine::run_step(const GroupOptions& options) {
+  const at::NoGradGuard no_grad;
+  timings_ = {};
+  const PhaseTimer whole_step(timings_.step);
+  check_unchanged();
+  {
+    const PhaseTimer timer(timings_.collect_gradients);
+    reducer_->launch_missing();
+  }
+  grad_norm_ = -1;
+  const double clip = sharding_.max_grad_norm() ? clip_factor() : 1;
+
+  std::vector<PreparedStep> prepared;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    prepared.push_back(algorithm_->prepare(*options[g], groups_[g]));
+    prepared.back().scalars.grad_scale = averaging() * clip;
+  }
+
+  std::vector<std::shared_ptr<Work>> gathers;
+  for (const int64_t bucket : reducer_->order()) {
+    {
+      const PhaseTimer timer(timings_.wait_reduce_scatter);
+      reducer_->wait(bucket);
+    }
+    {
+      const PhaseTimer timer(timings_.update);
+      const int64_t group = layout_.buckets[static_cast<size_t>(bucket)].group;
+      update_bucket(bucket, prepared[static_cast<size_t>(group)].scalars);
+    }
+    gathers.push_back(
+        communicator_->all_gather(parameters_->buffer(bucket), {"parameters", bucket, reducer_->round()}));
+  }
+  {
+    const PhaseTimer timer(timings_.wait_all_gather);
+    for (const auto& gather : gathers) gather->wait();
+  }
+  parameters_->mark_written();
+  for (size_t g = 0; g < groups_.size(); ++g) groups_[g] = prepared[g].next;
+  reducer_->finish_round();
+  timings_.backward = reducer_->backward_seconds();
+}
+
+double Engine::averaging() const {
+  return sharding_.gradients() == GradientInput::already_averaged ? 1.0 : 1.0 / communicator_->size();
+}
+
+// L2 norm of the averaged gradient. Summed per shard, then over ranks: in another order at another world
+// size.
+double Engine::compute_grad_norm() {
+  at::Tensor sum = at::zeros({1}, at::kDouble);
+  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
+    for (const auto& [begin, values] : reducer_->spans(static_cast<int64_t>(b))) {
+      *sum.mutable_data_ptr<double>() +=
+          kernels::sum_of_squares(values.scalar_type(), values.const_data_ptr(), values.numel());
+    }
+  }
+  communicator_->all_reduce(sum, ReduceOp::sum, {"gradient norm", -1, reducer_->round()})->wait();
+  return std::sqrt(*sum.const_data_ptr<double>()) * averaging();
+}
+
+// As torch::nn::utils::clip_grad_norm_: max_norm / (norm + 1e-6), at most 1, NaN if the norm is.
+double Engine::clip_factor() {
+  {
+    // Apart from the norm itself, so that waiting for peers does not look like work.
+    const PhaseTimer timer(timings_.wait_reduce_scatter);
+    for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
+  }
+  const PhaseTimer timer(timings_.norm);
+  grad_norm_ = compute_grad_norm();
+  const double factor = *sharding_.max_grad_norm() / (grad_norm_ + 1e-6);
+  return factor >= 1 ? 1 : factor;
+}
+
+double Engine::grad_norm() {
+  check();
+  if (grad_norm_ >= 0) return grad_norm_;
+  TORCH_CHECK(reducer_->holds_last_round(),
+              "grad_norm() is of the last step(), and there is none yet, or the next backward has begun. Call "
+              "it right after step(), or set ShardingOptions::max_grad_norm.");
+  return grad_norm_ = compute_grad_norm();
+}
+
+void Engine::zero_grad(bool set_to_none) {
+  check();
+  tell_peers_of_errors([&] { reducer_->drop(set_to_none); });
+}
+
+void Engine::enter_no_sync() { reducer_->enter_no_sync(); }
+
+void Engine::leave_no_sync() { reducer_->leave_no_sync(); }
+
+// What can be wrong on one rank alone is agreed on before anyone moves a parameter.
+void Engine::set_point(Point point) {
+  check();
+  std::string error;
+  if (reducer_->in_flight()) {
+    error = "train() and eval() need a finished step, but gradient buckets are in flight: call step() or "
+            "zero_grad() first.";
+  }
+  if (error.empty()) error = reducer_->stray();
+  if (error.empty()) error = parameters_->changed();
+  agree(*communicator_, error);
+
+  const at::NoGradGuard no_grad;
+  std::vector<std::shared_ptr<Work>> gathers;
+  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+    const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(b)].group);
+    const at::Tensor slice = parameters_->slice(b, communicator_->rank());
+    algorithm_->write_parameters(shard_range(b, slice.data_ptr()), point, groups_[group]);
+    gathers.push_back(communicator_->all_gather(
+        parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
+  }
+  for (const auto& gather : gathers) gather->wait();
+  parameters_->mark_written();
+  training_ = point == Point::y;
+  reducer_->set_training(training_);
+}
+
+void Engine::train() {
+  if (!training_) set_point(Point::y);
+}
+
+void Engine::eval() {
+  if (training_) set_point(Point::x);
+}
+
+Engine::~Engine() {
+  // One rank's optimizer going in an exception must not leave the others waiting for its collectives.
+  if (std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1) {
+    communicator_->abort("rank " + std::to_string(communicator_->rank()) +
+                         ": an exception ended the scope of its optimizer; that rank says which.");
+  }
+  hooks_.clear();
+  try {
+    // Peers may have launched buckets that this rank has not: complete what was begun.
+    if (communicator_->failure().empty() && reducer_->in_flight()) reducer_->drop(true);
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: gradients in flight when the optimizer was destroyed: ", message_of(error));
+  }
+  parameters_->release();
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,97 @@
+#pragma once
+
+#include "engine/flat_parameters.h"
+#include "engine/gradient_hook.h"
+#include "engine/gradient_reducer.h"
+#include "engine/model.h"
+#include "layout/layout.h"
+#include "optim/algorithm.h"
+
+#include <zerosched/sharded_optimizer.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace zerosched::detail {
+
+/// The options of every parameter group, read anew at each step because schedulers change them.
+using GroupOptions = std::vector<const torch::optim::OptimizerOptions*>;
+
+/// A sharded optimizer without its face. One step:
+///
+///   launch_missing     every bucket's gradients are on their way to the ranks that own them
+///   gradient norm      only for clipping: sum of squares of each shard, one all-reduced scalar
+///   for each bucket, in launch order
+///     reduced          wait for this rank's slice of the summed gradient
+///     update           z, x, v and this rank's slice of y, in one pass
+///     all_gather       y, asynchronously, while the next bucket is updated
+///   wait for all y
+///
+/// Functions say in sharded_optimizer.h what they do and whether they are collective.
+class Engine {
+ public:
+  /// Collective. The options in `defaults` are those of groups that have none.
+  Engine(
+      const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& module_buffers,
+      std::shared_ptr<Communicator> communicator,
+      const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
+      std::unique_ptr<Algorithm> algorithm);
+  ~Engine();
+
+  void step(const GroupOptions& options);
+  void zero_grad(bool set_to_none);
+  void train();
+  void eval();
+  bool training() const { return training_; }
+  void enter_no_sync();
+  void leave_no_sync();
+  double grad_norm();
+  int64_t state_bytes() const;
+  std::map<std::string, at::Tensor> full_state(const std::string& which);
+  void reset_from_parameters();
+  const Timings& timings() const { return timings_; }
+  const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
+  /// Throws what a hook or a peer has reported since the last call. Local.
+  void check() const;
+  void check_can_step() const;
+
+ private:
+  struct BucketState {
+    std::array<at::Tensor, kMaxStateTensors> tensors;  ///< in the order of Algorithm::state()
+  };
+
+  [[noreturn]] void fail(const std::string& message) const;
+  template <typename Function>
+  void tell_peers_of_errors(Function&& function);
+  void run_step(const GroupOptions& options);
+  void check_unchanged() const;
+  void set_point(Point point);
+  void register_hooks();
+  void broadcast_parameters();
+  void start_state_at_parameters();
+  double averaging() const;
+  double compute_grad_norm();
+  double clip_factor();
+  void update_bucket(int64_t bucket, const kernels::ScheduleFreeScalars& scalars);
+  ShardRange shard_range(int64_t bucket, void* parameters) const;
+
+  std::shared_ptr<Communicator> communicator_;
+  std::unique_ptr<Algorithm> algorithm_;
+  ShardingOptions sharding_;
+  Model model_;
+  Layout layout_;
+  std::unique_ptr<FlatParameters> parameters_;
+  std::unique_ptr<GradientReducer> reducer_;
+  std::vector<BucketState> state_;
+  std::vector<GroupState> groups_;
+  std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
+  bool training_ = true;
+  double grad_norm_ = -1;  ///< of the last step; negative: not known
+  Timings timings_;
+  int exceptions_at_start_;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,169 @@
+// Making, gathering and replacing the sharded state: the parts of Engine that are not steps.
+#include "comm/agree.h"
+#include "comm/message_of.h"
+#include "engine/engine.h"
+#include "kernels/kernels.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <utility>
+
+namespace zerosched::detail {
+
+Engine::Engine(
+    const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& module_buffers,
+    std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
+    const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm)
+    : communicator_(std::move(communicator)),
+      algorithm_(std::move(algorithm)),
+      sharding_(sharding),
+      groups_(groups.size()),
+      exceptions_at_start_(std::uncaught_exceptions()) {
+  const at::NoGradGuard no_grad;
+  std::string error;
+  try {
+    check_options(groups, defaults, sharding, *algorithm_);
+    model_ = inspect(groups, module_buffers);
+    layout_ = make_layout(
+        model_.specs,
+        {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
+         sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
+        communicator_->size());
+  } catch (const std::exception& exception) {
+    error = message_of(exception);
+  }
+  agree(*communicator_, error);
+  check_same_on_all_ranks(*communicator_, describe(model_, groups, defaults, sharding, *algorithm_));
+
+  std::vector<at::Tensor> kept_equal = model_.frozen;
+  kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
+  if (sharding.broadcast_parameters()) {
+    broadcast_values(*communicator_, kept_equal);
+  } else {
+    std::vector<at::Tensor> all = model_.parameters;
+    all.insert(all.end(), kept_equal.begin(), kept_equal.end());
+    check_same_values(*communicator_, all);
+  }
+  parameters_ = std::make_unique<FlatParameters>(
+      model_.parameters, model_.names, layout_, *communicator_, model_.device);
+  if (sharding.broadcast_parameters()) broadcast_parameters();
+
+  for (const Bucket& bucket : layout_.buckets) {
+    BucketState& state = state_.emplace_back();
+    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
+      state.tensors[i] = at::zeros(
+          {bucket.shard_numel},
+          at::TensorOptions().dtype(kernels::state_dtype(bucket.dtype)).device(model_.device));
+    }
+  }
+  start_state_at_parameters();
+  reducer_ = std::make_unique<GradientReducer>(
+      model_.parameters, model_.names, layout_, communicator_, sharding, model_.device);
+  register_hooks();
+}
+
+// .grad is LibTorch's own in compatible mode: no hooks there.
+void Engine::register_hooks() {
+  hooks_.clear();
+  if (!sharding_.overlap_backward() || sharding_.gradients() == GradientInput::already_averaged) return;
+  for (size_t p = 0; p < model_.parameters.size(); ++p) {
+    hooks_.emplace_back(model_.parameters[p], [reducer = reducer_.get(), p] {
+      reducer->gradient_ready(static_cast<int64_t>(p));
+    });
+  }
+}
+
+void Engine::broadcast_parameters() {
+  std::vector<at::Tensor> buffers;
+  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+    buffers.push_back(parameters_->buffer(b));
+  }
+  broadcast_values(*communicator_, buffers);
+  parameters_->mark_written();
+}
+
+void Engine::start_state_at_parameters() {
+  for (size_t b = 0; b < state_.size(); ++b) {
+    const at::Tensor slice = parameters_->slice(static_cast<int64_t>(b), communicator_->rank());
+    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
+      if (algorithm_->state()[i].starts_at_parameters) state_[b].tensors[i].copy_(slice);
+    }
+  }
+}
+
+void Engine::reset_from_parameters() {
+  check();
+  std::string error = parameters_->why_not_adoptable();
+  if (error.empty() && reducer_->in_flight()) {
+    error = "reset_from_parameters() with gradient buckets in flight: call step() or zero_grad() first.";
+  }
+  agree(*communicator_, error);
+  const at::NoGradGuard no_grad;
+  parameters_->adopt();
+  broadcast_parameters();
+  start_state_at_parameters();
+  for (GroupState& group : groups_) group.weight_sum = 0;
+  // A parameter that went to another dtype or device and back has a new gradient accumulator.
+  register_hooks();
+}
+
+int64_t Engine::state_bytes() const {
+  int64_t bytes = 0;
+  for (const BucketState& state : state_) {
+    for (const at::Tensor& tensor : state.tensors) bytes += tensor.defined() ? tensor.nbytes() : 0;
+  }
+  return bytes;
+}
+
+std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
+  check();
+  const std::vector<StateTensor>& tensors = algorithm_->state();
+  size_t index = 0;
+  while (index < tensors.size() && tensors[index].name != which) ++index;
+  const bool is_y = which == "y";
+  std::string error;
+  if (!is_y && index == tensors.size()) {
+    error = "full_state(\"" + which + "\"): this optimizer has \"y\"";
+    for (const StateTensor& tensor : tensors) error += ", \"" + tensor.name + "\"";
+    error += ".";
+  }
+  if (reducer_->in_flight()) {
+    error = "full_state() with gradient buckets in flight: call step() or zero_grad() first.";
+  }
+  agree(*communicator_, error);
+
+  const at::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> result;
+  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+    const Bucket& bucket = layout_.buckets[static_cast<size_t>(b)];
+    const c10::ScalarType dtype = is_y ? bucket.dtype : kernels::state_dtype(bucket.dtype);
+    const at::Tensor whole = at::empty(
+        {bucket.numel(layout_.world_size)}, at::TensorOptions().dtype(dtype).device(model_.device));
+    const at::Tensor own = whole.narrow(0, communicator_->rank() * bucket.shard_numel, bucket.shard_numel);
+    if (is_y) {
+      algorithm_->write_parameters(
+          shard_range(b, own.data_ptr()), Point::y, groups_[static_cast<size_t>(bucket.group)]);
+    } else {
+      own.copy_(state_[static_cast<size_t>(b)].tensors[index]);
+    }
+    communicator_->all_gather(whole, {is_y ? "y" : tensors[index].name.c_str(), b})->wait();
+    for (const Slot& slot : bucket.slots) {
+      const ParameterSpec& spec = model_.specs[static_cast<size_t>(slot.parameter)];
+      result[spec.name] = whole.as_strided(spec.sizes, spec.strides, slot.offset)
+                              .to(at::kCPU)
+                              .clone(at::MemoryFormat::Contiguous);
+    }
+  }
+  for (const ParameterSpec& spec : model_.specs) {
+    if (spec.numel() > 0) continue;
+    result[spec.name] = at::empty(spec.sizes, is_y ? spec.dtype : kernels::state_dtype(spec.dtype));
+  }
+  return result;
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,29 @@
+// Apart from sharded_optimizer.cpp, because module.h and archives are slow to compile.
+#include <zerosched/sharded_optimizer.h>
+
+#include <torch/nn/module.h>
+#include <torch/serialize/archive.h>
+
+namespace zerosched {
+
+std::vector<ParameterGroup> ShardedOptimizer::groups_of(const torch::nn::Module& module) {
+  return {ParameterGroup(module.named_parameters())};
+}
+
+std::vector<at::Tensor> ShardedOptimizer::buffers_of(const torch::nn::Module& module) {
+  return module.buffers();
+}
+
+void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {
+  TORCH_CHECK(false,
+              "torch::save of a sharded optimizer would write this rank's shard only. Gather whole tensors "
+              "with full_state() on every rank, and save those.");
+}
+
+void ShardedOptimizer::load(torch::serialize::InputArchive&) {
+  TORCH_CHECK(false,
+              "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
+              "was cut. Load the weights into the module and call reset_from_parameters() on every rank.");
+}
+
+}  // namespace zerosched

@@ -1,0 +1,105 @@
+#include <zerosched/sharded_optimizer.h>
+
+#include "engine/engine.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <exception>
+#include <utility>
+
+namespace zerosched {
+
+EvalScope::EvalScope(std::shared_ptr<detail::Engine> engine)
+    : engine_(std::move(engine)), exceptions_at_start_(std::uncaught_exceptions()) {}
+
+EvalScope::EvalScope(EvalScope&& other) noexcept = default;
+
+EvalScope::~EvalScope() noexcept(false) {
+  if (engine_ && std::uncaught_exceptions() <= exceptions_at_start_) engine_->train();
+}
+
+NoSync::NoSync(std::shared_ptr<detail::Engine> engine) : engine_(std::move(engine)) {
+  engine_->enter_no_sync();
+}
+
+NoSync::NoSync(NoSync&& other) noexcept = default;
+
+NoSync::~NoSync() {
+  if (engine_) engine_->leave_no_sync();
+}
+
+ShardedOptimizer::ShardedOptimizer(
+    std::vector<ParameterGroup> groups,
+    std::vector<at::Tensor> module_buffers,
+    std::shared_ptr<Communicator> communicator,
+    std::unique_ptr<torch::optim::OptimizerOptions> defaults,
+    ShardingOptions sharding,
+    std::unique_ptr<detail::Algorithm> algorithm)
+    : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
+  TORCH_CHECK(communicator != nullptr,
+              "the optimizer was given a null communicator; take Session::communicator(), or "
+              "zerosched::self_communicator() for a single process.");
+  engine_ = std::make_shared<detail::Engine>(
+      groups, module_buffers, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
+  // Groups are checked by now, so LibTorch's own checks, which one rank could fail alone, all pass.
+  for (const ParameterGroup& group : groups) {
+    std::vector<at::Tensor> parameters;
+    for (const auto& named : group.named_parameters()) parameters.push_back(named.second);
+    Optimizer::add_param_group(
+        {std::move(parameters), group.has_options() ? group.options().clone() : nullptr});
+  }
+}
+
+ShardedOptimizer::~ShardedOptimizer() = default;
+
+torch::Tensor ShardedOptimizer::step(LossClosure closure) {
+  engine_->check_can_step();
+  at::Tensor loss;
+  if (closure) {
+    const at::AutoGradMode with_gradients(true);
+    loss = closure();
+  }
+  detail::GroupOptions options;
+  for (auto& group : param_groups_) options.push_back(&group.options());
+  engine_->step(options);
+  return loss;
+}
+
+void ShardedOptimizer::zero_grad(bool set_to_none) { engine_->zero_grad(set_to_none); }
+
+void ShardedOptimizer::train() { engine_->train(); }
+
+void ShardedOptimizer::eval() { engine_->eval(); }
+
+bool ShardedOptimizer::training() const { return engine_->training(); }
+
+EvalScope ShardedOptimizer::eval_scope() {
+  if (!engine_->training()) return EvalScope(nullptr);
+  engine_->eval();
+  return EvalScope(engine_);
+}
+
+NoSync ShardedOptimizer::no_sync() { return NoSync(engine_); }
+
+double ShardedOptimizer::grad_norm() { return engine_->grad_norm(); }
+
+int64_t ShardedOptimizer::state_bytes() const { return engine_->state_bytes(); }
+
+std::map<std::string, at::Tensor> ShardedOptimizer::full_state(const std::string& which) {
+  return engine_->full_state(which);
+}
+
+void ShardedOptimizer::reset_from_parameters() { engine_->reset_from_parameters(); }
+
+Timings ShardedOptimizer::timings() const { return engine_->timings(); }
+
+std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine_->communicator(); }
+
+void ShardedOptimizer::add_param_group(const torch::optim::OptimizerParamGroup&) {
+  TORCH_CHECK(false,
+              "add_param_group() after construction: the parameters are cut into shards when the optimizer is "
+              "constructed. Construct it over all groups at once, with a vector of ParameterGroup.");
+}
+
+}  // namespace zerosched

@@ -1,0 +1,111 @@
+#include "kernels/kernels.h"
+
+#include "kernels/cpu/variant.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+namespace zerosched::kernels {
+namespace {
+
+// Below this y may still be in a cache when it is sent; above, writing past the caches is faster.
+constexpr int64_t kStreamBytes = int64_t{4} << 20;
+// Elements are handed to threads in blocks of this many, so that threads do not share cache lines or pages.
+constexpr int64_t kBlockNumel = 2048;
+// Blocks that are worth waking another thread for.
+constexpr int64_t kGrainBlocks = 16;
+// sum_of_squares adds up blocks of this size, and then the blocks in order.
+constexpr int64_t kSumNumel = 16384;
+
+const Variant& active() {
+  static const Variant& fastest = *runnable_variants().back();
+  return fastest;
+}
+
+void* at(void* data, int64_t index, c10::ScalarType dtype) {
+  return static_cast<std::byte*>(data) + index * static_cast<int64_t>(c10::elementSize(dtype));
+}
+
+const void* at(const void* data, int64_t index, c10::ScalarType dtype) {
+  return static_cast<const std::byte*>(data) + index * static_cast<int64_t>(c10::elementSize(dtype));
+}
+
+template <typename Function>
+void for_each_range(int64_t numel, const Function& function) {
+  const int64_t blocks = (numel + kBlockNumel - 1) / kBlockNumel;
+  ::at::parallel_for(0, blocks, kGrainBlocks, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * kBlockNumel;
+    function(begin, std::min(last * kBlockNumel, numel) - begin);
+  });
+}
+
+}  // namespace
+
+std::vector<const Variant*> runnable_variants() {
+  std::vector<const Variant*> variants = {&kBaseline};
+#ifdef ZEROSCHED_X86_VARIANTS
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2) variants.push_back(&kAvx2);
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    variants.push_back(&kAvx512);
+  }
+#endif
+  return variants;
+}
+
+bool is_supported(c10::ScalarType param_dtype) {
+  return param_dtype == c10::ScalarType::Float || param_dtype == c10::ScalarType::Double ||
+         param_dtype == c10::ScalarType::BFloat16;
+}
+
+c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
+  return param_dtype == c10::ScalarType::Double ? c10::ScalarType::Double : c10::ScalarType::Float;
+}
+
+void adamw_schedule_free(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars) {
+  const c10::ScalarType state = state_dtype(range.param_dtype);
+  TORCH_CHECK(is_supported(range.param_dtype) &&
+                  (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
+              "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
+              c10::toString(range.grad_dtype), " gradients.");
+  const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
+  const bool stream = param_bytes >= kStreamBytes;
+  for_each_range(range.numel, [&](int64_t begin, int64_t numel) {
+    active().adamw_schedule_free(
+        {range.param_dtype, range.grad_dtype, at(range.y, begin, range.param_dtype),
+         at(range.g, begin, range.grad_dtype), at(range.z, begin, state), at(range.x, begin, state),
+         at(range.v, begin, state), numel},
+        scalars, stream);
+  });
+}
+
+void interpolate(
+    c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel) {
+  const c10::ScalarType state = state_dtype(param_dtype);
+  for_each_range(numel, [&](int64_t begin, int64_t count) {
+    active().interpolate(param_dtype, at(out, begin, param_dtype), at(x, begin, state), at(z, begin, state),
+                         weight, count);
+  });
+}
+
+double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel) {
+  const int64_t blocks = (numel + kSumNumel - 1) / kSumNumel;
+  std::vector<double> sums(static_cast<size_t>(blocks));
+  ::at::parallel_for(0, blocks, 2, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * kSumNumel;
+      sums[static_cast<size_t>(block)] = active().sum_of_squares(
+          dtype, at(data, begin, dtype), std::min(kSumNumel, numel - begin));
+    }
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace zerosched::kernels

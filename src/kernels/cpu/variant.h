@@ -1,0 +1,32 @@
+#pragma once
+
+#include "kernels/update.h"
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace zerosched::kernels {
+
+/// The kernels compiled for one instruction set, on one thread. All variants give the same bits.
+struct Variant {
+  const char* name;
+  /// `stream` writes y past the caches: for ranges that would not stay in them anyway.
+  void (*adamw_schedule_free)(
+      const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool stream);
+  void (*interpolate)(
+      c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel);
+  double (*sum_of_squares)(c10::ScalarType dtype, const void* data, int64_t numel);
+};
+
+extern const Variant kBaseline;
+#ifdef ZEROSCHED_X86_VARIANTS
+extern const Variant kAvx2;
+extern const Variant kAvx512;
+#endif
+
+/// Those that this processor can run, the fastest last.
+std::vector<const Variant*> runnable_variants();
+
+}  // namespace zerosched::kernels

@@ -1,0 +1,3 @@
+#define ZEROSCHED_VARIANT kAvx2
+#define ZEROSCHED_VARIANT_NAME "avx2"
+#include "kernels/cpu/variant_definition.h"

@@ -1,0 +1,3 @@
+#define ZEROSCHED_VARIANT kAvx512
+#define ZEROSCHED_VARIANT_NAME "avx512"
+#include "kernels/cpu/variant_definition.h"

@@ -1,0 +1,3 @@
+#define ZEROSCHED_VARIANT kBaseline
+#define ZEROSCHED_VARIANT_NAME "baseline"
+#include "kernels/cpu/variant_definition.h"

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+// How parameters are packed into buckets and cut into shards: integers only. A pure function of its
+// arguments, so every rank computes the same layout without communication.
+namespace zerosched::detail {
+
+/// What the layout needs to know of a trainable parameter. Parameters are numbered in registration order.
+struct ParameterSpec {
+  std::string name;
+  std::vector<int64_t> sizes;
+  std::vector<int64_t> strides;
+  c10::ScalarType dtype = c10::ScalarType::Float;
+  int64_t group = 0;
+
+  int64_t numel() const;
+};
+
+struct LayoutOptions {
+  int64_t bucket_bytes = 0;
+  int64_t first_bucket_bytes = 0;
+  c10::ScalarType reduce_dtype = c10::ScalarType::Undefined;  ///< Undefined: each parameter's own
+};
+
+/// A parameter's elements [0, numel) lie, in memory order, at [offset, offset + numel) of its bucket.
+struct Slot {
+  int64_t parameter = 0;
+  int64_t offset = 0;
+  int64_t numel = 0;
+};
+
+/// A run of elements of one slot inside one rank's slice of the bucket.
+struct Piece {
+  int64_t slot = 0;          ///< index into Bucket::slots
+  int64_t slot_begin = 0;    ///< first element, counted from the slot's own
+  int64_t slice = 0;         ///< rank that owns it
+  int64_t slice_begin = 0;   ///< first element, counted from the slice's own
+  int64_t numel = 0;
+  int64_t flag = 0;          ///< index of the slot's used-flag among this slice's flags
+};
+
+/// Parameters of one group and dtype that are communicated together.
+///
+/// The parameter buffer is world_size slices of shard_numel elements. The gradient buffer has the same
+/// slices, each followed by flags: one element per parameter that overlaps the slice, 1 if this rank used
+/// it, so that a reduce-scatter tells each owner which of its parameters any rank used.
+struct Bucket {
+  int64_t group = 0;
+  c10::ScalarType dtype = c10::ScalarType::Float;
+  c10::ScalarType reduce_dtype = c10::ScalarType::Float;
+  int64_t shard_numel = 0;
+  int64_t flag_numel = 0;  ///< per slice, alignment included
+  std::vector<Slot> slots;
+  std::vector<Piece> pieces;  ///< ordered by slot, then slice
+
+  int64_t numel(int64_t world_size) const { return shard_numel * world_size; }
+  int64_t gradient_slice_numel() const { return shard_numel + flag_numel; }
+};
+
+struct Layout {
+  int64_t world_size = 1;
+  std::vector<Bucket> buckets;  ///< in reverse registration order, as backward usually reaches them
+  struct Place {
+    int64_t bucket = -1;  ///< -1: the parameter has no elements
+    int64_t slot = -1;
+  };
+  std::vector<Place> place_of;  ///< by parameter
+
+  int64_t shard_numel() const;  ///< elements of state per rank, padding included
+};
+
+/// Every parameter starts on 128 bytes, and so does every slice. A bucket is closed before it would pass
+/// bucket_bytes; a parameter larger than that is a bucket of its own.
+/// Throws if options are not positive, or a reduce_dtype cannot hold a parameter's gradient.
+Layout make_layout(
+    const std::vector<ParameterSpec>& parameters, const LayoutOptions& options, int64_t world_size);
+
+}  // namespace zerosched::detail

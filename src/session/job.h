@@ -1,0 +1,36 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+
+#include <memory>
+#include <string>
+
+namespace zerosched::detail {
+
+/// What a session is part of: how to join it, and how to end it for all ranks, per transport.
+class Job {
+ public:
+  virtual ~Job() = default;
+
+  virtual std::shared_ptr<Communicator> communicator() const = 0;
+
+  /// Why the session's communicator or any duplicate of it has given up; empty if none has.
+  virtual std::string failure() const = 0;
+
+  /// Leaves in good order. Collective; throws if another rank fails meanwhile.
+  virtual void finish() = 0;
+
+  /// Tells the other ranks why, gives them a moment to say so themselves, and ends all processes of the job.
+  [[noreturn]] virtual void end(const std::string& message, int exit_code) noexcept = 0;
+
+  /// end(), but returns at once where it can, so that the exception which unwinds still gets to a handler
+  /// that tells what it is. The process ends in a moment, with `exit_code`, whatever it does until then.
+  virtual void end_soon(const std::string& message, int exit_code) noexcept = 0;
+};
+
+/// Joins the job whose ranks mpirun or srun has started.
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds);
+/// A job of this process alone.
+std::unique_ptr<Job> make_self_job();
+
+}  // namespace zerosched::detail

@@ -1,0 +1,105 @@
+#include <zerosched/mpi_communicator.h>
+
+#include "comm/mpi/check.h"
+#include "comm/mpi/mpi_backend.h"
+#include "session/job.h"
+#include "session/launcher.h"
+
+#include <mpi.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+#include <utility>
+
+#include <unistd.h>
+
+namespace zerosched::detail {
+
+namespace {
+
+// What the other ranks get to hear of an end and to report it themselves, before MPI_Abort kills them.
+constexpr double kSecondsToHear = 0.3;
+
+[[noreturn]] void abort_mpi(int exit_code) noexcept {
+  std::fflush(stdout);
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (!finalized) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  _exit(exit_code);
+}
+
+class MpiJob final : public Job {
+ public:
+  MpiJob(std::shared_ptr<Communicator> communicator, bool finalize)
+      : communicator_(std::move(communicator)), finalize_(finalize) {}
+
+  std::shared_ptr<Communicator> communicator() const override { return communicator_; }
+
+  std::string failure() const override { return mpi().family_failure(); }
+
+  void finish() override {
+    if (finalize_) {
+      // MPI_Finalize cannot be given up and no longer hears of a rank that fails; this can and does.
+      mpi().patient_barrier({"end of session"});
+    }
+    communicator_.reset();
+    if (finalize_) {
+      const int code = MPI_Finalize();
+      TORCH_CHECK(code == MPI_SUCCESS, "MPI_Finalize failed: error ", code);
+    }
+  }
+
+  [[noreturn]] void end(const std::string& message, int exit_code) noexcept override {
+    abort_mpi_communicators(message, kSecondsToHear);
+    abort_mpi(exit_code);
+  }
+
+  void end_soon(const std::string& message, int exit_code) noexcept override {
+    int level = MPI_THREAD_SINGLE;
+    MPI_Query_thread(&level);
+    if (level < MPI_THREAD_MULTIPLE) end(message, exit_code);
+    // The session is gone while its communicator still has to tell the others.
+    new std::shared_ptr<Communicator>(communicator_);
+    std::thread([message, exit_code] {
+      abort_mpi_communicators(message, kSecondsToHear);
+      abort_mpi(exit_code);
+    }).detach();
+    // Leaving main before that thread is done would end the process with main's exit code.
+    std::atexit([] {
+      for (;;) pause();
+    });
+  }
+
+ private:
+  const MpiCommunicator& mpi() const { return static_cast<const MpiCommunicator&>(*communicator_); }
+  MpiCommunicator& mpi() { return static_cast<MpiCommunicator&>(*communicator_); }
+
+  std::shared_ptr<Communicator> communicator_;
+  bool finalize_;
+};
+
+}  // namespace
+
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (!initialized) {
+    int provided = MPI_THREAD_SINGLE;
+    ZEROSCHED_MPI_CALL(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
+    int size = 0;
+    ZEROSCHED_MPI_CALL(MPI_Comm_size, MPI_COMM_WORLD, &size);
+    const int launched = launched_processes();
+    TORCH_CHECK(
+        size >= launched,
+        "session: ",
+        launched,
+        " processes were started, but MPI has connected ",
+        size,
+        "; start the program with the mpirun of the MPI that zerosched was built with, or with \"srun "
+        "--mpi=pmix\"");
+  }
+  return std::make_unique<MpiJob>(mpi_communicator(MPI_COMM_WORLD, timeout_seconds), !initialized);
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,377 @@
+// What every communicator must do, run over each of them on whatever number of ranks the program has.
+#include "comm/agree.h"
+#include "support/gather.h"
+#include "support/world.h"
+
+#include <zerosched/communicator.h>
+
+#ifdef ZEROSCHED_TEST_MPI
+#include "comm/mpi/mpi_backend.h"
+#endif
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace zerosched {
+namespace {
+
+using ::testing::TestParamInfo;
+
+struct Backend {
+  const char* name;
+  std::function<std::shared_ptr<Communicator>()> make;
+};
+
+std::vector<Backend> backends() {
+  std::vector<Backend> all{{"self", [] { return self_communicator(); }}};
+  all.push_back({"world", [] { return testing::world(); }});
+  all.push_back({"duplicate", [] { return testing::world()->duplicate(); }});
+#ifdef ZEROSCHED_TEST_MPI
+  // Every tensor of more than a few bytes takes the path of tensors beyond 2^31 bytes.
+  all.push_back({"mpi_with_small_counts", [] {
+                   detail::MpiOptions options;
+                   options.timeout_seconds = 20;
+                   options.max_count = 24;
+                   options.chunk_bytes = 64;
+                   return detail::make_mpi_communicator(MPI_COMM_WORLD, options);
+                 }});
+#endif
+  return all;
+}
+
+class Conformance : public ::testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override { communicator_ = GetParam().make(); }
+  Communicator& communicator() { return *communicator_; }
+  int rank() const { return communicator_->rank(); }
+  int size() const { return communicator_->size(); }
+
+  std::shared_ptr<Communicator> communicator_;
+};
+
+// Values that any rank can compute for any other; their sums round in every floating-point type.
+at::Tensor contribution(int rank, int64_t numel, at::ScalarType dtype) {
+  auto values = at::empty({numel}, at::kDouble);
+  auto* data = values.mutable_data_ptr<double>();
+  uint64_t state = 88172645463325252u + static_cast<uint64_t>(rank) * 7919u;
+  for (int64_t i = 0; i < numel; ++i) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    data[i] = static_cast<double>(state >> 11) / 9007199254740992.0 * 2 - 1;
+  }
+  return values.to(dtype);
+}
+
+// The documented order: a balanced binary tree over the ranks, 16-bit types in float32.
+at::Tensor tree_sum(int lo, int hi, int64_t numel, at::ScalarType dtype) {
+  if (hi - lo == 1) {
+    const auto own = contribution(lo, numel, dtype);
+    return own.element_size() == 2 ? own.to(at::kFloat) : own;
+  }
+  int half = 1;
+  while (half * 2 < hi - lo) half *= 2;
+  return tree_sum(lo, lo + half, numel, dtype).add_(tree_sum(lo + half, hi, numel, dtype));
+}
+
+TEST_P(Conformance, ReduceScatterSumsInTreeOrder) {
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf}) {
+    for (const int64_t slice : {0, 1, 7, 64, 1000, 100003}) {
+      if (slice > 1000 && std::string(GetParam().name) == "mpi_with_small_counts") continue;
+      const auto flat = contribution(rank(), slice * size(), dtype);
+      auto shard = communicator().allocate(slice, dtype, at::kCPU);
+      communicator().reduce_scatter(flat, shard, {"gradients", 1, slice})->wait();
+      const auto sum = tree_sum(0, size(), slice * size(), dtype).to(dtype);
+      EXPECT_TRUE(at::equal(shard, sum.narrow(0, rank() * slice, slice))) << dtype << " slice of " << slice;
+    }
+  }
+}
+
+TEST_P(Conformance, ReduceScatterOfEqualGradientsIsExactForPowersOfTwo) {
+  const auto gradient = contribution(5, 999 * size(), at::kFloat);
+  auto shard = at::empty({999}, at::kFloat);
+  communicator().reduce_scatter(gradient, shard)->wait();
+  const auto wanted = gradient.narrow(0, rank() * 999, 999).mul(size());
+  const bool power_of_two = (size() & (size() - 1)) == 0;
+  EXPECT_TRUE(power_of_two ? at::equal(shard, wanted) : at::allclose(shard, wanted, 1e-6, 1e-7));
+}
+
+TEST_P(Conformance, ReduceScatterMayWriteIntoItsOwnSlice) {
+  auto flat = contribution(rank(), 5000 * size(), at::kFloat);
+  const auto sum = tree_sum(0, size(), 5000 * size(), at::kFloat);
+  const auto own = flat.narrow(0, rank() * 5000, 5000);
+  communicator().reduce_scatter(flat, own)->wait();
+  EXPECT_TRUE(at::equal(own, sum.narrow(0, rank() * 5000, 5000)));
+}
+
+TEST_P(Conformance, AllGatherIsInPlaceForAnyDtype) {
+  for (const auto dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf, at::kByte, at::kBool, at::kLong,
+                           at::kShort, at::kComplexFloat}) {
+    for (const int64_t slice : {0, 1, 13, 4099}) {
+      auto flat = at::zeros({slice * size()}, dtype);
+      std::vector<at::Tensor> slices;
+      for (int r = 0; r < size(); ++r) {
+        slices.push_back(at::arange(slice, at::kLong).add(r + 1).to(dtype));
+      }
+      flat.narrow(0, rank() * slice, slice).copy_(slices[static_cast<size_t>(rank())]);
+      communicator().all_gather(flat, {"parameters"})->wait();
+      for (int r = 0; r < size(); ++r) {
+        EXPECT_TRUE(at::equal(flat.narrow(0, r * slice, slice), slices[static_cast<size_t>(r)]))
+            << dtype << " slice " << r << " of " << slice;
+      }
+    }
+  }
+}
+
+TEST_P(Conformance, AllReduce) {
+  for (const auto dtype :
+       {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf, at::kInt, at::kLong, at::kByte}) {
+    for (const int64_t numel : {0, 1, 5, 1027}) {
+      // Small whole numbers: exact in every dtype and every order of summation.
+      const auto base = at::arange(numel, at::kLong).remainder(16);
+      const auto values = base.add(rank()).to(dtype);
+      auto sum = values.clone();
+      auto max = values.clone();
+      auto min = values.clone();
+      communicator().all_reduce(sum, ReduceOp::sum)->wait();
+      communicator().all_reduce(max, ReduceOp::max)->wait();
+      communicator().all_reduce(min, ReduceOp::min)->wait();
+      EXPECT_TRUE(at::equal(sum, base.mul(size()).add(size() * (size() - 1) / 2).to(dtype))) << dtype;
+      EXPECT_TRUE(at::equal(max, base.add(size() - 1).to(dtype))) << dtype;
+      EXPECT_TRUE(at::equal(min, base.to(dtype))) << dtype;
+    }
+  }
+}
+
+TEST_P(Conformance, AllReduceRounds16BitSumsOnce) {
+  // 256 + 1 + 1 is 258 in bfloat16, but 256 if each addition rounds.
+  auto value = at::full({3}, rank() == 0 ? 256.0 : 1.0, at::kBFloat16);
+  communicator().all_reduce(value)->wait();
+  EXPECT_TRUE(at::equal(value, at::full({3}, 255.0 + size(), at::kFloat).to(at::kBFloat16)));
+}
+
+TEST_P(Conformance, BroadcastFromEveryRoot) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kBool, at::kChar}) {
+    for (const int64_t numel : {0, 1, 29, 5003}) {
+      for (int root = 0; root < size(); ++root) {
+        auto tensor = at::arange(numel, at::kLong).add(rank()).remainder(2).to(dtype);
+        const auto wanted = at::arange(numel, at::kLong).add(root).remainder(2).to(dtype);
+        communicator().broadcast(tensor, root, {"tensor", root})->wait();
+        EXPECT_TRUE(at::equal(tensor, wanted)) << dtype << " root " << root;
+      }
+    }
+  }
+}
+
+TEST_P(Conformance, BarrierWaitsForAll) {
+  communicator().barrier({"start"})->wait();
+  const auto work = communicator().barrier();
+  work->wait();
+  EXPECT_TRUE(work->done());
+}
+
+TEST_P(Conformance, ManyInFlightAndWaitedForInAnyOrder) {
+  constexpr int kCount = 12;
+  std::vector<std::shared_ptr<Work>> works;
+  std::vector<at::Tensor> shards, gathered, sums;
+  for (int i = 0; i < kCount; ++i) {
+    const int64_t slice = 100 + 700 * (i % 4);
+    shards.push_back(at::empty({slice}, at::kFloat));
+    works.push_back(
+        communicator().reduce_scatter(at::full({slice * size()}, i + 1.0, at::kFloat), shards.back(), {"g", i}));
+    gathered.push_back(at::zeros({slice * size()}, at::kFloat));
+    gathered.back().narrow(0, rank() * slice, slice).fill_(rank() + i);
+    works.push_back(communicator().all_gather(gathered.back(), {"p", i}));
+    sums.push_back(at::full({1}, i + 0.0, at::kDouble));
+    works.push_back(communicator().all_reduce(sums.back(), ReduceOp::sum, {"s", i}));
+  }
+  for (auto work = works.rbegin(); work != works.rend(); ++work) (*work)->wait();
+  for (int i = 0; i < kCount; ++i) {
+    const auto index = static_cast<size_t>(i);
+    EXPECT_TRUE(at::equal(shards[index], at::full_like(shards[index], (i + 1.0) * size())));
+    EXPECT_EQ(sums[index].item().toDouble(), i * size());
+    for (int r = 0; r < size(); ++r) {
+      const int64_t slice = shards[index].numel();
+      EXPECT_EQ(gathered[index][r * slice + slice - 1].item().toDouble(), r + i);
+    }
+  }
+}
+
+TEST_P(Conformance, WorkMayBeDroppedBeforeItEnds) {
+  auto shard = at::empty({50000}, at::kFloat);
+  communicator().reduce_scatter(at::full({50000 * size()}, 2.0, at::kFloat), shard);
+  communicator().barrier()->wait();
+  auto again = at::empty({1}, at::kFloat);
+  communicator().reduce_scatter(at::full({size()}, 1.0, at::kFloat), again)->wait();
+  EXPECT_EQ(again.item().toDouble(), size());
+}
+
+TEST_P(Conformance, DuplicatesDoNotMix) {
+  const auto other = communicator().duplicate();
+  EXPECT_EQ(other->rank(), rank());
+  EXPECT_EQ(other->size(), size());
+  EXPECT_EQ(other->local_rank(), communicator().local_rank());
+  auto a = at::full({3}, 1.0, at::kFloat);
+  auto b = at::full({4}, 10.0, at::kFloat);
+  std::shared_ptr<Work> first, second;
+  // Two ranks may interleave two communicators differently.
+  if (rank() % 2 == 0) {
+    first = communicator().all_reduce(a);
+    second = other->all_reduce(b);
+  } else {
+    second = other->all_reduce(b);
+    first = communicator().all_reduce(a);
+  }
+  second->wait();
+  first->wait();
+  EXPECT_EQ(a[0].item().toDouble(), size());
+  EXPECT_EQ(b[0].item().toDouble(), 10 * size());
+  EXPECT_EQ(communicator().traffic().all_reduce.calls, 1);
+  EXPECT_EQ(other->traffic().all_reduce.calls, 1);
+}
+
+TEST_P(Conformance, ManyDuplicatesComeAndGo) {
+  for (int i = 0; i < 100; ++i) {
+    const auto other = communicator().duplicate();
+    if (i % 10 == 0) other->barrier()->wait();
+  }
+}
+
+TEST_P(Conformance, ThreadsMayUseDuplicatesAtOnceWhereMpiAllowsIt) {
+  const auto other = communicator().duplicate();
+  double sum = 0;
+  const auto use = [](Communicator& mine, double& out) {
+    auto value = at::full({1}, 1.0, at::kDouble);
+    for (int i = 0; i < 20; ++i) mine.all_reduce(value)->wait(), value.div_(mine.size());
+    out = value.item().toDouble();
+  };
+  double theirs = 0;
+  if (testing::threads_may_call_mpi()) {
+    std::thread thread([&] { use(*other, theirs); });
+    use(communicator(), sum);
+    thread.join();
+  } else {
+    use(*other, theirs);
+    use(communicator(), sum);
+  }
+  EXPECT_EQ(sum, 1);
+  EXPECT_EQ(theirs, 1);
+}
+
+TEST_P(Conformance, CountsTraffic) {
+  auto flat = at::zeros({size() * 10}, at::kFloat);
+  auto shard = at::empty({10}, at::kFloat);
+  communicator().reduce_scatter(flat, shard)->wait();
+  communicator().all_gather(flat)->wait();
+  communicator().all_gather(flat)->wait();
+  auto half = at::zeros({6}, at::kBFloat16);
+  communicator().all_reduce(half)->wait();
+  communicator().broadcast(half, 0)->wait();
+  communicator().barrier()->wait();
+  const auto duplicate = communicator().duplicate();
+  auto traffic = communicator().traffic();
+  EXPECT_EQ(traffic.reduce_scatter.calls, 1);
+  EXPECT_EQ(traffic.reduce_scatter.bytes, size() * 40);
+  EXPECT_EQ(traffic.all_gather.calls, 2);
+  EXPECT_EQ(traffic.all_gather.bytes, 2 * size() * 40);
+  EXPECT_EQ(traffic.all_reduce.bytes, 12);
+  EXPECT_EQ(traffic.broadcast.bytes, 12);
+  EXPECT_EQ(traffic.barrier.calls, 1);
+  EXPECT_EQ(traffic.barrier.bytes, 0);
+  EXPECT_EQ(&traffic.of(Collective::all_gather), &traffic.all_gather);
+  EXPECT_EQ(duplicate->traffic().reduce_scatter.calls, 0);
+}
+
+template <typename Call>
+std::string error_of(Call call) {
+  try {
+    call();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  }
+  return "no error";
+}
+
+TEST_P(Conformance, RefusesWrongArguments) {
+  const auto flat = at::zeros({size() * 4}, at::kFloat);
+  const std::string where = " on rank " + std::to_string(rank());
+  const auto expect_error = [&](const std::string& error, const std::string& part) {
+    EXPECT_EQ(error.rfind(communicator().backend(), 0), 0u) << error;
+    EXPECT_NE(error.find(where), std::string::npos) << error;
+    EXPECT_NE(error.find(part), std::string::npos) << error;
+  };
+  auto& c = communicator();
+  expect_error(error_of([&] { c.reduce_scatter(flat, at::empty({5}, at::kFloat), {"g", 3, 12}); }),
+               "reduce_scatter 'g' (bucket 3, step 12)");
+  expect_error(error_of([&] { c.reduce_scatter(flat, at::empty({4}, at::kDouble)); }), "must be the same");
+  expect_error(error_of([&] { c.reduce_scatter(flat.to(at::kInt), at::empty({4}, at::kInt)); }), "Int");
+  expect_error(error_of([&] { c.all_gather(flat.view({2, -1})); }), "one-dimensional");
+  expect_error(error_of([&] { c.all_gather(at::Tensor()); }), "undefined");
+  expect_error(error_of([&] { c.all_reduce(at::zeros({8}, at::kFloat).slice(0, 0, 8, 2)); }), "contiguous");
+  expect_error(error_of([&] { c.all_reduce(at::zeros({8}, at::kBool)); }), "Bool");
+  expect_error(error_of([&] { c.broadcast(flat, size()); }), "root");
+  expect_error(error_of([&] { c.broadcast(flat, -1); }), "root");
+  expect_error(error_of([&] { c.allocate(-1, at::kFloat, at::kCPU); }), "negative");
+  if (size() > 1) expect_error(error_of([&] { c.all_gather(at::zeros({size() + 1})); }), "equal slices");
+  // None of these was launched: the communicator still works.
+  c.barrier()->wait();
+  EXPECT_EQ(c.traffic().reduce_scatter.calls, 0);
+}
+
+TEST_P(Conformance, AllocatesFlatMemory) {
+  for (const int64_t numel : {0, 3, 3000000}) {
+    const auto tensor = communicator().allocate(numel, at::kFloat, at::kCPU);
+    EXPECT_EQ(tensor.numel(), numel);
+    EXPECT_EQ(tensor.dim(), 1);
+    EXPECT_EQ(tensor.scalar_type(), at::kFloat);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 64, 0u);
+  }
+}
+
+TEST_P(Conformance, AbortedCommunicatorThrowsTheMessageFromEveryCall) {
+  communicator().check();
+  EXPECT_EQ(communicator().failure(), "");
+  testing::world_barrier();
+  communicator().abort("rank 0: disk full");
+  communicator().abort("a later message");
+  auto tensor = at::zeros({size()}, at::kFloat);
+  auto shard = at::zeros({1}, at::kFloat);
+  auto& c = communicator();
+  EXPECT_EQ(c.failure(), "rank 0: disk full");
+  for (const auto& error :
+       {error_of([&] { c.check(); }), error_of([&] { c.reduce_scatter(tensor, shard); }),
+        error_of([&] { c.all_gather(tensor); }), error_of([&] { c.all_reduce(tensor); }),
+        error_of([&] { c.broadcast(tensor, 0); }), error_of([&] { c.barrier(); }),
+        error_of([&] { c.duplicate(); }), error_of([&] { c.allocate(1, at::kFloat, at::kCPU); })}) {
+    EXPECT_EQ(error, "rank 0: disk full");
+  }
+}
+
+TEST_P(Conformance, AgreeThrowsTheLowestRanksErrorEverywhere) {
+  detail::agree(communicator(), "");
+  const bool fails = rank() == size() - 1 || rank() == size() - 2;
+  const auto error = error_of([&] { detail::agree(communicator(), fails ? std::string(5000, 'x') + "end" : ""); });
+  EXPECT_EQ(error, "rank " + std::to_string(std::max(0, size() - 2)) + ": " + std::string(5000, 'x') + "end");
+  detail::agree(communicator(), "");
+  EXPECT_EQ(detail::broadcast_bytes(communicator(), rank() == 0 ? "hello" : "", 0), "hello");
+  EXPECT_EQ(detail::broadcast_bytes(communicator(), "", 0), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Backends, Conformance, ::testing::ValuesIn(backends()), [](const TestParamInfo<Backend>& info) {
+      return std::string(info.param.name);
+    });
+
+}  // namespace
+}  // namespace zerosched

@@ -1,0 +1,271 @@
+// One rank's failure becomes the error of all ranks, with one message.
+#include "comm/agree.h"
+#include "comm/mpi/mpi_backend.h"
+#include "support/gather.h"
+
+#include <zerosched/communicator.h>
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include <chrono>
+#include <functional>
+#include <limits>
+#include <string>
+#include <thread>
+
+namespace zerosched {
+namespace {
+
+using std::chrono::steady_clock;
+
+std::shared_ptr<Communicator> make(double timeout_seconds) {
+  detail::MpiOptions options;
+  options.timeout_seconds = timeout_seconds;
+  return detail::make_mpi_communicator(MPI_COMM_WORLD, options);
+}
+
+std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
+  }
+  return "";
+}
+
+// The message that all ranks have, or what they have instead.
+std::string common(const std::string& own) {
+  const auto all = testing::gather_texts(own);
+  for (const auto& text : all) {
+    if (text != all[0]) return "rank 0 has \"" + all[0] + "\", another \"" + text + "\"";
+  }
+  return own;
+}
+
+double seconds_since(steady_clock::time_point start) {
+  return std::chrono::duration<double>(steady_clock::now() - start).count();
+}
+
+#define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+struct Mismatch {
+  const char* name;
+  std::function<void(Communicator&)> of_rank_0, of_others;
+  const char* expected_0;
+  const char* expected_1;
+};
+
+class Mismatched : public ::testing::TestWithParam<Mismatch> {};
+
+TEST_P(Mismatched, CollectivesAreQuotedOnEveryRank) {
+  const auto communicator = make(15);
+  communicator->barrier({"start"})->wait();
+  const auto start = steady_clock::now();
+  const auto error = common(error_of([&] {
+    (communicator->rank() == 0 ? GetParam().of_rank_0 : GetParam().of_others)(*communicator);
+  }));
+  EXPECT_CONTAINS(error, std::string("rank 0 is in ") + GetParam().expected_0);
+  EXPECT_CONTAINS(error, std::string("rank 1 in ") + GetParam().expected_1);
+  EXPECT_CONTAINS(error, "same collectives in the same order");
+  EXPECT_LT(seconds_since(start), 5);
+  EXPECT_EQ(error_of([&] { communicator->barrier(); }), error);
+}
+
+std::vector<Mismatch> mismatches() {
+  const auto reduce = [](int64_t numel, CollectiveLabel label, ReduceOp op = ReduceOp::sum) {
+    return [=](Communicator& c) { c.all_reduce(at::zeros({numel}, at::kFloat), op, label)->wait(); };
+  };
+  const auto gather = [](int64_t slice, CollectiveLabel label) {
+    return [=](Communicator& c) { c.all_gather(at::zeros({slice * c.size()}, at::kFloat), label)->wait(); };
+  };
+  const auto scatter = [](int64_t slice, CollectiveLabel label) {
+    return [=](Communicator& c) {
+      c.reduce_scatter(at::zeros({slice * c.size()}, at::kFloat), at::zeros({slice}, at::kFloat), label)->wait();
+    };
+  };
+  const auto broadcast = [](int root) {
+    return [=](Communicator& c) { c.broadcast(at::zeros({100}, at::kFloat), root)->wait(); };
+  };
+  return {
+      {"Kinds", reduce(1, {"zero_grad"}), gather(1000, {"parameters", 0, 5}), "all_reduce #1 'zero_grad', ",
+       "all_gather #1 'parameters' (bucket 0, step 5)"},
+      {"ReduceScatterAndAllGather", scatter(300000, {"gradients", 2, 5}), gather(300000, {"parameters", 2, 5}),
+       "reduce_scatter #1 'gradients' (bucket 2, step 5)", "all_gather #1 'parameters' (bucket 2, step 5)"},
+      {"Buckets", scatter(10, {"gradients", 2, 5}), scatter(10, {"gradients", 3, 5}),
+       "reduce_scatter #1 'gradients' (bucket 2, step 5)", "reduce_scatter #1 'gradients' (bucket 3, step 5)"},
+      {"SmallSizes", reduce(10, {"norm"}), reduce(20, {"norm"}), "all_reduce #1 'norm' of 40 bytes of Float",
+       "all_reduce #1 'norm' of 80 bytes of Float"},
+      {"LargeSizes", gather(100000, {"p"}), gather(200000, {"p"}), "all_gather #1 'p' of ", "all_gather #1 'p' of "},
+      {"ReduceScatterSizes", scatter(100000, {"g"}), scatter(200000, {"g"}), "reduce_scatter #1 'g' of ",
+       "reduce_scatter #1 'g' of "},
+      {"Reductions", reduce(1, {"norm"}), reduce(1, {"norm"}, ReduceOp::max),
+       "all_reduce #1 'norm' of 4 bytes of Float, sum", "all_reduce #1 'norm' of 4 bytes of Float, max"},
+      {"Roots", broadcast(0), broadcast(1), "broadcast #1 of 400 bytes of Float, root 0",
+       "broadcast #1 of 400 bytes of Float, root 1"},
+      {"BarrierAndReduce", [](Communicator& c) { c.barrier({"save"})->wait(); }, reduce(3, {"norm"}),
+       "barrier #1 'save'", "all_reduce #1 'norm'"},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Pairs, Mismatched, ::testing::ValuesIn(mismatches()),
+    [](const ::testing::TestParamInfo<Mismatch>& info) { return std::string(info.param.name); });
+
+TEST(Timeout, NamesTheRankThatDoesNotCome) {
+  const auto communicator = make(1);
+  communicator->barrier({"start"})->wait();
+  const int absent = communicator->size() - 1;
+  const auto start = steady_clock::now();
+  std::string error;
+  if (communicator->rank() == absent) {
+    // Computes, and finds out at its next call.
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+    error = error_of([&] { communicator->barrier({"end"})->wait(); });
+  } else {
+    error = error_of([&] { communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"norm", -1, 7})->wait(); });
+    EXPECT_LT(seconds_since(start), 2.5);
+    EXPECT_GT(seconds_since(start), 0.9);
+  }
+  EXPECT_EQ(
+      common(error), "mpi: gave up all_reduce #1 'norm' (step 7) after 1 s; rank " + std::to_string(absent) +
+                         " has not arrived (its last collective was barrier #0 'start')");
+}
+
+TEST(Timeout, NamesARankThatHasCalledNothing) {
+  const auto communicator = make(1);
+  std::string error;
+  if (communicator->rank() == 0) {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    error = communicator->failure();
+  } else {
+    auto shard = at::zeros({7});
+    error = error_of([&] {
+      communicator->reduce_scatter(at::zeros({7 * communicator->size()}), shard, {"gradients"})->wait();
+    });
+  }
+  EXPECT_EQ(
+      common(error), "mpi: gave up reduce_scatter #0 'gradients' after 1 s; rank 0 has not arrived (it has called "
+                     "no collective yet)");
+}
+
+TEST(Timeout, IsSeenByARankThatOnlyPolls) {
+  const auto communicator = make(0.5);
+  testing::world_barrier();
+  if (communicator->rank() != 0) {
+    const auto work = communicator->barrier();
+    const auto start = steady_clock::now();
+    while (!work->done() && seconds_since(start) < 10) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    EXPECT_LT(seconds_since(start), 5);
+    EXPECT_CONTAINS(error_of([&] { work->wait(); }), "rank 0 has not arrived");
+  }
+  testing::world_barrier();
+  EXPECT_CONTAINS(communicator->failure(), "rank 0 has not arrived");
+}
+
+TEST(Abort, ReachesRanksThatWait) {
+  const auto communicator = make(20);
+  communicator->barrier()->wait();
+  const auto start = steady_clock::now();
+  std::string error;
+  if (communicator->rank() == 1) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    communicator->abort("rank 1: cannot read shard 17");
+    error = communicator->failure();
+  } else {
+    auto flat = at::zeros({communicator->size() * 100000});
+    error = error_of([&] { communicator->all_gather(flat, {"parameters"})->wait(); });
+    EXPECT_LT(seconds_since(start), 2);
+  }
+  EXPECT_EQ(common(error), "rank 1: cannot read shard 17");
+}
+
+TEST(Abort, ReachesRanksThatCompute) {
+  const auto communicator = make(20);
+  communicator->barrier()->wait();
+  if (communicator->rank() == 0) communicator->abort("rank 0: out of memory");
+  // A rank that sits in its own work hears of it between two calls.
+  const auto start = steady_clock::now();
+  while (communicator->failure().empty() && seconds_since(start) < 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_LT(seconds_since(start), 2);
+  EXPECT_EQ(common(error_of([&] { communicator->check(); })), "rank 0: out of memory");
+}
+
+TEST(Abort, LongMessagesArriveAsTheyAre) {
+  const auto communicator = make(20);
+  communicator->barrier()->wait();
+  if (communicator->rank() == 0) communicator->abort(std::string(100000, 'm'));
+  const auto start = steady_clock::now();
+  while (communicator->failure().empty() && seconds_since(start) < 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(common(communicator->failure()).substr(0, 8), "mmmmmmmm");
+}
+
+TEST(Abort, DoesNotTouchOtherCommunicators) {
+  const auto communicator = make(20);
+  const auto other = communicator->duplicate();
+  if (other->rank() == 0) other->abort("only this one");
+  auto value = at::full({1}, 1.0);
+  communicator->all_reduce(value)->wait();
+  EXPECT_EQ(value.item().toDouble(), communicator->size());
+  EXPECT_EQ(communicator->failure(), "");
+  auto& mine = static_cast<detail::MpiCommunicator&>(*communicator);
+  const auto start = steady_clock::now();
+  while (mine.family_failure().empty() && seconds_since(start) < 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(mine.family_failure(), "only this one");
+}
+
+TEST(Abort, KeepsTheBuffersOfUnfinishedCollectives) {
+  const auto communicator = make(20);
+  communicator->barrier()->wait();
+  if (communicator->rank() == 0) {
+    // Nobody else joins these.
+    const auto flat = at::full({communicator->size() * 500000}, 1.0);
+    const auto shard = at::zeros({500000});
+    const auto work = communicator->reduce_scatter(flat, shard);
+    communicator->abort("rank 0: gave up");
+    EXPECT_EQ(error_of([&] { work->wait(); }), "rank 0: gave up");
+    EXPECT_TRUE(work->done());
+    EXPECT_GE(flat.use_count(), 2u);
+    EXPECT_GE(shard.use_count(), 2u);
+  }
+  testing::world_barrier();
+}
+
+TEST(Duplicate, FailsWithTheNoteOfARankThatDoesNotCome) {
+  const auto communicator = make(20);
+  communicator->barrier()->wait();
+  std::string error;
+  if (communicator->rank() == 0) {
+    communicator->abort("rank 0: wrong options");
+    error = communicator->failure();
+  } else {
+    error = error_of([&] { communicator->duplicate(); });
+  }
+  EXPECT_EQ(common(error), "rank 0: wrong options");
+}
+
+TEST(PatientBarrier, OutlastsTheTimeoutWhileAllRanksLive) {
+  const auto communicator = make(0.4);
+  auto& mine = static_cast<detail::MpiCommunicator&>(*communicator);
+  if (communicator->rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2000));
+  EXPECT_EQ(common(error_of([&] { mine.patient_barrier({"end"}); })), "");
+  EXPECT_EQ(communicator->failure(), "");
+}
+
+TEST(MakeMpiCommunicator, RefusesWrongArguments) {
+  EXPECT_CONTAINS(error_of([] { make(0); }), "timeout");
+  EXPECT_CONTAINS(error_of([] { make(-1); }), "timeout");
+  EXPECT_CONTAINS(error_of([] { make(std::numeric_limits<double>::infinity()); }), "timeout");
+  EXPECT_CONTAINS(error_of([] { detail::make_mpi_communicator(MPI_COMM_NULL, {}); }), "MPI_COMM_NULL");
+}
+
+}  // namespace
+}  // namespace zerosched

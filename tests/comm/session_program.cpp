@@ -1,0 +1,133 @@
+// One rank of the jobs that session_test.py starts; the first argument says what it is to do.
+#include <zerosched/session.h>
+
+#include <ATen/ops/full.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include <unistd.h>
+
+namespace {
+
+using zerosched::Session;
+using zerosched::SessionOptions;
+
+void sleep_seconds(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+void say(const std::string& text) {
+  const std::string line = text + "\n";
+  if (::write(STDOUT_FILENO, line.data(), line.size()) < 0) std::abort();
+}
+
+void all_reduce(Session& session) {
+  auto value = at::full({1}, 1.0);
+  session.communicator()->all_reduce(value, zerosched::ReduceOp::sum, {"loss"})->wait();
+  say("sum " + std::to_string(value.item().toInt()) + " of " + std::to_string(session.world_size()));
+}
+
+void report(const char* what) { say(std::string("caught: ") + what); }
+
+std::string first_line(const std::exception& error) {
+  const std::string text = error.what();
+  return text.substr(0, text.find('\n'));
+}
+
+int run(const std::string& mode, int argc, char** argv) {
+  const int last = [] {
+    const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
+    return size == nullptr ? 0 : std::atoi(size) - 1;
+  }();
+  if (mode == "all_reduce") {
+    Session session(argc, argv);
+    all_reduce(session);
+  } else if (mode == "self") {
+    Session session(argc, argv, SessionOptions().backend("self"));
+    all_reduce(session);
+  } else if (mode == "two_sessions") {
+    Session session(argc, argv);
+    try {
+      Session second;
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+    }
+    all_reduce(session);
+  } else if (mode == "bad_options") {
+    for (const auto& options :
+         {SessionOptions().backend("gloo"), SessionOptions().backend("nccl"), SessionOptions().timeout(0),
+          SessionOptions().device(at::Device(at::kCUDA, 0))}) {
+      try {
+        Session session(argc, argv, options);
+      } catch (const std::exception& error) {
+        report(first_line(error).c_str());
+      }
+    }
+    Session session(argc, argv);
+    all_reduce(session);
+  } else if (mode == "uncaught") {
+    Session session(argc, argv);
+    all_reduce(session);
+    if (session.rank() == last) throw std::runtime_error("no such file: data.bin");
+    all_reduce(session);
+  } else if (mode == "unwinding") {
+    // The exception leaves the scope of the session and is told by a handler outside.
+    try {
+      Session session(argc, argv);
+      if (session.rank() == last) throw std::runtime_error("the model is broken");
+      all_reduce(session);
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+      return 1;
+    }
+  } else if (mode == "poisoned") {
+    // The failure is swallowed, and its duplicate is gone when the session ends.
+    Session session(argc, argv);
+    try {
+      const auto duplicate = session.communicator()->duplicate();
+      if (session.rank() == last) duplicate->abort("rank " + std::to_string(last) + ": nan in the loss");
+      duplicate->barrier()->wait();
+      duplicate->barrier()->wait();
+    } catch (const std::exception&) {
+    }
+  } else if (mode == "abort") {
+    Session session(argc, argv);
+    if (session.rank() == last) session.abort("enough", 75);
+    all_reduce(session);
+  } else if (mode == "stopped" || mode == "killed") {
+    Session session(argc, argv, SessionOptions().timeout(2));
+    all_reduce(session);
+    if (session.rank() == last) raise(mode == "stopped" ? SIGSTOP : SIGKILL);
+    all_reduce(session);
+    all_reduce(session);
+  } else if (mode == "late_note") {
+    // Every other rank is already waiting for the end of the session.
+    Session session(argc, argv);
+    if (session.rank() == last) {
+      sleep_seconds(0.5);
+      throw std::runtime_error("failed after the others were done");
+    }
+  } else if (mode == "quiet_exit") {
+    Session session(argc, argv);
+    all_reduce(session);
+    if (session.rank() == last) _exit(3);
+    all_reduce(session);
+  } else if (mode == "slow_rank") {
+    // Ranks that are done wait longer than the timeout for one that is alive.
+    Session session(argc, argv, SessionOptions().timeout(0.5));
+    all_reduce(session);
+    if (session.rank() == last) sleep_seconds(2.5);
+  } else {
+    std::fprintf(stderr, "unknown mode %s\n", mode.c_str());
+    return 64;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return run(argc > 1 ? argv[1] : "", argc, argv); }

@@ -1,0 +1,159 @@
+// Gradient norms and clipping, and what a step sends.
+#include "engine/toy.h"
+#include "support/world.h"
+
+#include "layout/layout.h"
+
+#include <cmath>
+
+namespace zerosched::testing {
+namespace {
+
+double norm_of(const Gradients& gradients) {
+  double sum = 0;
+  for (const auto& named : gradients) sum += named.second.to(at::kDouble).square().sum().item<double>();
+  return std::sqrt(sum);
+}
+
+TEST(GradNorm, IsThatOfTheAveragedGradient) {
+  for (const bool clip : {false, true}) {
+    for (const bool overlap : {false, true}) {
+      const NamedParameters parameters = make_parameters(odd_shapes());
+      ShardingOptions sharding = buckets_of(300).overlap_backward(overlap);
+      if (clip) sharding.max_grad_norm(0.7);
+      AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+      expect_error([&] { optimizer.grad_norm(); }, {"grad_norm()", "step()"});
+      for (int64_t step = 0; step < 3; ++step) {
+        optimizer.zero_grad();
+        const auto of_rank = [&](int rank) {
+          Gradients gradients = random_gradients(parameters, step, rank);
+          gradients.erase("p3");
+          return gradients;
+        };
+        backward(parameters, of_rank(world()->rank()));
+        optimizer.step();
+        const double expected = norm_of(mean_gradients(world()->size(), of_rank));
+        EXPECT_NEAR(optimizer.grad_norm(), expected, 1e-6 * expected);
+        EXPECT_EQ(optimizer.grad_norm(), optimizer.grad_norm());
+      }
+    }
+  }
+}
+
+TEST(GradNorm, IsGoneOnceTheNextBackwardHasBegun) {
+  const NamedParameters parameters = make_parameters({{10}, {20}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+  backward(parameters, random_gradients(parameters, 0, 0));
+  optimizer.step();
+  backward(parameters, random_gradients(parameters, 1, 0));
+  expect_error([&] { optimizer.grad_norm(); }, {"the next backward has begun"});
+  optimizer.step();
+  EXPECT_GT(optimizer.grad_norm(), 0);
+}
+
+// As torch::nn::utils::clip_grad_norm_: the averaged gradient times min(1, max_norm / (norm + 1e-6)).
+TEST(GradNorm, ClipsAsLibTorchDoes) {
+  for (const double max_norm : {0.5, 1e6}) {
+    for (const bool averaged : {false, true}) {
+      const NamedParameters parameters = make_parameters(odd_shapes());
+      Reference reference(parameters);
+      ShardingOptions sharding = buckets_of(300).max_grad_norm(max_norm);
+      if (averaged) sharding.gradients(GradientInput::already_averaged);
+      AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+      for (int64_t step = 0; step < 5; ++step) {
+        optimizer.zero_grad();
+        const auto of_rank = [&](int rank) { return random_gradients(parameters, step, averaged ? 0 : rank); };
+        backward(parameters, of_rank(world()->rank()));
+        optimizer.step();
+        Gradients mean = mean_gradients(world()->size(), of_rank);
+        const double factor = std::min(1.0, max_norm / (norm_of(mean) + 1e-6));
+        for (auto& named : mean) named.second = named.second * factor;
+        reference.step(mean);
+      }
+      expect_close(full_state(optimizer), reference, 1e-5);
+    }
+  }
+}
+
+TEST(GradNorm, OfNotANumberReachesEveryParameter) {
+  const NamedParameters parameters = make_parameters({{10}, {20}});
+  AdamWScheduleFree optimizer(
+      {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), ShardingOptions().max_grad_norm(1.0));
+  Gradients gradients = random_gradients(parameters, 0, 0);
+  gradients.at("p0")[3] = std::nan("");
+  backward(parameters, gradients);
+  optimizer.step();
+  EXPECT_TRUE(std::isnan(optimizer.grad_norm()));
+}
+
+class TrafficOfAStep : public ::testing::TestWithParam<bool> {};
+
+TEST_P(TrafficOfAStep, IsOneReduceScatterAndOneAllGatherOfThePaddedModel) {
+  const bool clip = GetParam();
+  const int size = world()->size();
+  const auto shapes = odd_shapes();
+  const NamedParameters parameters = make_parameters(shapes);
+  std::vector<detail::ParameterSpec> specs;
+  for (const auto& [name, parameter] : parameters) {
+    specs.push_back({name, parameter.sizes().vec(), parameter.strides().vec(), at::kFloat, 0});
+  }
+  const detail::Layout layout = detail::make_layout(specs, {400, 400}, size);
+  int64_t gathered_bytes = 0;
+  int64_t reduced_bytes = 0;
+  for (const detail::Bucket& bucket : layout.buckets) {
+    gathered_bytes += 4 * bucket.numel(size);
+    reduced_bytes += 4 * size * bucket.gradient_slice_numel();
+  }
+  const auto buckets = static_cast<int64_t>(layout.buckets.size());
+  ASSERT_GT(buckets, 2);
+
+  ShardingOptions sharding = buckets_of(400);
+  if (clip) sharding.max_grad_norm(1.0);
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+  for (int64_t step = 0; step < 4; ++step) {
+    const Traffic before = optimizer.communicator()->traffic();
+    backward(parameters, random_gradients(parameters, step, world()->rank()));
+    optimizer.step();
+    const Traffic after = optimizer.communicator()->traffic();
+    // Alone, gradients are used where backward left them.
+    EXPECT_EQ(after.reduce_scatter.calls - before.reduce_scatter.calls, size == 1 ? 0 : buckets);
+    EXPECT_EQ(after.reduce_scatter.bytes - before.reduce_scatter.bytes, size == 1 ? 0 : reduced_bytes);
+    EXPECT_EQ(after.all_gather.calls - before.all_gather.calls, buckets);
+    EXPECT_EQ(after.all_gather.bytes - before.all_gather.bytes, gathered_bytes);
+    EXPECT_EQ(after.all_reduce.calls - before.all_reduce.calls, clip ? 1 : 0);
+    EXPECT_EQ(after.all_reduce.bytes - before.all_reduce.bytes, clip ? 8 : 0);
+    EXPECT_EQ(after.barrier.calls - before.barrier.calls, 0);
+    const bool order_is_sent = step == 0 && size > 1;
+    EXPECT_EQ(after.broadcast.calls - before.broadcast.calls, order_is_sent ? 1 : 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Clipping, TrafficOfAStep, ::testing::Bool());
+
+TEST(Traffic, TwoOptimizersOnOneCommunicatorDoNotMix) {
+  const int rank = world()->rank();
+  const int size = world()->size();
+  const NamedParameters a = make_parameters({{40}, {41}});
+  const NamedParameters b = make_parameters({{50}, {51}, {52}});
+  Reference expected_a(a), expected_b(b);
+  AdamWScheduleFree first({ParameterGroup(a)}, world(), AdamWScheduleFreeOptions(), buckets_of(1));
+  AdamWScheduleFree second({ParameterGroup(b)}, world(), AdamWScheduleFreeOptions(), buckets_of(1));
+  EXPECT_NE(first.communicator(), second.communicator());
+  for (int64_t step = 0; step < 4; ++step) {
+    // Ranks launch the buckets of the two in different orders.
+    const Gradients of_a = random_gradients(a, step, rank);
+    const Gradients of_b = random_gradients(b, step, rank);
+    if (rank % 2 == 0) backward(a, of_a);
+    backward(b, of_b);
+    if (rank % 2 == 1) backward(a, of_a);
+    first.step();
+    second.step();
+    expected_a.step(mean_gradients(size, [&](int r) { return random_gradients(a, step, r); }));
+    expected_b.step(mean_gradients(size, [&](int r) { return random_gradients(b, step, r); }));
+  }
+  expect_close(full_state(first), expected_a);
+  expect_close(full_state(second), expected_b);
+}
+
+}  // namespace
+}  // namespace zerosched::testing

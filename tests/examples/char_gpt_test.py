@@ -1,0 +1,104 @@
+"""char_gpt trains: its figures, its files, and the same bits twice."""
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+import unittest
+
+import job
+
+DIM, LAYERS, SEQ, STEPS = 64, 2, 32, 60
+KEYS = {"params", "world_size", "median_step_s", "min_step_s", "peak_rss_mib", "first_loss", "last_loss",
+        "eval_loss_x", "eval_loss_y", "state_bytes"}
+
+
+def parameter_count(dim, layers, seq, vocabulary=256):
+    linear = lambda rows, columns: rows * columns + columns
+    block = (2 * 2 * dim + linear(dim, 3 * dim) + linear(dim, dim)
+             + linear(dim, 4 * dim) + linear(4 * dim, dim))
+    return vocabulary * dim + seq * dim + layers * block + 2 * dim + dim * vocabulary
+
+
+class CharGpt(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp()
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        cls.text = os.path.join(cls.folder, "text")
+        words = "and the of that to in he shall unto for his a lord they be is him not them with".split()
+        generator = random.Random(1)
+        with open(cls.text, "w") as text:
+            text.write(" ".join(generator.choice(words) for _ in range(20000)))
+        cls.metrics = os.path.join(cls.folder, "metrics.jsonl")
+        cls.report, cls.result = cls.train(2, "--eval-every", "20", "--sample", "40",
+                                           "--metrics", cls.metrics, "--progress", "live")
+
+    @classmethod
+    def train(cls, ranks, *arguments):
+        sizes = dict(dim=DIM, layers=LAYERS, heads=4, batch=8, seq=SEQ, steps=STEPS, threads=1)
+        sizes["eval-batches"], sizes["warmup-steps"] = 4, 10
+        options = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
+        launcher = job.mpirun(ranks) if ranks > 1 else []
+        return job.train([*launcher, job.program("char_gpt"), "--data", cls.text, *options, *arguments])
+
+    def check_state_bytes(self, report, ranks):
+        per_rank = 12 * report["params"] / ranks
+        self.assertGreaterEqual(report["state_bytes"], per_rank)
+        self.assertLess(report["state_bytes"], 1.05 * per_rank)  # padding
+
+    def check_learned(self, report):
+        self.assertAlmostEqual(report["first_loss"], math.log(256), delta=0.6)
+        for loss in ("last_loss", "eval_loss_x", "eval_loss_y"):
+            self.assertLess(report[loss], 2.6, loss)
+
+    def test_report(self):
+        self.assertLessEqual(KEYS, self.report.keys())
+        self.assertEqual(self.report["params"], parameter_count(DIM, LAYERS, SEQ))
+        self.assertEqual(self.report["world_size"], 2)
+        self.assertLessEqual(self.report["min_step_s"], self.report["median_step_s"])
+        self.check_state_bytes(self.report, 2)
+        self.check_learned(self.report)
+
+    def test_progress_is_live(self):
+        self.assertIn("\r", self.result.err)
+        self.assertIn(f"step {STEPS}/{STEPS}", self.result.err)
+        self.assertIn("tokens/s", self.result.err)
+
+    def test_sample(self):
+        sample = self.result.out.split("Sample:\n")[1].rsplit("\n", 2)[0]
+        self.assertEqual(len(sample), 40, self.result.out)
+
+    def test_metrics(self):
+        with open(self.metrics) as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual([line["step"] for line in lines], list(range(1, STEPS + 1)))
+        self.assertEqual([line["step"] for line in lines if "eval_loss_x" in line], [20, 40, 60])
+        self.assertEqual(lines[-1]["loss"], self.report["last_loss"])
+        self.assertEqual(lines[-1]["eval_loss_x"], self.report["eval_loss_x"])
+
+    def test_same_job_gives_same_bits(self):
+        again, _ = self.train(2)  # evaluation, sampling and metrics must not change training either
+        for loss in ("first_loss", "last_loss", "eval_loss_x", "eval_loss_y"):
+            self.assertEqual(again[loss], self.report[loss], loss)
+
+    def test_alone(self):
+        report, _ = self.train(1)
+        self.assertEqual(report["world_size"], 1)
+        self.check_state_bytes(report, 1)
+        self.check_learned(report)
+
+    def test_bfloat16(self):
+        report, _ = self.train(2, "--dtype", "bfloat16", "--max-grad-norm", "1", "--bucket-bytes", "65536")
+        self.check_state_bytes(report, 2)
+        self.check_learned(report)
+
+    def test_synthetic(self):
+        report, _ = job.train([job.program("char_gpt"), "--synthetic", "--steps", "3", "--dim", "16",
+                               "--layers", "1"])
+        self.assertEqual(report["params"], parameter_count(16, 1, 64))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,76 @@
+#include "support/run.h"
+
+#include "support/gather.h"
+#include "support/world.h"
+
+#include <gtest/gtest.h>
+
+#ifdef ZEROSCHED_TEST_MPI
+#include <mpi.h>
+#endif
+
+#include <sstream>
+#include <string>
+
+namespace zerosched::testing {
+
+namespace {
+
+// Collects what fails on this rank and hands it to rank 0 at the end of each test.
+class GatherFailures final : public ::testing::EmptyTestEventListener {
+ private:
+  void OnTestStart(const ::testing::TestInfo&) override {
+    text_.str("");
+  }
+
+  void OnTestPartResult(const ::testing::TestPartResult& result) override {
+    if (!result.failed() || gathering_) return;
+    text_ << (result.file_name() == nullptr ? "(unknown file)" : result.file_name()) << ":"
+          << result.line_number() << ": " << result.message() << "\n";
+  }
+
+  void OnTestEnd(const ::testing::TestInfo&) override {
+    const auto texts = gather_texts(text_.str());
+    gathering_ = true;
+    for (size_t rank = 0; rank < texts.size(); ++rank) {
+      if (static_cast<int>(rank) == world_rank() || texts[rank].empty()) continue;
+      // Every rank records it, so that every rank exits with the same code.
+      ADD_FAILURE() << "on rank " << rank << ":\n" << texts[rank];
+    }
+    gathering_ = false;
+    forget_world();
+  }
+
+  std::ostringstream text_;
+  bool gathering_ = false;
+};
+
+}  // namespace
+
+int run_all_tests(int argc, char** argv, ThreadLevel level) {
+#ifdef ZEROSCHED_TEST_MPI
+  const int wanted = level == ThreadLevel::multiple     ? MPI_THREAD_MULTIPLE
+                     : level == ThreadLevel::serialized ? MPI_THREAD_SERIALIZED
+                                                        : MPI_THREAD_FUNNELED;
+  int provided = 0;
+  MPI_Init_thread(&argc, &argv, wanted, &provided);
+#else
+  static_cast<void>(level);
+#endif
+  ::testing::InitGoogleTest(&argc, argv);
+  auto& listeners = ::testing::UnitTest::GetInstance()->listeners();
+  if (world_rank() != 0) {
+    delete listeners.Release(listeners.default_result_printer());
+    delete listeners.Release(listeners.default_xml_generator());
+  }
+  listeners.Append(new GatherFailures);  // owned by GoogleTest
+  const int result = RUN_ALL_TESTS();
+  bool failed = false;
+  for (const auto& text : gather_texts(result == 0 ? "" : "failed")) failed = failed || !text.empty();
+#ifdef ZEROSCHED_TEST_MPI
+  MPI_Finalize();
+#endif
+  return failed ? 1 : 0;
+}
+
+}  // namespace zerosched::testing
