@@ -37,8 +37,9 @@ def main(metrics_path, out_path):
     axes.plot(steps, losses, color="0.85", linewidth=0.8)
     mean_losses = centred_mean(losses, len(steps) // 100)
     axes.plot(steps, mean_losses, color="0.5", linewidth=1.2, label="training, at y")
-    axes.plot(eval_steps, at_y, color="tab:orange", marker="o", markersize=3.5, label="held out, at y")
     axes.plot(eval_steps, at_x, color="tab:blue", marker="o", markersize=3.5, label="held out, at x")
+    # Dashed and on top, because the two often lie on one another.
+    axes.plot(eval_steps, at_y, color="tab:orange", linestyle="--", label="held out, at y")
     if evaluations:
         axes.annotate(f"{at_x[-1]:.2f}", (eval_steps[-1], at_x[-1]), xytext=(0, -12),
                       textcoords="offset points", ha="right", color="tab:blue")

@@ -125,6 +125,8 @@ TrainResult train(
         seconds_between(step_start, step_end), {{"forward", seconds_between(step_start, forward_end)},
                                                 {"backward", seconds_between(forward_end, backward_end)},
                                                 {"step", timings.step},
+                                                {"collect_gradients", timings.collect_gradients},
+                                                {"norm", timings.norm},
                                                 {"wait_reduce_scatter", timings.wait_reduce_scatter},
                                                 {"update", timings.update},
                                                 {"wait_all_gather", timings.wait_all_gather}});

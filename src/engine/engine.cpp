@@ -131,6 +131,8 @@ void Engine::run_step(const GroupOptions& options) {
       const int64_t group = layout_.buckets[static_cast<size_t>(bucket)].group;
       update_bucket(bucket, prepared[static_cast<size_t>(group)].scalars);
     }
+    // Launching counts as waiting: a backend may move data right away.
+    const PhaseTimer timer(timings_.wait_all_gather);
     gathers.push_back(
         communicator_->all_gather(parameters_->buffer(bucket), {"parameters", bucket, reducer_->round()}));
   }

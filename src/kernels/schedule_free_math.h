@@ -2,6 +2,9 @@
 
 #include "kernels/update.h"
 
+#include <cstdint>
+#include <cstring>
+
 // The arithmetic of one element, for every device. The same source gives the same bits everywhere because
 // nothing is left to the compiler: fused multiply-adds are written out, division and square root are IEEE's,
 // and translation units that include this are built without contraction (-ffp-contract=off, -fmad=false).
@@ -19,26 +22,51 @@ ZEROSCHED_ELEMENT double fused_multiply_add(double a, double b, double c) { retu
 ZEROSCHED_ELEMENT float square_root(float a) { return __builtin_sqrtf(a); }
 ZEROSCHED_ELEMENT double square_root(double a) { return __builtin_sqrt(a); }
 
-/// lerp(a, b, w) as a + w (b - a) below w = 0.5 and b - (1 - w) (b - a) above, like at::lerp, from the nearer
+// Unsigned integers of the same size, for masks.
+template <typename Real>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = uint32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = uint64_t;
+};
+
+/// `a` where the mask's bits are 0, `b` where they are 1. Compilers vectorise this, but not a condition that is
+/// the same for every element.
+template <typename Real, typename Bits = typename BitsOf<Real>::type>
+ZEROSCHED_ELEMENT Real select(Bits mask, Real a, Real b) {
+  Bits a_bits, b_bits;
+  std::memcpy(&a_bits, &a, sizeof(a));
+  std::memcpy(&b_bits, &b, sizeof(b));
+  const Bits chosen_bits = (a_bits & ~mask) | (b_bits & mask);
+  Real chosen;
+  std::memcpy(&chosen, &chosen_bits, sizeof(chosen));
+  return chosen;
+}
+
+/// lerp(a, b, w) as a + w (b - a) below w = 0.5 and b - (1 - w) (b - a) above, like at::lerp: from the nearer
 /// end. Exact to the bit, signed zeros included, at w = 0, at w = 1 and where a = b.
 template <typename Real>
 struct Interpolation {
-  bool from_b;
-  bool at_end;
-  Real minus_weight_of_other;
+  using Bits = typename BitsOf<Real>::type;
+  Bits near_is_b;
+  Bits far_is_b;  // at w = 0 and w = 1 the near end stands in for the far one, which then has no influence
+  Real minus_weight_of_far;
 
   explicit Interpolation(double weight_of_b)
-      : from_b(!(weight_of_b < 0.5)),
-        at_end(weight_of_b == 0 || weight_of_b == 1),
-        minus_weight_of_other(static_cast<Real>(weight_of_b < 0.5 ? -weight_of_b : -(1 - weight_of_b))) {}
+      : near_is_b(weight_of_b < 0.5 ? Bits(0) : ~Bits(0)),
+        far_is_b(weight_of_b == 0 || weight_of_b == 1 ? near_is_b : ~near_is_b),
+        minus_weight_of_far(static_cast<Real>(weight_of_b < 0.5 ? -weight_of_b : -(1 - weight_of_b))) {}
 };
 
 template <typename Real>
 ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Interpolation<Real>& how) {
-  const Real near = how.from_b ? b : a;
-  const Real other = how.from_b ? a : b;
-  const Real between = fused_multiply_add(how.minus_weight_of_other, near - other, near);
-  return how.at_end ? near : between;
+  const Real near = select(how.near_is_b, a, b);
+  const Real far = select(how.far_is_b, a, b);
+  return fused_multiply_add(how.minus_weight_of_far, near - far, near);
 }
 
 /// ScheduleFreeScalars in the type that elements are computed in.

@@ -68,7 +68,8 @@ TEST_P(Mismatched, CollectivesAreQuotedOnEveryRank) {
     (communicator->rank() == 0 ? GetParam().of_rank_0 : GetParam().of_others)(*communicator);
   }));
   EXPECT_CONTAINS(error, std::string("rank 0 is in ") + GetParam().expected_0);
-  EXPECT_CONTAINS(error, std::string("rank 1 in ") + GetParam().expected_1);
+  // Of the others the one is quoted that came first.
+  EXPECT_CONTAINS(error, std::string(" in ") + GetParam().expected_1);
   EXPECT_CONTAINS(error, "same collectives in the same order");
   EXPECT_LT(seconds_since(start), 5);
   EXPECT_EQ(error_of([&] { communicator->barrier(); }), error);
@@ -98,7 +99,8 @@ std::vector<Mismatch> mismatches() {
        "reduce_scatter #1 'gradients' (bucket 2, step 5)", "reduce_scatter #1 'gradients' (bucket 3, step 5)"},
       {"SmallSizes", reduce(10, {"norm"}), reduce(20, {"norm"}), "all_reduce #1 'norm' of 40 bytes of Float",
        "all_reduce #1 'norm' of 80 bytes of Float"},
-      {"LargeSizes", gather(100000, {"p"}), gather(200000, {"p"}), "all_gather #1 'p' of ", "all_gather #1 'p' of "},
+      {"LargeSizes", gather(100000, {"p"}), gather(200000, {"p"}), "all_gather #1 'p' of ",
+       "all_gather #1 'p' of "},
       {"ReduceScatterSizes", scatter(100000, {"g"}), scatter(200000, {"g"}), "reduce_scatter #1 'g' of ",
        "reduce_scatter #1 'g' of "},
       {"Reductions", reduce(1, {"norm"}), reduce(1, {"norm"}, ReduceOp::max),

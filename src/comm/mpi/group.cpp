@@ -95,6 +95,7 @@ Group::Polled Group::poll() {
 bool Group::poll_operations(Clock::time_point now) {
   bool moved = false;
   receive_turn_ = true;
+  older_has_not_started_ = false;
   for (auto it = active_.begin(); it != active_.end();) {
     auto& operation = **it;
     moved = operation.poll() || moved;

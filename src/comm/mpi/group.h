@@ -62,6 +62,10 @@ class Group : public std::enable_shared_from_this<Group> {
   /// Frees the MPI communicator. A group that failed never does: its requests are still pending in MPI.
   void free();
 
+  // Driver: whether an older operation than the one that is being polled has not started its data.
+  bool older_has_not_started() const { return older_has_not_started_; }
+  void set_older_has_not_started() { older_has_not_started_ = true; }
+
   // Driver: for ReduceScatter.
   const ReduceTree& reduce_tree() const { return reduce_tree_; }
   char* take_buffer();
@@ -99,6 +103,7 @@ class Group : public std::enable_shared_from_this<Group> {
   std::vector<std::unique_ptr<char[]>> buffers_;
   std::vector<char*> free_buffers_;
   bool receive_turn_ = true;
+  bool older_has_not_started_ = false;
 };
 
 }  // namespace zerosched::detail

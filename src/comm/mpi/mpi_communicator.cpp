@@ -1,6 +1,7 @@
 #include <zerosched/mpi_communicator.h>
 
 #include "comm/host_memory.h"
+#include "comm/mpi/all_gather.h"
 #include "comm/mpi/backoff.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/mpi_backend.h"

@@ -60,7 +60,11 @@ void Operation::start() {
 
 bool Operation::poll() {
   bool moved = poll_headers();
-  if (!data_started_ && headers_agree()) moved = guarded_data(true) || moved;
+  if (!data_started_) {
+    // MPI wants its collectives started in one order on all ranks, whose headers may arrive in another.
+    if (headers_agree() && !group_->older_has_not_started()) moved = guarded_data(true) || moved;
+    if (!data_started_) group_->set_older_has_not_started();
+  }
   if (data_started_ && !data_done_) moved = guarded_data(false) || moved;
   if (data_done_ && headers_agree() && headers_sent()) {
     tensors_.clear();

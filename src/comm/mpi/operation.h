@@ -23,7 +23,7 @@ using Clock = std::chrono::steady_clock;
 /// Headers go round as in a dissemination barrier: in round k to the rank 2^k further, after the header of
 /// the rank 2^k before has proved equal. A rank through with all ceil(log2(N)) rounds knows that all ranks
 /// are in this same collective. MPI's own collectives start only then: on ranks in different ones they would
-/// mix up their messages, and Open MPI reports that to the error handler of MPI_COMM_WORLD, which ends the
+/// mix up their messages, which Open MPI reports to the error handler of MPI_COMM_WORLD, and that ends the
 /// job without naming either.
 class Operation : public Work {
  public:

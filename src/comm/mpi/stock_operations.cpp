@@ -3,6 +3,7 @@
 #include "comm/mpi/check.h"
 #include "comm/mpi/group.h"
 #include "comm/mpi/reduce_tree.h"
+#include "comm/mpi/types.h"
 
 #include <algorithm>
 
@@ -16,23 +17,6 @@ bool StockOperation::poll_data() {
   finish();
   set_data_done();
   return true;
-}
-
-void AllGather::start_data() {
-  const auto slice_bytes = static_cast<int64_t>(tensor(0).nbytes()) / group().size();
-  if (slice_bytes == 0) return;
-  slice_.emplace(slice_bytes, group().options().max_count);
-  requests_.push_back(MPI_REQUEST_NULL);
-  ZEROSCHED_MPI_CALL(
-      MPI_Iallgather,
-      MPI_IN_PLACE,
-      0,
-      MPI_DATATYPE_NULL,
-      tensor(0).data_ptr(),
-      slice_->count(),
-      slice_->type(),
-      group().comm(),
-      &requests_.back());
 }
 
 void Broadcast::start_data() {

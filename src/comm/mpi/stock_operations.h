@@ -1,9 +1,8 @@
 #pragma once
 
 #include "comm/mpi/operation.h"
-#include "comm/mpi/types.h"
 
-#include <optional>
+#include <vector>
 
 namespace zerosched::detail {
 
@@ -18,15 +17,6 @@ class StockOperation : public Operation {
   /// Called once all requests are complete.
   virtual void finish() {}
   std::vector<MPI_Request> requests_;
-};
-
-class AllGather final : public StockOperation {
- public:
-  using StockOperation::StockOperation;
-
- private:
-  void start_data() override;
-  std::optional<ByteSpan> slice_;
 };
 
 class Broadcast final : public StockOperation {

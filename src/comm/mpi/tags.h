@@ -11,6 +11,6 @@ inline constexpr int kControlTag = 1;
 // Collectives in flight use consecutive tags, so that neither their headers nor the chunks of their data mix.
 inline constexpr int kTagsInTurn = 1024;
 inline int header_tag(int64_t sequence) { return 1024 + static_cast<int>(sequence % kTagsInTurn); }
-inline int reduce_scatter_tag(int64_t sequence) { return 2048 + static_cast<int>(sequence % kTagsInTurn); }
+inline int data_tag(int64_t sequence) { return 2048 + static_cast<int>(sequence % kTagsInTurn); }
 
 }  // namespace zerosched::detail

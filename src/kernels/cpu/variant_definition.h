@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 namespace zerosched::kernels {
@@ -42,17 +42,26 @@ ZEROSCHED_ELEMENT void store(BFloat16& out, float value) {
 }
 
 // What y is collected in before it is streamed: a part of the first-level cache.
-constexpr int64_t kBlockBytes = 4096;
+constexpr int64_t kBlockBytes = KB;
 
 // Writes past the caches what will not be read again soon, sparing the read of the lines before.
 void stream_out(void* out, const void* block, int64_t bytes) {
-#if defined(__SSE2__)
-  if (reinterpret_cast<uintptr_t>(out) % 16 == 0) {
-    auto* to = static_cast<__m128i*>(out);
-    const auto* from = static_cast<const __m128i*>(block);
-    const int64_t vectors = bytes / 16;
-    for (int64_t i = 0; i < vectors; ++i) _mm_stream_si128(to + i, _mm_load_si128(from + i));
-    std::memcpy(to + vectors, from + vectors, static_cast<size_t>(bytes % 16));
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(out) % 64 == 0) {
+    auto* to = static_cast<__m512i*>(out);
+    const auto* from = static_cast<const __m512i*>(block);
+    const int64_t vectors = bytes / 64;
+    for (int64_t i = 0; i < vectors; ++i) _mm512_stream_si512(to + i, _mm512_load_si512(from + i));
+    std::memcpy(to + vectors, from + vectors, static_cast<size_t>(bytes % 64));
+    return;
+  }
+#elif defined(__AVX__)
+  if (reinterpret_cast<uintptr_t>(out) % 32 == 0) {
+    auto* to = static_cast<__m256i*>(out);
+    const auto* from = static_cast<const __m256i*>(block);
+    const int64_t vectors = bytes / 32;
+    for (int64_t i = 0; i < vectors; ++i) _mm256_stream_si256(to + i, _mm256_load_si256(from + i));
+    std::memcpy(to + vectors, from + vectors, static_cast<size_t>(bytes % 32));
     return;
   }
 #endif
@@ -66,10 +75,27 @@ void finish_streaming() {
 #endif
 }
 
+#ifndef PD
+#define PD 1024
+#endif
+// Elements between two rounds of prefetching.
+#ifndef CH
+#define CH 64
+#endif
+constexpr int64_t kChunkNumel = CH;
+// How far ahead to fetch, in elements: hardware prefetching stops at every page.
+constexpr int64_t kAheadNumel = PD;
+
+template <typename T>
+ZEROSCHED_ELEMENT void prefetch(const T* from) {
+  constexpr int64_t kLineNumel = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < kChunkNumel; i += kLineNumel) __builtin_prefetch(from + kAheadNumel + i);
+}
+
 template <bool kDecays, typename Param, typename Grad, typename Real>
-void update_elements(
+ZEROSCHED_ELEMENT void update_elements(
     Param* __restrict y, const Grad* __restrict g, Real* __restrict z, Real* __restrict x, Real* __restrict v,
-    int64_t numel, const AdamWScheduleFreeCoefficients<Real> s) {
+    int64_t numel, const AdamWScheduleFreeCoefficients<Real>& s) {
   for (int64_t i = 0; i < numel; ++i) {
     Real z_i = z[i];
     Real x_i = x[i];
@@ -83,6 +109,21 @@ void update_elements(
 }
 
 template <bool kDecays, typename Param, typename Grad, typename Real>
+void update_chunks(
+    Param* __restrict y, const Grad* __restrict g, Real* __restrict z, Real* __restrict x, Real* __restrict v,
+    int64_t numel, const AdamWScheduleFreeCoefficients<Real> s) {
+  int64_t i = 0;
+  for (; i + kChunkNumel <= numel; i += kChunkNumel) {
+    if (PD) {prefetch(g + i);
+    prefetch(z + i);
+    prefetch(x + i);
+    prefetch(v + i);}
+    update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, kChunkNumel, s);
+  }
+  update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, numel - i, s);
+}
+
+template <bool kDecays, typename Param, typename Grad, typename Real>
 void update_range(const AdamWScheduleFreeRange& r, const ScheduleFreeScalars& scalars, bool stream) {
   const AdamWScheduleFreeCoefficients<Real> s(scalars);
   auto* y = static_cast<Param*>(r.y);
@@ -91,14 +132,14 @@ void update_range(const AdamWScheduleFreeRange& r, const ScheduleFreeScalars& sc
   auto* x = static_cast<Real*>(r.x);
   auto* v = static_cast<Real*>(r.v);
   if (!stream) {
-    update_elements<kDecays>(y, g, z, x, v, r.numel, s);
+    update_chunks<kDecays>(y, g, z, x, v, r.numel, s);
     return;
   }
   constexpr int64_t kBlockNumel = kBlockBytes / static_cast<int64_t>(sizeof(Param));
   alignas(64) Param block[kBlockNumel];
   for (int64_t i = 0; i < r.numel; i += kBlockNumel) {
     const int64_t numel = r.numel - i < kBlockNumel ? r.numel - i : kBlockNumel;
-    update_elements<kDecays>(block, g + i, z + i, x + i, v + i, numel, s);
+    update_chunks<kDecays>(block, g + i, z + i, x + i, v + i, numel, s);
     stream_out(y + i, block, numel * static_cast<int64_t>(sizeof(Param)));
   }
   finish_streaming();

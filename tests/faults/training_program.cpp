@@ -1,0 +1,105 @@
+// One rank of the jobs that training_test.py starts: trains, until the fault named by the first argument.
+#include <zerosched/adamw_schedulefree.h>
+#include <zerosched/session.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace {
+
+constexpr int64_t kSteps = 6;
+constexpr int64_t kFaultyStep = 3;
+
+using zerosched::AdamWScheduleFree;
+using zerosched::NamedParameters;
+using zerosched::ParameterGroup;
+using zerosched::Session;
+
+struct Job {
+  std::string fault;
+  Session& session;
+  NamedParameters parameters;
+  AdamWScheduleFree optimizer;
+
+  bool faulty(const char* name, int64_t step) const {
+    return fault == name && step == kFaultyStep && session.rank() == 1;
+  }
+};
+
+at::Tensor forward(Job& job, int64_t step) {
+  at::Tensor loss = at::zeros({});
+  for (const auto& named : job.parameters) {
+    loss = loss + (named.second * static_cast<double>(step + job.session.rank())).sum();
+    if (job.faulty("throw_in_forward", step)) throw std::runtime_error("the forward pass failed");
+  }
+  return loss;
+}
+
+void train_step(Job& job, int64_t step) {
+  job.optimizer.zero_grad();
+  const at::Tensor loss = forward(job, step);
+  // Fires in the middle of backward, when the buckets of later parameters are on their way.
+  if (job.session.rank() == 1 && step == kFaultyStep) {
+    job.parameters[2].second.register_hook([&job, step](const at::Tensor&) {
+      if (job.faulty("throw_in_hook", step)) throw std::runtime_error("the user's hook failed");
+      if (job.faulty("stop_in_backward", step)) std::raise(SIGSTOP);
+      if (job.faulty("kill_in_backward", step)) std::raise(SIGKILL);
+      if (job.faulty("exit_in_backward", step)) std::_Exit(0);
+    });
+  }
+  loss.backward();
+  if (job.faulty("throw_before_step", step)) throw std::runtime_error("the metrics disk is full");
+  if (job.faulty("stop_before_step", step)) std::raise(SIGSTOP);
+  if (job.faulty("kill_before_step", step)) std::raise(SIGKILL);
+  if (job.faulty("second_backward", step)) forward(job, step).backward();
+  if (job.faulty("edited_parameter", step)) {
+    const at::NoGradGuard no_grad;
+    at::Tensor(job.parameters[1].second).mul_(0.5);
+  }
+  if (job.faulty("zero_grad", step)) {
+    job.optimizer.zero_grad();
+    return;
+  }
+  job.optimizer.step();
+  if (job.faulty("throw_in_evaluation", step)) {
+    const auto evaluation = job.optimizer.eval_scope();
+    throw std::runtime_error("the evaluation failed");
+  }
+}
+
+int run(int argc, char** argv) {
+  const std::string fault = argc > 1 ? argv[1] : "none";
+  const double timeout = argc > 2 ? std::atof(argv[2]) : 60;
+  Session session(argc, argv, zerosched::SessionOptions().timeout(timeout));
+  const bool odd_one = session.rank() == 1;
+  NamedParameters parameters;
+  for (int i = 0; i < 5; ++i) {
+    const int64_t numel = fault == "different_model" && odd_one && i == 3 ? 99 : 100;
+    parameters.emplace_back("layer" + std::to_string(i), at::ones({numel}).requires_grad_());
+  }
+  Job job{fault, session, parameters,
+          AdamWScheduleFree({ParameterGroup(parameters)}, session.communicator(), {},
+                            zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1))};
+  for (int64_t step = 0; step < kSteps; ++step) train_step(job, step);
+  if (session.rank() == 0) std::printf("trained %d ranks\n", session.world_size());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // With "caught" as third argument, as in programs that report errors themselves.
+  if (argc <= 3 || std::string(argv[3]) != "caught") return run(argc, argv);
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "caught: %s\n", error.what());
+    return 3;
+  }
+}
