@@ -9,10 +9,10 @@
 // nothing is left to the compiler: fused multiply-adds are written out, division and square root are IEEE's,
 // and translation units that include this are built without contraction (-ffp-contract=off, -fmad=false).
 #ifdef __CUDACC__
-#define ZEROSCHED_ELEMENT __device__ __forceinline__
+#define ZEROSCHED_ELEMENT __host__ __device__ __forceinline__
 #else
 // always_inline also keeps copies compiled for one instruction set from being merged with another's.
-#define ZEROSCHED_ELEMENT static inline __attribute__((always_inline))
+#define ZEROSCHED_ELEMENT inline __attribute__((always_inline))
 #endif
 
 namespace zerosched::kernels {
@@ -56,7 +56,7 @@ struct Interpolation {
   Bits far_is_b;  // at w = 0 and w = 1 the near end stands in for the far one, which then has no influence
   Real minus_weight_of_far;
 
-  explicit Interpolation(double weight_of_b)
+  ZEROSCHED_ELEMENT explicit Interpolation(double weight_of_b)
       : near_is_b(weight_of_b < 0.5 ? Bits(0) : ~Bits(0)),
         far_is_b(weight_of_b == 0 || weight_of_b == 1 ? near_is_b : ~near_is_b),
         minus_weight_of_far(static_cast<Real>(weight_of_b < 0.5 ? -weight_of_b : -(1 - weight_of_b))) {}
@@ -75,7 +75,7 @@ struct AdamWScheduleFreeCoefficients {
   Real grad_scale, beta2, one_minus_beta2, inverse_bias_correction2, eps, weight_decay, minus_lr;
   Interpolation<Real> y_before, average, y_after;
 
-  explicit AdamWScheduleFreeCoefficients(const ScheduleFreeScalars& s)
+  ZEROSCHED_ELEMENT explicit AdamWScheduleFreeCoefficients(const ScheduleFreeScalars& s)
       : grad_scale(static_cast<Real>(s.grad_scale)),
         beta2(static_cast<Real>(s.beta2)),
         one_minus_beta2(static_cast<Real>(1 - s.beta2)),

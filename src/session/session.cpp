@@ -86,15 +86,16 @@ class Session::Impl {
     const std::string failure = job_->failure();
     const int rank = current_rank;
     const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
-    if (!failure.empty()) {
-      detail::report_end(rank, failure);
-      end(failure);
-    } else if (unwinding && communicator_->size() > 1) {
-      const std::string text = "an exception left the scope of its Session";
+    if (unwinding && communicator_->size() > 1) {
+      // Whoever catches the exception still reports it: the job's failure may only say that there was one.
+      const std::string text = failure.empty() ? "an exception left the scope of its Session" : failure;
       detail::report_end(rank, text);
-      job_->end_soon(note_of({}, text), kFailureExitCode);
+      job_->end_soon(note_of(failure, text), kFailureExitCode);
       // The job is still needed by what ends it.
       static_cast<void>(job_.release());
+    } else if (!failure.empty()) {
+      detail::report_end(rank, failure);
+      end(failure);
     } else {
       communicator_.reset();
       try {

@@ -27,6 +27,12 @@ std::shared_ptr<Communicator> make(double timeout_seconds) {
   return detail::make_mpi_communicator(MPI_COMM_WORLD, options);
 }
 
+// One collective; and no rank gives up before it has ended on all.
+void start_together(Communicator& communicator, const CollectiveLabel& label = {}) {
+  communicator.barrier(label)->wait();
+  testing::world_barrier();
+}
+
 std::string error_of(const std::function<void()>& call) {
   try {
     call();
@@ -62,7 +68,7 @@ class Mismatched : public ::testing::TestWithParam<Mismatch> {};
 
 TEST_P(Mismatched, CollectivesAreQuotedOnEveryRank) {
   const auto communicator = make(15);
-  communicator->barrier({"start"})->wait();
+  start_together(*communicator, {"start"});
   const auto start = steady_clock::now();
   const auto error = common(error_of([&] {
     (communicator->rank() == 0 ? GetParam().of_rank_0 : GetParam().of_others)(*communicator);
@@ -118,7 +124,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(Timeout, NamesTheRankThatDoesNotCome) {
   const auto communicator = make(1);
-  communicator->barrier({"start"})->wait();
+  start_together(*communicator, {"start"});
   const int absent = communicator->size() - 1;
   const auto start = steady_clock::now();
   std::string error;
@@ -169,7 +175,7 @@ TEST(Timeout, IsSeenByARankThatOnlyPolls) {
 
 TEST(Abort, ReachesRanksThatWait) {
   const auto communicator = make(20);
-  communicator->barrier()->wait();
+  start_together(*communicator);
   const auto start = steady_clock::now();
   std::string error;
   if (communicator->rank() == 1) {
@@ -186,7 +192,7 @@ TEST(Abort, ReachesRanksThatWait) {
 
 TEST(Abort, ReachesRanksThatCompute) {
   const auto communicator = make(20);
-  communicator->barrier()->wait();
+  start_together(*communicator);
   if (communicator->rank() == 0) communicator->abort("rank 0: out of memory");
   // A rank that sits in its own work hears of it between two calls.
   const auto start = steady_clock::now();
@@ -199,7 +205,7 @@ TEST(Abort, ReachesRanksThatCompute) {
 
 TEST(Abort, LongMessagesArriveAsTheyAre) {
   const auto communicator = make(20);
-  communicator->barrier()->wait();
+  start_together(*communicator);
   if (communicator->rank() == 0) communicator->abort(std::string(100000, 'm'));
   const auto start = steady_clock::now();
   while (communicator->failure().empty() && seconds_since(start) < 10) {
@@ -226,7 +232,7 @@ TEST(Abort, DoesNotTouchOtherCommunicators) {
 
 TEST(Abort, KeepsTheBuffersOfUnfinishedCollectives) {
   const auto communicator = make(20);
-  communicator->barrier()->wait();
+  start_together(*communicator);
   if (communicator->rank() == 0) {
     // Nobody else joins these.
     const auto flat = at::full({communicator->size() * 500000}, 1.0);
@@ -243,7 +249,7 @@ TEST(Abort, KeepsTheBuffersOfUnfinishedCollectives) {
 
 TEST(Duplicate, FailsWithTheNoteOfARankThatDoesNotCome) {
   const auto communicator = make(20);
-  communicator->barrier()->wait();
+  start_together(*communicator);
   std::string error;
   if (communicator->rank() == 0) {
     communicator->abort("rank 0: wrong options");

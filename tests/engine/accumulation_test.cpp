@@ -83,6 +83,25 @@ TEST(Accumulation, BFloat16AccumulatesInFloat32) {
   }
 }
 
+// Alone nothing is sent, but the sum is rounded as if it were.
+TEST(Accumulation, BFloat16SumsHaveTheSameBitsOnEveryPowerOfTwo) {
+  const int size = world()->size();
+  if ((size & (size - 1)) != 0) return;  // sums of three equal terms round
+  const auto state_over = [](const std::shared_ptr<Communicator>& communicator) {
+    const NamedParameters parameters = make_parameters({{70}, {3}}, at::kBFloat16);
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, communicator);
+    {
+      const auto hold = optimizer.no_sync();
+      backward(parameters, random_gradients(parameters, 0, 0));
+      backward(parameters, random_gradients(parameters, 1, 0));
+    }
+    backward(parameters, random_gradients(parameters, 2, 0));
+    optimizer.step();
+    return full_state(optimizer);
+  };
+  expect_same_bits(state_over(world()), state_over(self_communicator()));
+}
+
 TEST(Accumulation, ZeroGradForgetsWhatWasAccumulated) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const NamedParameters parameters = make_parameters({{10}, {20}}, dtype);

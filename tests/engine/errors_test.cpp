@@ -1,5 +1,6 @@
 // What users do wrong, and what every rank tells them. Ranks that fail alone are in tests/faults.
 #include "engine/toy.h"
+#include "support/gather.h"
 #include "support/world.h"
 
 #include <limits>
@@ -14,8 +15,10 @@ class Errors : public ::testing::Test {
   const NamedParameters parameters = make_parameters({{40}, {41}, {42}});
 
   std::unique_ptr<AdamWScheduleFree> make(const ShardingOptions& sharding = buckets_of(1)) {
-    return std::make_unique<AdamWScheduleFree>(
+    auto optimizer = std::make_unique<AdamWScheduleFree>(
         std::vector<ParameterGroup>{ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+    world_barrier();  // or a quick rank's error would reach slow ones in their constructor
+    return optimizer;
   }
   void run_backward(int64_t step = 0) { backward(parameters, random_gradients(parameters, step, rank)); }
 };
@@ -156,6 +159,17 @@ TEST_F(Errors, LibTorchsZeroGradWithBucketsInFlight) {
       expect_error([&] { optimizer->step(); }, {"arrived twice", "zero_grad()"});
     }
   }
+}
+
+// In the middle of a step, with peers already waiting in collectives.
+TEST_F(Errors, LibTorchsZeroGradOnOneRankAlone) {
+  if (size == 1) return;
+  const auto optimizer = make(buckets_of(1).bucket_buffers(1));
+  Gradients gradients = random_gradients(parameters, 0, rank);
+  if (rank == 0) gradients.erase("p2");
+  backward(parameters, gradients);
+  if (rank == 0) static_cast<torch::optim::Optimizer&>(*optimizer).zero_grad();
+  expect_error([&] { optimizer->step(); }, {"rank 0: the gradient of parameter 'p1' is gone from .grad"});
 }
 
 TEST_F(Errors, UnfrozenLater) {

@@ -3,6 +3,8 @@
 #include "support/world.h"
 
 #include <torch/csrc/autograd/functions/basic_ops.h>
+#include <torch/optim/schedulers/step_lr.h>
+#include <torch/optim/sgd.h>
 
 namespace zerosched::testing {
 namespace {
@@ -207,6 +209,28 @@ TEST(Gradients, GroupsHaveOptionsOfTheirOwn) {
     expect_close({{which, {{"p0", tensors.at("p0")}, {"p2", tensors.at("p2")}}}}, expected_first);
     expect_close({{which, {{"p1", tensors.at("p1")}, {"p3", tensors.at("p3")}}}}, expected_second);
   }
+}
+
+TEST(Gradients, ASchedulerOfLibTorchChangesLr) {
+  const NamedParameters parameters = make_parameters({{10}, {20}});
+  Reference::Options expected_options;
+  expected_options.lr = 0.01;
+  Reference reference(parameters, expected_options);
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(0.01));
+  torch::optim::StepLR scheduler(optimizer, /*step_size=*/2, /*gamma=*/0.5);
+  // Halves at its third, fifth, ... step: what a plain optimizer gets is what ours must get.
+  torch::optim::SGD plain(std::vector<at::Tensor>{at::zeros({1}).requires_grad_()}, 0.01);
+  torch::optim::StepLR expected(plain, /*step_size=*/2, /*gamma=*/0.5);
+  for (int64_t step = 0; step < 6; ++step) {
+    backward(parameters, random_gradients(parameters, step, 0));
+    optimizer.step();
+    reference.lr(plain.param_groups()[0].options().get_lr());
+    reference.step(random_gradients(parameters, step, 0));
+    scheduler.step();
+    expected.step();
+  }
+  EXPECT_LT(plain.param_groups()[0].options().get_lr(), 0.005);
+  expect_close(full_state(optimizer), reference);
 }
 
 TEST(Gradients, AClosureRunsWithGradientsAndReturnsItsLoss) {

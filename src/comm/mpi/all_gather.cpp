@@ -13,7 +13,7 @@ void AllGather::start_data() {
   if (slice_bytes == 0) return;
   slice_.emplace(slice_bytes, group().options().max_count);
   auto* data = static_cast<char*>(tensor(0).data_ptr());
-  const int tag = data_tag(header().sequence);
+  const int tag = all_gather_tag(header().sequence);
   requests_.assign(2 * static_cast<size_t>(ranks - 1), MPI_REQUEST_NULL);
   auto* request = requests_.data();
   for (int distance = 1; distance < ranks; ++distance) {

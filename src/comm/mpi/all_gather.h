@@ -9,13 +9,13 @@
 namespace zerosched::detail {
 
 /// All-gather by direct exchange: every rank sends its slice to every other, as Open MPI's non-blocking one
-/// does, but under a tag of its own, so that it need not wait until all ranks are known to be in it.
+/// does, with slices of any size. It goes straight into the tensor, so it must be known that all ranks send slices
+/// of one size: Open MPI 4.1 writes a message that is fetched from its sender (CMA) beyond a receive too short for it.
 class AllGather final : public Operation {
  public:
   using Operation::Operation;
 
  private:
-  bool starts_at_once() const override { return true; }
   void start_data() override;
   bool poll_data() override;
 

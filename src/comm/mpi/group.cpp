@@ -106,6 +106,11 @@ bool Group::poll_operations(Clock::time_point now) {
     look_into(operation, now);
     ++it;
   }
+  if (!history_.empty()) {
+    first_active_.store(
+        active_.empty() ? history_.back().sequence + 1 : active_.front()->header().sequence,
+        std::memory_order_release);
+  }
   return moved;
 }
 

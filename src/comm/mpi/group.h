@@ -9,6 +9,7 @@
 
 #include <mpi.h>
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -43,6 +44,9 @@ class Group : public std::enable_shared_from_this<Group> {
   void fail(const std::string& message);
   /// Gives up without telling: the message came from another rank, or MPI is gone.
   void fail_quietly(const std::string& message) { failure_->set(message); }
+
+  /// Whether collective `sequence` and all before it have ended.
+  bool ended_up_to(int64_t sequence) const { return sequence < first_active_.load(std::memory_order_acquire); }
 
   // Driver.
   struct Polled {
@@ -92,7 +96,8 @@ class Group : public std::enable_shared_from_this<Group> {
   std::deque<std::shared_ptr<Operation>> queue_;
   int64_t next_sequence_ = 0;  // under queue_mutex_
 
-  std::deque<std::shared_ptr<Operation>> active_;
+  std::deque<std::shared_ptr<Operation>> active_;  // in the order of their numbers
+  std::atomic<int64_t> first_active_{0};           // number of the oldest collective that has not ended
   std::deque<Header> history_;  // of the newest collectives, oldest first
   ControlChannel control_;
   Investigation investigation_;

@@ -80,7 +80,7 @@ bool ReduceScatter::poll_data() {
 
 void ReduceScatter::post_sends() {
   const int ranks = group().size();
-  const int tag = data_tag(header().sequence);
+  const int tag = reduce_scatter_tag(header().sequence);
   for (int distance = 1; distance < ranks; ++distance) {
     // The receiver takes its next higher rank first, so that not all ranks ask the same one.
     const int peer = (group().rank() - distance + ranks) % ranks;
@@ -108,7 +108,7 @@ void ReduceScatter::post_receives() {
   if (receives_posted_ == total) return;
   // The oldest reduce-scatter gets all receive buffers first; this bounds them, and finishes it soonest.
   if (!group().take_receive_turn()) return;
-  const int tag = data_tag(header().sequence);
+  const int tag = reduce_scatter_tag(header().sequence);
   for (int slot = 0; slot < window_ && receives_posted_ < total; ++slot) {
     auto& request = requests_[static_cast<size_t>(slot)];
     if (request != MPI_REQUEST_NULL) continue;
@@ -117,10 +117,12 @@ void ReduceScatter::post_receives() {
     const auto distance = static_cast<int>(receives_posted_ % peers) + 1;
     receive.peer = (group().rank() + distance) % group().size();
     receive.buffer = group().take_buffer();
+    // For the whole buffer: a rank that is by mistake in a larger reduce-scatter may send more than this chunk,
+    // and Open MPI 4.1 writes a message that is fetched from its sender (CMA) beyond a receive that is too short.
     ZEROSCHED_MPI_CALL(
         MPI_Irecv,
         receive.buffer,
-        static_cast<int>(chunk_elements(receive.chunk) * element_bytes_),
+        static_cast<int>(group().options().chunk_bytes),
         MPI_BYTE,
         receive.peer,
         tag,

@@ -31,7 +31,7 @@ class ReduceScatter final : public Operation {
     char* buffer = nullptr;
   };
 
-  // Its messages have tags of their own, so that they cannot mix with those of another collective.
+  // Its messages have tags of their own and receives take any chunk, so ranks in another collective do no harm.
   bool starts_at_once() const override { return true; }
   void start_data() override;
   bool poll_data() override;

@@ -8,9 +8,11 @@ namespace zerosched::detail {
 // 32767.
 inline constexpr int kControlTag = 1;
 
-// Collectives in flight use consecutive tags, so that neither their headers nor the chunks of their data mix.
+// Collectives in flight use consecutive tags, so that neither their headers nor the chunks of their data mix; each
+// kind has its own, so that ranks in different collectives by mistake do not take each other's data.
 inline constexpr int kTagsInTurn = 1024;
 inline int header_tag(int64_t sequence) { return 1024 + static_cast<int>(sequence % kTagsInTurn); }
-inline int data_tag(int64_t sequence) { return 2048 + static_cast<int>(sequence % kTagsInTurn); }
+inline int reduce_scatter_tag(int64_t sequence) { return 2048 + static_cast<int>(sequence % kTagsInTurn); }
+inline int all_gather_tag(int64_t sequence) { return 3072 + static_cast<int>(sequence % kTagsInTurn); }
 
 }  // namespace zerosched::detail

@@ -12,8 +12,8 @@
 namespace zerosched::kernels {
 namespace {
 
-// Below this y may still be in a cache when it is sent; above, writing past the caches is faster.
-constexpr int64_t kStreamBytes = int64_t{4} << 20;
+// Bytes of y from which a range counts as out of cache: with z, x, v and g it is 5 MiB or more.
+constexpr int64_t kOutOfCacheBytes = int64_t{1} << 20;
 // Elements are handed to threads in blocks of this many, so that threads do not share cache lines or pages.
 constexpr int64_t kBlockNumel = 2048;
 // Blocks that are worth waking another thread for.
@@ -74,13 +74,13 @@ void adamw_schedule_free(const AdamWScheduleFreeRange& range, const ScheduleFree
               "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
               c10::toString(range.grad_dtype), " gradients.");
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
-  const bool stream = param_bytes >= kStreamBytes;
+  const bool out_of_cache = param_bytes >= kOutOfCacheBytes;
   for_each_range(range.numel, [&](int64_t begin, int64_t numel) {
     active().adamw_schedule_free(
         {range.param_dtype, range.grad_dtype, at(range.y, begin, range.param_dtype),
          at(range.g, begin, range.grad_dtype), at(range.z, begin, state), at(range.x, begin, state),
          at(range.v, begin, state), numel},
-        scalars, stream);
+        scalars, out_of_cache);
   });
 }
 

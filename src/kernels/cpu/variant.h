@@ -12,9 +12,10 @@ namespace zerosched::kernels {
 /// The kernels compiled for one instruction set, on one thread. All variants give the same bits.
 struct Variant {
   const char* name;
-  /// `stream` writes y past the caches: for ranges that would not stay in them anyway.
+  /// `out_of_cache` asks for memory ahead of use and writes y past the caches: faster where the range would not
+  /// stay in them, slower where it would.
   void (*adamw_schedule_free)(
-      const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool stream);
+      const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache);
   void (*interpolate)(
       c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel);
   double (*sum_of_squares)(c10::ScalarType dtype, const void* data, int64_t numel);

@@ -41,55 +41,56 @@ ZEROSCHED_ELEMENT void store(BFloat16& out, float value) {
   out.bits = static_cast<uint16_t>((bits & 0x7fffffffU) > 0x7f800000U ? 0x7fc0U : rounded);
 }
 
-// What y is collected in before it is streamed: a part of the first-level cache.
-constexpr int64_t kBlockBytes = KB;
+// What is prefetched, computed and streamed at a time.
+constexpr int64_t kChunkNumel = 64;
+// How far ahead of use memory is asked for: hardware prefetching stops at the end of every page.
+constexpr int64_t kAheadBytes = 2048;
 
-// Writes past the caches what will not be read again soon, sparing the read of the lines before.
-void stream_out(void* out, const void* block, int64_t bytes) {
-#if defined(__AVX512F__)
-  if (reinterpret_cast<uintptr_t>(out) % 64 == 0) {
-    auto* to = static_cast<__m512i*>(out);
-    const auto* from = static_cast<const __m512i*>(block);
-    const int64_t vectors = bytes / 64;
-    for (int64_t i = 0; i < vectors; ++i) _mm512_stream_si512(to + i, _mm512_load_si512(from + i));
-    std::memcpy(to + vectors, from + vectors, static_cast<size_t>(bytes % 64));
-    return;
+template <typename T>
+ZEROSCHED_ELEMENT void prefetch_chunk(const T* chunk) {
+  const auto* ahead = reinterpret_cast<const char*>(chunk) + kAheadBytes;
+  for (int64_t byte = 0; byte < kChunkNumel * static_cast<int64_t>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(ahead + byte);
   }
-#elif defined(__AVX__)
-  if (reinterpret_cast<uintptr_t>(out) % 32 == 0) {
-    auto* to = static_cast<__m256i*>(out);
-    const auto* from = static_cast<const __m256i*>(block);
-    const int64_t vectors = bytes / 32;
-    for (int64_t i = 0; i < vectors; ++i) _mm256_stream_si256(to + i, _mm256_load_si256(from + i));
-    std::memcpy(to + vectors, from + vectors, static_cast<size_t>(bytes % 32));
+}
+
+#if defined(__AVX512F__)
+using Vector = __m512i;
+ZEROSCHED_ELEMENT void stream_vector(Vector* to, const Vector* from) {
+  _mm512_stream_si512(to, _mm512_load_si512(from));
+}
+#elif defined(__AVX2__)
+using Vector = __m256i;
+ZEROSCHED_ELEMENT void stream_vector(Vector* to, const Vector* from) {
+  _mm256_stream_si256(to, _mm256_load_si256(from));
+}
+#elif defined(__SSE2__)
+using Vector = __m128i;
+ZEROSCHED_ELEMENT void stream_vector(Vector* to, const Vector* from) {
+  _mm_stream_si128(to, _mm_load_si128(from));
+}
+#endif
+
+// Writes a chunk past the caches, which spares the read of its lines before. `chunk` is aligned to 64 bytes.
+template <typename T>
+ZEROSCHED_ELEMENT void stream_chunk(T* out, const T* chunk) {
+#if defined(__SSE2__)
+  if (reinterpret_cast<uintptr_t>(out) % sizeof(Vector) == 0) {
+    constexpr int64_t kVectors = kChunkNumel * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(Vector));
+    for (int64_t i = 0; i < kVectors; ++i) {
+      stream_vector(reinterpret_cast<Vector*>(out) + i, reinterpret_cast<const Vector*>(chunk) + i);
+    }
     return;
   }
 #endif
-  std::memcpy(out, block, static_cast<size_t>(bytes));
+  std::memcpy(out, chunk, static_cast<size_t>(kChunkNumel) * sizeof(T));
 }
 
 // Streamed stores are not ordered with the ordinary ones that tell other threads of them.
-void finish_streaming() {
+ZEROSCHED_ELEMENT void finish_streaming() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
-}
-
-#ifndef PD
-#define PD 1024
-#endif
-// Elements between two rounds of prefetching.
-#ifndef CH
-#define CH 64
-#endif
-constexpr int64_t kChunkNumel = CH;
-// How far ahead to fetch, in elements: hardware prefetching stops at every page.
-constexpr int64_t kAheadNumel = PD;
-
-template <typename T>
-ZEROSCHED_ELEMENT void prefetch(const T* from) {
-  constexpr int64_t kLineNumel = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < kChunkNumel; i += kLineNumel) __builtin_prefetch(from + kAheadNumel + i);
 }
 
 template <bool kDecays, typename Param, typename Grad, typename Real>
@@ -109,61 +110,50 @@ ZEROSCHED_ELEMENT void update_elements(
 }
 
 template <bool kDecays, typename Param, typename Grad, typename Real>
-void update_chunks(
-    Param* __restrict y, const Grad* __restrict g, Real* __restrict z, Real* __restrict x, Real* __restrict v,
-    int64_t numel, const AdamWScheduleFreeCoefficients<Real> s) {
-  int64_t i = 0;
-  for (; i + kChunkNumel <= numel; i += kChunkNumel) {
-    if (PD) {prefetch(g + i);
-    prefetch(z + i);
-    prefetch(x + i);
-    prefetch(v + i);}
-    update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, kChunkNumel, s);
-  }
-  update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, numel - i, s);
-}
-
-template <bool kDecays, typename Param, typename Grad, typename Real>
-void update_range(const AdamWScheduleFreeRange& r, const ScheduleFreeScalars& scalars, bool stream) {
+void update_range(const AdamWScheduleFreeRange& r, const ScheduleFreeScalars& scalars, bool out_of_cache) {
   const AdamWScheduleFreeCoefficients<Real> s(scalars);
   auto* y = static_cast<Param*>(r.y);
   const auto* g = static_cast<const Grad*>(r.g);
   auto* z = static_cast<Real*>(r.z);
   auto* x = static_cast<Real*>(r.x);
   auto* v = static_cast<Real*>(r.v);
-  if (!stream) {
-    update_chunks<kDecays>(y, g, z, x, v, r.numel, s);
+  if (!out_of_cache) {
+    update_elements<kDecays>(y, g, z, x, v, r.numel, s);
     return;
   }
-  constexpr int64_t kBlockNumel = kBlockBytes / static_cast<int64_t>(sizeof(Param));
-  alignas(64) Param block[kBlockNumel];
-  for (int64_t i = 0; i < r.numel; i += kBlockNumel) {
-    const int64_t numel = r.numel - i < kBlockNumel ? r.numel - i : kBlockNumel;
-    update_chunks<kDecays>(block, g + i, z + i, x + i, v + i, numel, s);
-    stream_out(y + i, block, numel * static_cast<int64_t>(sizeof(Param)));
+  alignas(64) Param chunk[kChunkNumel];
+  int64_t i = 0;
+  for (; i + kChunkNumel <= r.numel; i += kChunkNumel) {
+    prefetch_chunk(g + i);
+    prefetch_chunk(z + i);
+    prefetch_chunk(x + i);
+    prefetch_chunk(v + i);
+    update_elements<kDecays>(chunk, g + i, z + i, x + i, v + i, kChunkNumel, s);
+    stream_chunk(y + i, chunk);
   }
+  update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, r.numel - i, s);
   finish_streaming();
 }
 
 template <typename Param, typename Grad, typename Real>
-void update(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool stream) {
+void update(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache) {
   if (scalars.weight_decay != 0) {
-    update_range<true, Param, Grad, Real>(range, scalars, stream);
+    update_range<true, Param, Grad, Real>(range, scalars, out_of_cache);
   } else {
-    update_range<false, Param, Grad, Real>(range, scalars, stream);
+    update_range<false, Param, Grad, Real>(range, scalars, out_of_cache);
   }
 }
 
 void adamw_schedule_free_range(
-    const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool stream) {
+    const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache) {
   if (range.param_dtype == c10::ScalarType::Double) {
-    update<double, double, double>(range, scalars, stream);
+    update<double, double, double>(range, scalars, out_of_cache);
   } else if (range.param_dtype == c10::ScalarType::Float) {
-    update<float, float, float>(range, scalars, stream);
+    update<float, float, float>(range, scalars, out_of_cache);
   } else if (range.grad_dtype == c10::ScalarType::BFloat16) {
-    update<BFloat16, BFloat16, float>(range, scalars, stream);
+    update<BFloat16, BFloat16, float>(range, scalars, out_of_cache);
   } else {
-    update<BFloat16, float, float>(range, scalars, stream);
+    update<BFloat16, float, float>(range, scalars, out_of_cache);
   }
 }
 

@@ -1,0 +1,302 @@
+#include "kernels/cpu/variant.h"
+#include "kernels/kernels.h"
+#include "kernels/ranges.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace zerosched::kernels {
+namespace {
+
+using c10::ScalarType;
+using testing::Array;
+using testing::fill_normal;
+using testing::sizes;
+
+struct Dtypes {
+  ScalarType param;
+  ScalarType grad;
+};
+
+const std::vector<Dtypes>& all_dtypes() {
+  static const std::vector<Dtypes> values = {{ScalarType::Float, ScalarType::Float},
+                                             {ScalarType::Double, ScalarType::Double},
+                                             {ScalarType::BFloat16, ScalarType::BFloat16},
+                                             {ScalarType::BFloat16, ScalarType::Float}};
+  return values;
+}
+
+/// What a kernel works on. Offsets differ from array to array, so that no two have the same alignment.
+struct Range {
+  Array y, g, z, x, v;
+
+  explicit Range(Dtypes dtypes, int64_t numel, int64_t offset = 0)
+      : y(dtypes.param, numel, offset),
+        g(dtypes.grad, numel, offset == 0 ? 0 : offset + 1),
+        z(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 2),
+        x(state_dtype(dtypes.param), numel, offset),
+        v(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 3) {}
+
+  static Range random(Dtypes dtypes, int64_t numel, uint32_t seed = 1) {
+    std::mt19937 generator(seed);
+    Range range(dtypes, numel);
+    fill_normal(range.g, generator, 0.1);
+    fill_normal(range.z, generator, 1.0);
+    fill_normal(range.x, generator, 1.0);
+    fill_normal(range.v, generator, 0.1);
+    for (int64_t i = 0; i < numel; ++i) range.v.set(i, range.v[i] * range.v[i]);
+    return range;
+  }
+
+  AdamWScheduleFreeRange raw() {
+    return {y.dtype(), g.dtype(), y.data(), g.data(), z.data(), x.data(), v.data(), y.numel()};
+  }
+  bool same_bits(const Range& other) const {
+    return y.same_bits(other.y) && z.same_bits(other.z) && x.same_bits(other.x) && v.same_bits(other.v);
+  }
+  bool canaries_intact() const {
+    return y.canaries_intact() && g.canaries_intact() && z.canaries_intact() && x.canaries_intact() &&
+           v.canaries_intact();
+  }
+};
+
+ScheduleFreeScalars ordinary_scalars() {
+  ScheduleFreeScalars s;
+  s.grad_scale = 0.25;
+  s.lr = 2.5e-2;
+  s.beta2 = 0.99;
+  s.bias_correction2 = 1 - std::pow(0.99, 5);
+  s.eps = 1e-8;
+  s.weight_decay = 0.1;
+  s.y_weight_before = 0.1;
+  s.c = 0.2;
+  s.y_weight = 0.15;
+  return s;
+}
+
+double lerp(double a, double b, double w) { return w < 0.5 ? a + w * (b - a) : b - (1 - w) * (b - a); }
+
+/// A step in double, straight from the formulas.
+struct Expected {
+  double y, z, x, v;
+
+  Expected(const Range& range, int64_t i, const ScheduleFreeScalars& s) {
+    const double g = range.g[i] * s.grad_scale;
+    v = s.beta2 * range.v[i] + (1 - s.beta2) * g * g;
+    const double y_before = lerp(range.x[i], range.z[i], s.y_weight_before);
+    const double u = g / (std::sqrt(v / s.bias_correction2) + s.eps) + s.weight_decay * y_before;
+    z = range.z[i] - s.lr * u;
+    x = lerp(range.x[i], z, s.c);
+    y = lerp(x, z, s.y_weight);
+  }
+};
+
+std::string describe(const Variant& variant, Dtypes dtypes, int64_t numel, bool out_of_cache) {
+  return std::string(variant.name) + " " + c10::toString(dtypes.param) + " with " + c10::toString(dtypes.grad) +
+         " gradients, " + std::to_string(numel) + (out_of_cache ? " out of cache" : " in cache");
+}
+
+double relative_to(double difference, double reference) {
+  return std::abs(difference) / std::max(1.0, std::abs(reference));
+}
+
+TEST(Update, FollowsTheFormulas) {
+  for (const Dtypes dtypes : all_dtypes()) {
+    const bool wide = dtypes.param == ScalarType::Double;
+    const double bar = wide ? 1e-15 : 5e-7;
+    const double y_bar = dtypes.param == ScalarType::BFloat16 ? 1.0 / 256 : bar;
+    const Range before = Range::random(dtypes, 4097);
+    for (const double weight_decay : {0.0, 0.1}) {
+      for (const double y_weight : {0.0, 0.1, 0.9, 1.0}) {
+        for (const double c : {0.0, 0.01, 0.75, 1.0}) {
+          ScheduleFreeScalars s = ordinary_scalars();
+          s.weight_decay = weight_decay;
+          s.y_weight = y_weight;
+          s.y_weight_before = 1 - y_weight;
+          s.c = c;
+          Range after = before;
+          adamw_schedule_free(after.raw(), s);
+          for (int64_t i = 0; i < before.y.numel(); ++i) {
+            const Expected expected(before, i, s);
+            ASSERT_LE(relative_to(after.v[i] - expected.v, expected.v), bar) << i;
+            ASSERT_LE(relative_to(after.z[i] - expected.z, expected.z), bar) << i;
+            ASSERT_LE(relative_to(after.x[i] - expected.x, expected.x), bar) << i;
+            ASSERT_LE(relative_to(after.y[i] - expected.y, expected.y), y_bar) << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Update, SameBitsOnEveryInstructionSet) {
+  const std::vector<const Variant*> variants = runnable_variants();
+  for (const Dtypes dtypes : all_dtypes()) {
+    for (const int64_t numel : sizes()) {
+      for (const double weight_decay : {0.0, 0.1}) {
+        ScheduleFreeScalars s = ordinary_scalars();
+        s.weight_decay = weight_decay;
+        const Range before = Range::random(dtypes, numel);
+        Range expected = before;
+        kBaseline.adamw_schedule_free(expected.raw(), s, false);
+        for (const Variant* variant : variants) {
+          for (const bool out_of_cache : {false, true}) {
+            for (const int64_t offset : {0, 1, 4}) {
+              Range after(dtypes, numel, offset);
+              after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x, after.v = before.v;
+              variant->adamw_schedule_free(after.raw(), s, out_of_cache);
+              ASSERT_TRUE(after.same_bits(expected))
+                  << describe(*variant, dtypes, numel, out_of_cache) << " at offset " << offset;
+              ASSERT_TRUE(after.g.same_bits(before.g));
+              ASSERT_TRUE(after.canaries_intact()) << describe(*variant, dtypes, numel, out_of_cache);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Update, SameBitsForAnyNumberOfThreads) {
+  const int threads_before = at::get_num_threads();
+  const ScheduleFreeScalars s = ordinary_scalars();
+  for (const Dtypes dtypes : all_dtypes()) {
+    for (const int64_t numel : {65537, 600'001}) {  // in cache, out of cache
+      const Range before = Range::random(dtypes, numel);
+      Range expected = before;
+      kBaseline.adamw_schedule_free(expected.raw(), s, false);
+      for (const int threads : {1, 2, 3}) {
+        at::set_num_threads(threads);
+        Range after = before;
+        adamw_schedule_free(after.raw(), s);
+        EXPECT_TRUE(after.same_bits(expected)) << c10::toString(dtypes.param) << ", " << threads << " threads";
+        EXPECT_TRUE(after.canaries_intact());
+      }
+    }
+  }
+  at::set_num_threads(threads_before);
+}
+
+TEST(Update, DependsOnTheElementAloneNotOnItsPlace) {
+  const ScheduleFreeScalars s = ordinary_scalars();
+  constexpr int64_t kNumel = 200;
+  for (const Dtypes dtypes : all_dtypes()) {
+    const Range before = Range::random(dtypes, kNumel);
+    Range whole = before;
+    adamw_schedule_free(whole.raw(), s);
+    for (int64_t i = 0; i < kNumel; ++i) {
+      Range one(dtypes, 1);
+      one.g.set(0, before.g[i]), one.z.set(0, before.z[i]), one.x.set(0, before.x[i]), one.v.set(0, before.v[i]);
+      adamw_schedule_free(one.raw(), s);
+      ASSERT_EQ(one.y[0], whole.y[i]);
+      ASSERT_EQ(one.z[0], whole.z[i]);
+      ASSERT_EQ(one.x[0], whole.x[i]);
+      ASSERT_EQ(one.v[0], whole.v[i]);
+    }
+  }
+}
+
+TEST(Update, BothEndsOfBeta1AndTheFirstStepAreExact) {
+  for (const Dtypes dtypes : all_dtypes()) {
+    if (dtypes.param == ScalarType::BFloat16) continue;  // y is rounded there
+    const Range before = Range::random(dtypes, 1000);
+    ScheduleFreeScalars s = ordinary_scalars();
+    s.y_weight = 1;  // beta1 = 0
+    Range after = before;
+    adamw_schedule_free(after.raw(), s);
+    EXPECT_TRUE(after.y.same_bits(after.z));
+    s.y_weight = 0;  // beta1 = 1
+    after = before;
+    adamw_schedule_free(after.raw(), s);
+    EXPECT_TRUE(after.y.same_bits(after.x));
+    s.c = 1;  // the first step: the average is its only point
+    after = before;
+    adamw_schedule_free(after.raw(), s);
+    EXPECT_TRUE(after.x.same_bits(after.z));
+    s.c = 0;  // lr is 0 so far
+    after = before;
+    adamw_schedule_free(after.raw(), s);
+    EXPECT_TRUE(after.x.same_bits(before.x));
+  }
+}
+
+TEST(Update, ZeroGradientWithoutDecayMovesOnlyTheAverage) {
+  for (const Dtypes dtypes : all_dtypes()) {
+    Range before = Range::random(dtypes, 333);
+    for (int64_t i = 0; i < before.g.numel(); ++i) before.g.set(i, 0);
+    before.v.set(0, 0);  // padding: never had a gradient
+    before.z.set(0, 0);
+    before.x.set(0, 0);
+    ScheduleFreeScalars s = ordinary_scalars();
+    s.weight_decay = 0;
+    Range after = before;
+    adamw_schedule_free(after.raw(), s);
+    EXPECT_TRUE(after.z.same_bits(before.z));
+    EXPECT_EQ(after.x[0], 0);
+    EXPECT_EQ(after.y[0], 0);
+    EXPECT_EQ(after.v[0], 0);
+    EXPECT_LT(after.v[1], before.v[1]);
+    EXPECT_NE(after.x[1], before.x[1]);
+  }
+}
+
+TEST(Update, WeightDecayIsTakenAtYBeforeRounding) {
+  // x and z that bfloat16 cannot tell from 1.
+  const Dtypes dtypes{ScalarType::BFloat16, ScalarType::BFloat16};
+  Range range(dtypes, 1);
+  range.g.set(0, 0), range.v.set(0, 0), range.x.set(0, 1.001), range.z.set(0, 1.002);
+  ScheduleFreeScalars s = ordinary_scalars();
+  s.lr = 1, s.weight_decay = 1, s.y_weight_before = 0.25;
+  adamw_schedule_free(range.raw(), s);
+  EXPECT_NEAR(range.z[0], 1.002 - 1.00125, 1e-6);
+}
+
+TEST(Update, NonFiniteGradientsReachOnlyTheirElement) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const Dtypes dtypes : all_dtypes()) {
+    const Range before = Range::random(dtypes, 100);
+    const ScheduleFreeScalars s = ordinary_scalars();
+    Range expected = before;
+    adamw_schedule_free(expected.raw(), s);
+    for (const double value : {nan, infinity, -infinity}) {
+      Range after = before;
+      after.g.set(17, value);
+      adamw_schedule_free(after.raw(), s);
+      for (int64_t i = 0; i < 100; ++i) {
+        if (i == 17) {
+          EXPECT_TRUE(std::isnan(after.y[i]));
+          EXPECT_TRUE(std::isnan(after.z[i]));
+          EXPECT_TRUE(std::isnan(after.x[i]));
+          EXPECT_FALSE(std::isfinite(after.v[i]));
+        } else {
+          ASSERT_EQ(after.y[i], expected.y[i]);
+          ASSERT_EQ(after.v[i], expected.v[i]);
+        }
+      }
+    }
+  }
+}
+
+TEST(Update, UnsupportedDtypesAreNamed) {
+  EXPECT_FALSE(is_supported(ScalarType::Half));
+  Range range({ScalarType::Float, ScalarType::Float}, 1);
+  AdamWScheduleFreeRange raw = range.raw();
+  raw.grad_dtype = ScalarType::Double;
+  EXPECT_THROW(adamw_schedule_free(raw, ordinary_scalars()), c10::Error);
+  raw.param_dtype = ScalarType::Half;
+  EXPECT_THROW(adamw_schedule_free(raw, ordinary_scalars()), c10::Error);
+}
+
+}  // namespace
+}  // namespace zerosched::kernels
