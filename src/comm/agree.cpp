@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
-#include <cstring>
+#include <algorithm>
 
 namespace zerosched::detail {
 
@@ -35,7 +35,9 @@ std::string broadcast_bytes(
   communicator.broadcast(length, root, label)->wait();
   const int64_t byte_count = *length.const_data_ptr<int64_t>();
   auto buffer = at::empty({byte_count}, at::kByte);
-  if (communicator.rank() == root) std::memcpy(buffer.mutable_data_ptr(), bytes.data(), bytes.size());
+  if (communicator.rank() == root) {
+    std::copy(bytes.begin(), bytes.end(), static_cast<char*>(buffer.mutable_data_ptr()));
+  }
   communicator.broadcast(buffer, root, label)->wait();
   return std::string(static_cast<const char*>(buffer.const_data_ptr()), static_cast<size_t>(byte_count));
 }

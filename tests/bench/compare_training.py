@@ -130,7 +130,7 @@ def main():
         times = sorted(run["median_step_s"] for run in runs)
         peak = max(run["peak_rss_mib"] for run in runs)
         print(f"{name:10} {statistics.median(times):.3f} s per step ({times[0]:.3f} to {times[-1]:.3f})"
-              f"  {statistics.median(times) / ours:5.2f} x zerosched  {peak} MiB")
+              f"  {statistics.median(times) / ours:5.2f} x zerosched  {peak:.0f} MiB")
 
 
 if __name__ == "__main__":
