@@ -1,9 +1,14 @@
 #pragma once
 
 // All of the public surface but mpi_communicator.h, which includes its vendor's header.
+#include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
+#include <zerosched/adamw_schedulefree_paper.h>
 #include <zerosched/communicator.h>
 #include <zerosched/parameter_group.h>
+#include <zerosched/radam_schedulefree.h>
 #include <zerosched/session.h>
+#include <zerosched/sgd.h>
+#include <zerosched/sgd_schedulefree.h>
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/sharding_options.h>

@@ -65,24 +65,24 @@ void Engine::check_unchanged() const {
   }
 }
 
-ShardRange Engine::shard_range(int64_t bucket, void* parameters) const {
+kernels::UpdateRange Engine::shard_range(int64_t bucket, void* parameters) const {
   const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  ShardRange range{layout.dtype, layout.reduce_dtype, parameters, nullptr, {}, layout.shard_numel};
+  kernels::UpdateRange range{layout.dtype, layout.reduce_dtype, parameters, nullptr, {}, layout.shard_numel};
   const BucketState& state = state_[static_cast<size_t>(bucket)];
   for (size_t i = 0; i < algorithm_->state().size(); ++i) range.state[i] = state.tensors[i].data_ptr();
   return range;
 }
 
-void Engine::update_bucket(int64_t bucket, const kernels::ScheduleFreeScalars& scalars) {
+void Engine::update_bucket(int64_t bucket, const kernels::StepScalars& scalars) {
   const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
   const at::Tensor parameters = parameters_->slice(bucket, communicator_->rank());
   for (const GradientSpan& span : reducer_->spans(bucket)) {
-    ShardRange range{layout.dtype, span.values.scalar_type(), at_element(parameters, span.begin),
-                     span.values.const_data_ptr(), {}, span.values.numel()};
+    kernels::UpdateRange range{layout.dtype, span.values.scalar_type(), at_element(parameters, span.begin),
+                               span.values.const_data_ptr(), {}, span.values.numel()};
     for (size_t i = 0; i < algorithm_->state().size(); ++i) {
       range.state[i] = at_element(state_[static_cast<size_t>(bucket)].tensors[i], span.begin);
     }
-    algorithm_->update(range, scalars);
+    kernels::update(algorithm_->rule(), range, scalars);
   }
 }
 

@@ -60,7 +60,7 @@ class Engine {
 
  private:
   struct BucketState {
-    std::array<at::Tensor, kMaxStateTensors> tensors;  ///< in the order of Algorithm::state()
+    std::array<at::Tensor, kernels::kMaxStateTensors> tensors;  ///< in the order of Algorithm::state()
   };
 
   [[noreturn]] void fail(const std::string& message) const;
@@ -75,8 +75,8 @@ class Engine {
   double averaging() const;
   double compute_grad_norm();
   double clip_factor();
-  void update_bucket(int64_t bucket, const kernels::ScheduleFreeScalars& scalars);
-  ShardRange shard_range(int64_t bucket, void* parameters) const;
+  void update_bucket(int64_t bucket, const kernels::StepScalars& scalars);
+  kernels::UpdateRange shard_range(int64_t bucket, void* parameters) const;
 
   std::shared_ptr<Communicator> communicator_;
   std::unique_ptr<Algorithm> algorithm_;

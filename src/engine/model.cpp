@@ -122,8 +122,15 @@ std::vector<std::string> describe(
           << ", broadcast_parameters=" << sharding.broadcast_parameters() << ")";
   lines.push_back(options.str());
   for (size_t g = 0; g < groups.size(); ++g) {
-    lines.push_back("group " + std::to_string(g) + " with " +
-                    algorithm.describe(groups[g].has_options() ? groups[g].options() : defaults));
+    std::ostringstream line;
+    line << std::setprecision(17) << "group " << g << " with " << algorithm.name() << '(';
+    const char* separator = "";
+    for (const auto& [name, value] : algorithm.values(groups[g].has_options() ? groups[g].options() : defaults)) {
+      line << separator << name << '=' << value;
+      separator = ", ";
+    }
+    line << ')';
+    lines.push_back(line.str());
   }
   for (std::string& line : describe(model.specs)) lines.push_back(std::move(line));
   for (size_t f = 0; f < model.frozen.size(); ++f) {

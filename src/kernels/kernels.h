@@ -17,8 +17,8 @@ bool is_supported(c10::ScalarType param_dtype);
 /// The dtype of the state of such parameters: float64 for float64, else float32.
 c10::ScalarType state_dtype(c10::ScalarType param_dtype);
 
-/// One step of Schedule-Free AdamW on a range.
-void adamw_schedule_free(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars);
+/// One step of `rule` on a range.
+void update(Rule rule, const UpdateRange& range, const StepScalars& scalars);
 
 /// out = lerp(x, z, weight), rounded to param_dtype. weight 0 gives x, 1 gives z, exactly.
 void interpolate(

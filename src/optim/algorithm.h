@@ -2,17 +2,14 @@
 
 #include "kernels/update.h"
 
-#include <c10/core/ScalarType.h>
 #include <torch/optim/optimizer.h>
 
-#include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched::detail {
-
-inline constexpr size_t kMaxStateTensors = 3;
 
 /// A flat vector of state per shard, in the kernels' state dtype.
 struct StateTensor {
@@ -29,44 +26,39 @@ struct GroupState {
 };
 
 struct PreparedStep {
-  kernels::ScheduleFreeScalars scalars;  ///< grad_scale is the engine's to fill in
-  GroupState next;                       ///< the group's state once the step is done
-};
-
-/// A range of a shard: pointers to its first element, as kernels::AdamWScheduleFreeRange.
-struct ShardRange {
-  c10::ScalarType param_dtype;
-  c10::ScalarType grad_dtype;
-  void* parameters;
-  const void* gradients;
-  std::array<void*, kMaxStateTensors> state;  ///< in the order of Algorithm::state()
-  int64_t numel;
+  kernels::StepScalars scalars;  ///< grad_scale is the engine's to fill in
+  GroupState next;               ///< the group's state once the step is done
 };
 
 /// Where parameters can be put: y while training, x for evaluation.
 enum class Point { y, x };
 
-/// An update rule: the scalars of a step, and the kernel that takes them. Knows nothing of ranks.
+/// Options by name, numbers and flags alike as double.
+using OptionValues = std::vector<std::pair<std::string, double>>;
+
+/// An optimizer's arithmetic: the scalars of a step, and the rule that takes them. Knows nothing of ranks.
 class Algorithm {
  public:
   virtual ~Algorithm() = default;
 
+  /// The public class's name.
+  virtual const char* name() const = 0;
+  virtual kernels::Rule rule() const = 0;
+  /// In the rule's order.
   virtual const std::vector<StateTensor>& state() const = 0;
 
   /// Throws if the options are of another optimizer or out of range; names the option.
   virtual void check(const torch::optim::OptimizerOptions& options) const = 0;
 
-  /// Name and every option, for comparison across ranks.
-  virtual std::string describe(const torch::optim::OptimizerOptions& options) const = 0;
+  /// Every option, for comparison across ranks.
+  virtual OptionValues values(const torch::optim::OptimizerOptions& options) const = 0;
 
   /// Changes nothing: a step that is skipped after this leaves no trace.
   virtual PreparedStep prepare(
       const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
 
-  virtual void update(const ShardRange& range, const kernels::ScheduleFreeScalars& scalars) const = 0;
-
-  /// Writes `point`, rounded to range.param_dtype, to range.parameters. Reads state only.
-  virtual void write_parameters(const ShardRange& range, Point point, const GroupState& state) const = 0;
+  /// Writes `point`, rounded to range.param_dtype, to range.y. Reads state only.
+  virtual void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
 };
 
 }  // namespace zerosched::detail

@@ -21,4 +21,18 @@ inline void check_non_negative(const char* option, double value) {
               ".");
 }
 
+inline void check_finite(const char* option, double value) {
+  TORCH_CHECK(std::isfinite(value), option, " must be finite, got ", value, ".");
+}
+
+/// For a weight in a mean, both ends included.
+inline void check_fraction(const char* option, double value) {
+  TORCH_CHECK(value >= 0 && value <= 1, option, " must be in [0, 1], got ", value, ".");
+}
+
+/// A rate of decay: 1 would never forget.
+inline void check_decay(const char* option, double value) {
+  TORCH_CHECK(value >= 0 && value < 1, option, " must be in [0, 1), got ", value, ".");
+}
+
 }  // namespace zerosched::detail

@@ -1,5 +1,9 @@
 // Apart from the algorithms, because archives pull in LibTorch's serialization headers.
+#include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
+#include <zerosched/radam_schedulefree.h>
+#include <zerosched/sgd.h>
+#include <zerosched/sgd_schedulefree.h>
 
 #include <torch/optim/serialize.h>
 
@@ -23,6 +27,72 @@ void AdamWScheduleFreeOptions::serialize(torch::serialize::InputArchive& archive
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(int64_t, warmup_steps);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, r);
   _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_lr_power);
+}
+
+void SGDScheduleFreeOptions::serialize(torch::serialize::OutputArchive& archive) const {
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(lr);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(momentum);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_decay);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(warmup_steps);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(r);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_lr_power);
+}
+
+void SGDScheduleFreeOptions::serialize(torch::serialize::InputArchive& archive) {
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, lr);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, momentum);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_decay);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(int64_t, warmup_steps);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, r);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_lr_power);
+}
+
+void RAdamScheduleFreeOptions::serialize(torch::serialize::OutputArchive& archive) const {
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(lr);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(betas);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(eps);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_decay);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(r);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_lr_power);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(silent_sgd_phase);
+}
+
+void RAdamScheduleFreeOptions::serialize(torch::serialize::InputArchive& archive) {
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, lr);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(betas_t, betas);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, eps);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_decay);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, r);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_lr_power);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, silent_sgd_phase);
+}
+
+void AdamWOptions::serialize(torch::serialize::OutputArchive& archive) const {
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(lr);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(betas);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(eps);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_decay);
+}
+
+void AdamWOptions::serialize(torch::serialize::InputArchive& archive) {
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, lr);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(betas_t, betas);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, eps);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_decay);
+}
+
+void SGDOptions::serialize(torch::serialize::OutputArchive& archive) const {
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(lr);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(momentum);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(weight_decay);
+  _TORCH_OPTIM_SERIALIZE_TORCH_ARG(nesterov);
+}
+
+void SGDOptions::serialize(torch::serialize::InputArchive& archive) {
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, lr);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, momentum);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(double, weight_decay);
+  _TORCH_OPTIM_DESERIALIZE_TORCH_ARG(bool, nesterov);
 }
 
 }  // namespace zerosched

@@ -81,7 +81,7 @@ void update(benchmark::State& state) {
   const auto x = allocate(numel * state_bytes);
   const auto v = allocate(numel * state_bytes);
 
-  zerosched::kernels::ScheduleFreeScalars scalars;
+  zerosched::kernels::StepScalars scalars;
   scalars.lr = 1e-3;
   scalars.beta2 = 0.99;
   scalars.bias_correction2 = 0.5;
@@ -90,8 +90,9 @@ void update(benchmark::State& state) {
   scalars.y_weight_before = scalars.y_weight = 0.1;
   scalars.c = 0.01;
   for (auto _ : state) {
-    zerosched::kernels::adamw_schedule_free(
-        {kParam, kGrad, y.get(), g.get(), z.get(), x.get(), v.get(), numel}, scalars);
+    zerosched::kernels::update(
+        zerosched::kernels::Rule::adamw_schedule_free,
+        {kParam, kGrad, y.get(), g.get(), {z.get(), x.get(), v.get()}, numel}, scalars);
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(state.iterations() * numel * (param_bytes + grad_bytes + 6 * state_bytes));

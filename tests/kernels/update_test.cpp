@@ -23,6 +23,8 @@ using testing::Array;
 using testing::fill_normal;
 using testing::sizes;
 
+constexpr Rule kRule = Rule::adamw_schedule_free;
+
 struct Dtypes {
   ScalarType param;
   ScalarType grad;
@@ -58,8 +60,8 @@ struct Range {
     return range;
   }
 
-  AdamWScheduleFreeRange raw() {
-    return {y.dtype(), g.dtype(), y.data(), g.data(), z.data(), x.data(), v.data(), y.numel()};
+  UpdateRange raw() {
+    return {y.dtype(), g.dtype(), y.data(), g.data(), {z.data(), x.data(), v.data()}, y.numel()};
   }
   bool same_bits(const Range& other) const {
     return y.same_bits(other.y) && z.same_bits(other.z) && x.same_bits(other.x) && v.same_bits(other.v);
@@ -70,8 +72,8 @@ struct Range {
   }
 };
 
-ScheduleFreeScalars ordinary_scalars() {
-  ScheduleFreeScalars s;
+StepScalars ordinary_scalars() {
+  StepScalars s;
   s.grad_scale = 0.25;
   s.lr = 2.5e-2;
   s.beta2 = 0.99;
@@ -90,7 +92,7 @@ double lerp(double a, double b, double w) { return w < 0.5 ? a + w * (b - a) : b
 struct Expected {
   double y, z, x, v;
 
-  Expected(const Range& range, int64_t i, const ScheduleFreeScalars& s) {
+  Expected(const Range& range, int64_t i, const StepScalars& s) {
     const double g = range.g[i] * s.grad_scale;
     v = s.beta2 * range.v[i] + (1 - s.beta2) * g * g;
     const double y_before = lerp(range.x[i], range.z[i], s.y_weight_before);
@@ -119,13 +121,13 @@ TEST(Update, FollowsTheFormulas) {
     for (const double weight_decay : {0.0, 0.1}) {
       for (const double y_weight : {0.0, 0.1, 0.9, 1.0}) {
         for (const double c : {0.0, 0.01, 0.75, 1.0}) {
-          ScheduleFreeScalars s = ordinary_scalars();
+          StepScalars s = ordinary_scalars();
           s.weight_decay = weight_decay;
           s.y_weight = y_weight;
           s.y_weight_before = 1 - y_weight;
           s.c = c;
           Range after = before;
-          adamw_schedule_free(after.raw(), s);
+          update(kRule, after.raw(), s);
           for (int64_t i = 0; i < before.y.numel(); ++i) {
             const Expected expected(before, i, s);
             ASSERT_LE(relative_to(after.v[i] - expected.v, expected.v), bar) << i;
@@ -144,17 +146,17 @@ TEST(Update, SameBitsOnEveryInstructionSet) {
   for (const Dtypes dtypes : all_dtypes()) {
     for (const int64_t numel : sizes()) {
       for (const double weight_decay : {0.0, 0.1}) {
-        ScheduleFreeScalars s = ordinary_scalars();
+        StepScalars s = ordinary_scalars();
         s.weight_decay = weight_decay;
         const Range before = Range::random(dtypes, numel);
         Range expected = before;
-        kBaseline.adamw_schedule_free(expected.raw(), s, false);
+        kBaseline.update(kRule, expected.raw(), s, false);
         for (const Variant* variant : variants) {
           for (const bool out_of_cache : {false, true}) {
             for (const int64_t offset : {0, 1, 4}) {
               Range after(dtypes, numel, offset);
               after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x, after.v = before.v;
-              variant->adamw_schedule_free(after.raw(), s, out_of_cache);
+              variant->update(kRule, after.raw(), s, out_of_cache);
               ASSERT_TRUE(after.same_bits(expected))
                   << describe(*variant, dtypes, numel, out_of_cache) << " at offset " << offset;
               ASSERT_TRUE(after.g.same_bits(before.g));
@@ -169,16 +171,16 @@ TEST(Update, SameBitsOnEveryInstructionSet) {
 
 TEST(Update, SameBitsForAnyNumberOfThreads) {
   const int threads_before = at::get_num_threads();
-  const ScheduleFreeScalars s = ordinary_scalars();
+  const StepScalars s = ordinary_scalars();
   for (const Dtypes dtypes : all_dtypes()) {
     for (const int64_t numel : {65537, 600'001}) {  // in cache, out of cache
       const Range before = Range::random(dtypes, numel);
       Range expected = before;
-      kBaseline.adamw_schedule_free(expected.raw(), s, false);
+      kBaseline.update(kRule, expected.raw(), s, false);
       for (const int threads : {1, 2, 3}) {
         at::set_num_threads(threads);
         Range after = before;
-        adamw_schedule_free(after.raw(), s);
+        update(kRule, after.raw(), s);
         EXPECT_TRUE(after.same_bits(expected)) << c10::toString(dtypes.param) << ", " << threads << " threads";
         EXPECT_TRUE(after.canaries_intact());
       }
@@ -188,16 +190,16 @@ TEST(Update, SameBitsForAnyNumberOfThreads) {
 }
 
 TEST(Update, DependsOnTheElementAloneNotOnItsPlace) {
-  const ScheduleFreeScalars s = ordinary_scalars();
+  const StepScalars s = ordinary_scalars();
   constexpr int64_t kNumel = 200;
   for (const Dtypes dtypes : all_dtypes()) {
     const Range before = Range::random(dtypes, kNumel);
     Range whole = before;
-    adamw_schedule_free(whole.raw(), s);
+    update(kRule, whole.raw(), s);
     for (int64_t i = 0; i < kNumel; ++i) {
       Range one(dtypes, 1);
       one.g.set(0, before.g[i]), one.z.set(0, before.z[i]), one.x.set(0, before.x[i]), one.v.set(0, before.v[i]);
-      adamw_schedule_free(one.raw(), s);
+      update(kRule, one.raw(), s);
       ASSERT_EQ(one.y[0], whole.y[i]);
       ASSERT_EQ(one.z[0], whole.z[i]);
       ASSERT_EQ(one.x[0], whole.x[i]);
@@ -210,22 +212,22 @@ TEST(Update, BothEndsOfBeta1AndTheFirstStepAreExact) {
   for (const Dtypes dtypes : all_dtypes()) {
     if (dtypes.param == ScalarType::BFloat16) continue;  // y is rounded there
     const Range before = Range::random(dtypes, 1000);
-    ScheduleFreeScalars s = ordinary_scalars();
+    StepScalars s = ordinary_scalars();
     s.y_weight = 1;  // beta1 = 0
     Range after = before;
-    adamw_schedule_free(after.raw(), s);
+    update(kRule, after.raw(), s);
     EXPECT_TRUE(after.y.same_bits(after.z));
     s.y_weight = 0;  // beta1 = 1
     after = before;
-    adamw_schedule_free(after.raw(), s);
+    update(kRule, after.raw(), s);
     EXPECT_TRUE(after.y.same_bits(after.x));
     s.c = 1;  // the first step: the average is its only point
     after = before;
-    adamw_schedule_free(after.raw(), s);
+    update(kRule, after.raw(), s);
     EXPECT_TRUE(after.x.same_bits(after.z));
     s.c = 0;  // lr is 0 so far
     after = before;
-    adamw_schedule_free(after.raw(), s);
+    update(kRule, after.raw(), s);
     EXPECT_TRUE(after.x.same_bits(before.x));
   }
 }
@@ -237,10 +239,10 @@ TEST(Update, ZeroGradientWithoutDecayMovesOnlyTheAverage) {
     before.v.set(0, 0);  // padding: never had a gradient
     before.z.set(0, 0);
     before.x.set(0, 0);
-    ScheduleFreeScalars s = ordinary_scalars();
+    StepScalars s = ordinary_scalars();
     s.weight_decay = 0;
     Range after = before;
-    adamw_schedule_free(after.raw(), s);
+    update(kRule, after.raw(), s);
     EXPECT_TRUE(after.z.same_bits(before.z));
     EXPECT_EQ(after.x[0], 0);
     EXPECT_EQ(after.y[0], 0);
@@ -255,9 +257,9 @@ TEST(Update, WeightDecayIsTakenAtYBeforeRounding) {
   const Dtypes dtypes{ScalarType::BFloat16, ScalarType::BFloat16};
   Range range(dtypes, 1);
   range.g.set(0, 0), range.v.set(0, 0), range.x.set(0, 1.001), range.z.set(0, 1.002);
-  ScheduleFreeScalars s = ordinary_scalars();
+  StepScalars s = ordinary_scalars();
   s.lr = 1, s.weight_decay = 1, s.y_weight_before = 0.25;
-  adamw_schedule_free(range.raw(), s);
+  update(kRule, range.raw(), s);
   EXPECT_NEAR(range.z[0], 1.002 - 1.00125, 1e-6);
 }
 
@@ -266,13 +268,13 @@ TEST(Update, NonFiniteGradientsReachOnlyTheirElement) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const Dtypes dtypes : all_dtypes()) {
     const Range before = Range::random(dtypes, 100);
-    const ScheduleFreeScalars s = ordinary_scalars();
+    const StepScalars s = ordinary_scalars();
     Range expected = before;
-    adamw_schedule_free(expected.raw(), s);
+    update(kRule, expected.raw(), s);
     for (const double value : {nan, infinity, -infinity}) {
       Range after = before;
       after.g.set(17, value);
-      adamw_schedule_free(after.raw(), s);
+      update(kRule, after.raw(), s);
       for (int64_t i = 0; i < 100; ++i) {
         if (i == 17) {
           EXPECT_TRUE(std::isnan(after.y[i]));
@@ -291,11 +293,11 @@ TEST(Update, NonFiniteGradientsReachOnlyTheirElement) {
 TEST(Update, UnsupportedDtypesAreNamed) {
   EXPECT_FALSE(is_supported(ScalarType::Half));
   Range range({ScalarType::Float, ScalarType::Float}, 1);
-  AdamWScheduleFreeRange raw = range.raw();
+  UpdateRange raw = range.raw();
   raw.grad_dtype = ScalarType::Double;
-  EXPECT_THROW(adamw_schedule_free(raw, ordinary_scalars()), c10::Error);
+  EXPECT_THROW(update(kRule, raw, ordinary_scalars()), c10::Error);
   raw.param_dtype = ScalarType::Half;
-  EXPECT_THROW(adamw_schedule_free(raw, ordinary_scalars()), c10::Error);
+  EXPECT_THROW(update(kRule, raw, ordinary_scalars()), c10::Error);
 }
 
 }  // namespace

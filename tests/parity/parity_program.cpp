@@ -2,9 +2,8 @@
 //   parity_program FOLDER...
 // A folder holds case.json (see parity_test.py), initial.bin: the parameters one after the other, and gradients.bin:
 // for each step and rank the gradients that its "present" says are there. Written by rank 0: result.bin, for each
-// parameter z, x, v and y. All numbers are in the case's dtype, results in float64.
-#include <zerosched/adamw_schedulefree.h>
-#include <zerosched/session.h>
+// parameter what the case's "state" names. All numbers are in the case's dtype, results in float64.
+#include <zerosched/zerosched.h>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -55,31 +54,86 @@ class Reader {
   size_t at_ = 0;
 };
 
+using Groups = std::vector<NamedParameters>;
+using CommunicatorPointer = std::shared_ptr<zerosched::Communicator>;
+
+template <typename Optimizer, typename MakeOptions>
+std::unique_ptr<zerosched::ShardedOptimizer> make(
+    const json& job, const Groups& parameters, const CommunicatorPointer& communicator,
+    const zerosched::ShardingOptions& sharding, const MakeOptions& options) {
+  std::vector<zerosched::ParameterGroup> groups;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    groups.emplace_back(parameters[i], options(job.at("groups")[i].at("options")));
+  }
+  return std::make_unique<Optimizer>(groups, communicator, options(job.at("groups")[0].at("options")), sharding);
+}
+
+zerosched::AdamWScheduleFreeOptions adamw_schedule_free_options(const json& o) {
+  return zerosched::AdamWScheduleFreeOptions(o.at("lr"))
+      .betas({o.at("betas")[0], o.at("betas")[1]})
+      .eps(o.at("eps"))
+      .weight_decay(o.at("weight_decay"))
+      .warmup_steps(o.at("warmup_steps"))
+      .r(o.at("r"))
+      .weight_lr_power(o.at("weight_lr_power"));
+}
+
 std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
-    const json& job, const std::vector<NamedParameters>& parameters, const std::shared_ptr<zerosched::Communicator>& communicator) {
+    const json& job, const Groups& parameters, const CommunicatorPointer& communicator) {
   const auto sharding = zerosched::ShardingOptions()
                             .bucket_bytes(job.at("bucket_bytes"))
                             .first_bucket_bytes(job.at("bucket_bytes"))
                             .gradients(job.at("averaged") ? zerosched::GradientInput::already_averaged
                                                           : zerosched::GradientInput::local)
                             .overlap_backward(job.at("overlap"));
-  std::vector<zerosched::ParameterGroup> groups;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const json& o = job.at("groups")[i].at("options");
-    groups.emplace_back(
-        parameters[i], zerosched::AdamWScheduleFreeOptions(o.at("lr"))
-                           .betas({o.at("betas")[0], o.at("betas")[1]})
-                           .eps(o.at("eps"))
-                           .weight_decay(o.at("weight_decay"))
-                           .warmup_steps(o.at("warmup_steps"))
-                           .r(o.at("r"))
-                           .weight_lr_power(o.at("weight_lr_power")));
+  const std::string name = job.at("optimizer");
+  if (name == "AdamWScheduleFree") {
+    return make<zerosched::AdamWScheduleFree>(job, parameters, communicator, sharding, adamw_schedule_free_options);
   }
-  return std::make_unique<zerosched::AdamWScheduleFree>(
-      groups, communicator, zerosched::AdamWScheduleFreeOptions(), sharding);
+  if (name == "AdamWScheduleFreePaper") {
+    return make<zerosched::AdamWScheduleFreePaper>(job, parameters, communicator, sharding, adamw_schedule_free_options);
+  }
+  if (name == "SGDScheduleFree") {
+    return make<zerosched::SGDScheduleFree>(job, parameters, communicator, sharding, [](const json& o) {
+      return zerosched::SGDScheduleFreeOptions(o.at("lr"))
+          .momentum(o.at("momentum"))
+          .weight_decay(o.at("weight_decay"))
+          .warmup_steps(o.at("warmup_steps"))
+          .r(o.at("r"))
+          .weight_lr_power(o.at("weight_lr_power"));
+    });
+  }
+  if (name == "RAdamScheduleFree") {
+    return make<zerosched::RAdamScheduleFree>(job, parameters, communicator, sharding, [](const json& o) {
+      return zerosched::RAdamScheduleFreeOptions(o.at("lr"))
+          .betas({o.at("betas")[0], o.at("betas")[1]})
+          .eps(o.at("eps"))
+          .weight_decay(o.at("weight_decay"))
+          .r(o.at("r"))
+          .weight_lr_power(o.at("weight_lr_power"))
+          .silent_sgd_phase(o.at("silent_sgd_phase"));
+    });
+  }
+  if (name == "AdamW") {
+    return make<zerosched::AdamW>(job, parameters, communicator, sharding, [](const json& o) {
+      return zerosched::AdamWOptions(o.at("lr"))
+          .betas({o.at("betas")[0], o.at("betas")[1]})
+          .eps(o.at("eps"))
+          .weight_decay(o.at("weight_decay"));
+    });
+  }
+  if (name == "SGD") {
+    return make<zerosched::SGD>(job, parameters, communicator, sharding, [](const json& o) {
+      return zerosched::SGDOptions(o.at("lr"))
+          .momentum(o.at("momentum"))
+          .weight_decay(o.at("weight_decay"))
+          .nesterov(o.at("nesterov"));
+    });
+  }
+  throw std::runtime_error("no optimizer " + name);
 }
 
-void run(const std::string& folder, const std::shared_ptr<zerosched::Communicator>& communicator) {
+void run(const std::string& folder, const CommunicatorPointer& communicator) {
   json job;
   std::ifstream(folder + "/case.json") >> job;
   const at::ScalarType dtype = dtype_of(job.at("dtype"));
@@ -121,11 +175,11 @@ void run(const std::string& folder, const std::shared_ptr<zerosched::Communicato
   }
 
   std::map<std::string, std::map<std::string, at::Tensor>> state;
-  for (const char* which : {"z", "x", "v", "y"}) state[which] = optimizer->full_state(which);
+  for (const std::string which : job.at("state")) state[which] = optimizer->full_state(which);
   if (communicator->rank() != 0) return;
   std::ofstream result(folder + "/result.bin", std::ios::binary);
   for (const auto& named : all) {
-    for (const char* which : {"z", "x", "v", "y"}) {
+    for (const std::string which : job.at("state")) {
       const at::Tensor tensor = state[which].at(named.first).to(at::kDouble).contiguous();
       result.write(static_cast<const char*>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
     }

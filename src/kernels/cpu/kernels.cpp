@@ -67,7 +67,7 @@ c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
   return param_dtype == c10::ScalarType::Double ? c10::ScalarType::Double : c10::ScalarType::Float;
 }
 
-void adamw_schedule_free(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars) {
+void update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
   const c10::ScalarType state = state_dtype(range.param_dtype);
   TORCH_CHECK(is_supported(range.param_dtype) &&
                   (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
@@ -76,11 +76,12 @@ void adamw_schedule_free(const AdamWScheduleFreeRange& range, const ScheduleFree
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
   const bool out_of_cache = param_bytes >= kOutOfCacheBytes;
   for_each_range(range.numel, [&](int64_t begin, int64_t numel) {
-    active().adamw_schedule_free(
-        {range.param_dtype, range.grad_dtype, at(range.y, begin, range.param_dtype),
-         at(range.g, begin, range.grad_dtype), at(range.z, begin, state), at(range.x, begin, state),
-         at(range.v, begin, state), numel},
-        scalars, out_of_cache);
+    UpdateRange part = range;
+    part.y = at(range.y, begin, range.param_dtype);
+    part.g = at(range.g, begin, range.grad_dtype);
+    for (void*& tensor : part.state) tensor = tensor == nullptr ? nullptr : at(tensor, begin, state);
+    part.numel = numel;
+    active().update(rule, part, scalars, out_of_cache);
   });
 }
 

@@ -14,8 +14,7 @@ struct Variant {
   const char* name;
   /// `out_of_cache` asks for memory ahead of use and writes y past the caches: faster where the range would not
   /// stay in them, slower where it would.
-  void (*adamw_schedule_free)(
-      const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache);
+  void (*update)(Rule rule, const UpdateRange& range, const StepScalars& scalars, bool out_of_cache);
   void (*interpolate)(
       c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel);
   double (*sum_of_squares)(c10::ScalarType dtype, const void* data, int64_t numel);

@@ -7,7 +7,11 @@
 #endif
 
 #include "kernels/cpu/variant.h"
-#include "kernels/schedule_free_math.h"
+#include "kernels/math.h"
+#include "kernels/rules/adamw.h"
+#include "kernels/rules/adamw_schedule_free.h"
+#include "kernels/rules/sgd.h"
+#include "kernels/rules/sgd_schedule_free.h"
 
 #include <cstdint>
 #include <cstring>
@@ -93,67 +97,74 @@ ZEROSCHED_ELEMENT void finish_streaming() {
 #endif
 }
 
-template <bool kDecays, typename Param, typename Grad, typename Real>
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
 ZEROSCHED_ELEMENT void update_elements(
-    Param* __restrict y, const Grad* __restrict g, Real* __restrict z, Real* __restrict x, Real* __restrict v,
-    int64_t numel, const AdamWScheduleFreeCoefficients<Real>& s) {
+    Param* __restrict y, const Grad* __restrict g, Real* __restrict a, Real* __restrict b, Real* __restrict c,
+    int64_t numel, const typename UpdateRule::template Coefficients<Real>& s) {
+  constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   for (int64_t i = 0; i < numel; ++i) {
-    Real z_i = z[i];
-    Real x_i = x[i];
-    Real v_i = v[i];
-    const Real y_i = adamw_schedule_free_element<kDecays>(static_cast<Real>(load(g[i])), z_i, x_i, v_i, s);
-    z[i] = z_i;
-    x[i] = x_i;
-    v[i] = v_i;
+    Real a_i = a[i];
+    Real b_i = b[i];
+    Real c_i = kHasThird ? c[i] : Real(0);
+    const Real y_i = UpdateRule::apply(static_cast<Real>(load(g[i])), a_i, b_i, c_i, s);
+    a[i] = a_i;
+    b[i] = b_i;
+    if (kHasThird) c[i] = c_i;
     store(y[i], y_i);
   }
 }
 
-template <bool kDecays, typename Param, typename Grad, typename Real>
-void update_range(const AdamWScheduleFreeRange& r, const ScheduleFreeScalars& scalars, bool out_of_cache) {
-  const AdamWScheduleFreeCoefficients<Real> s(scalars);
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
+void update_range(const UpdateRange& r, const StepScalars& scalars, bool out_of_cache) {
+  constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  const typename UpdateRule::template Coefficients<Real> s(scalars);
   auto* y = static_cast<Param*>(r.y);
   const auto* g = static_cast<const Grad*>(r.g);
-  auto* z = static_cast<Real*>(r.z);
-  auto* x = static_cast<Real*>(r.x);
-  auto* v = static_cast<Real*>(r.v);
+  auto* a = static_cast<Real*>(r.state[0]);
+  auto* b = static_cast<Real*>(r.state[1]);
+  auto* c = static_cast<Real*>(r.state[2]);
   if (!out_of_cache) {
-    update_elements<kDecays>(y, g, z, x, v, r.numel, s);
+    update_elements<UpdateRule>(y, g, a, b, c, r.numel, s);
     return;
   }
   alignas(64) Param chunk[kChunkNumel];
   int64_t i = 0;
   for (; i + kChunkNumel <= r.numel; i += kChunkNumel) {
     prefetch_chunk(g + i);
-    prefetch_chunk(z + i);
-    prefetch_chunk(x + i);
-    prefetch_chunk(v + i);
-    update_elements<kDecays>(chunk, g + i, z + i, x + i, v + i, kChunkNumel, s);
+    prefetch_chunk(a + i);
+    prefetch_chunk(b + i);
+    if (kHasThird) prefetch_chunk(c + i);
+    update_elements<UpdateRule>(chunk, g + i, a + i, b + i, kHasThird ? c + i : c, kChunkNumel, s);
     stream_chunk(y + i, chunk);
   }
-  update_elements<kDecays>(y + i, g + i, z + i, x + i, v + i, r.numel - i, s);
+  update_elements<UpdateRule>(y + i, g + i, a + i, b + i, kHasThird ? c + i : c, r.numel - i, s);
   finish_streaming();
 }
 
-template <typename Param, typename Grad, typename Real>
-void update(const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache) {
-  if (scalars.weight_decay != 0) {
-    update_range<true, Param, Grad, Real>(range, scalars, out_of_cache);
+template <typename UpdateRule>
+void update_by(const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
+  if (range.param_dtype == c10::ScalarType::Double) {
+    update_range<UpdateRule, double, double, double>(range, scalars, out_of_cache);
+  } else if (range.param_dtype == c10::ScalarType::Float) {
+    update_range<UpdateRule, float, float, float>(range, scalars, out_of_cache);
+  } else if (range.grad_dtype == c10::ScalarType::BFloat16) {
+    update_range<UpdateRule, BFloat16, BFloat16, float>(range, scalars, out_of_cache);
   } else {
-    update_range<false, Param, Grad, Real>(range, scalars, out_of_cache);
+    update_range<UpdateRule, BFloat16, float, float>(range, scalars, out_of_cache);
   }
 }
 
-void adamw_schedule_free_range(
-    const AdamWScheduleFreeRange& range, const ScheduleFreeScalars& scalars, bool out_of_cache) {
-  if (range.param_dtype == c10::ScalarType::Double) {
-    update<double, double, double>(range, scalars, out_of_cache);
-  } else if (range.param_dtype == c10::ScalarType::Float) {
-    update<float, float, float>(range, scalars, out_of_cache);
-  } else if (range.grad_dtype == c10::ScalarType::BFloat16) {
-    update<BFloat16, BFloat16, float>(range, scalars, out_of_cache);
-  } else {
-    update<BFloat16, float, float>(range, scalars, out_of_cache);
+void update_by_rule(Rule rule, const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
+  switch (rule) {
+    case Rule::adamw_schedule_free:
+      if (!scalars.adaptive) return update_by<AdamWScheduleFreeRule<true, false>>(range, scalars, out_of_cache);
+      if (scalars.weight_decay != 0) return update_by<AdamWScheduleFreeRule<true>>(range, scalars, out_of_cache);
+      return update_by<AdamWScheduleFreeRule<false>>(range, scalars, out_of_cache);
+    case Rule::sgd_schedule_free: return update_by<SGDScheduleFreeRule>(range, scalars, out_of_cache);
+    case Rule::adamw: return update_by<AdamWRule>(range, scalars, out_of_cache);
+    case Rule::sgd:
+      if (scalars.nesterov) return update_by<SGDRule<true>>(range, scalars, out_of_cache);
+      return update_by<SGDRule<false>>(range, scalars, out_of_cache);
   }
 }
 
@@ -210,6 +221,6 @@ double sum_of_squares_range(c10::ScalarType dtype, const void* data, int64_t num
 
 extern const Variant ZEROSCHED_VARIANT;
 const Variant ZEROSCHED_VARIANT = {
-    ZEROSCHED_VARIANT_NAME, adamw_schedule_free_range, interpolate_range, sum_of_squares_range};
+    ZEROSCHED_VARIANT_NAME, update_by_rule, interpolate_range, sum_of_squares_range};
 
 }  // namespace zerosched::kernels

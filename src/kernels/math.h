@@ -1,11 +1,9 @@
 #pragma once
 
-#include "kernels/update.h"
-
 #include <cstdint>
 #include <cstring>
 
-// The arithmetic of one element, for every device. The same source gives the same bits everywhere because
+// What the arithmetic of one element is made of, for every device; the update rules are in rules/. The same source gives the same bits everywhere because
 // nothing is left to the compiler: fused multiply-adds are written out, division and square root are IEEE's,
 // and translation units that include this are built without contraction (-ffp-contract=off, -fmad=false).
 #ifdef __CUDACC__
@@ -67,38 +65,6 @@ ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Interpolation<R
   const Real near = select(how.near_is_b, a, b);
   const Real far = select(how.far_is_b, a, b);
   return fused_multiply_add(how.minus_weight_of_far, near - far, near);
-}
-
-/// ScheduleFreeScalars in the type that elements are computed in.
-template <typename Real>
-struct AdamWScheduleFreeCoefficients {
-  Real grad_scale, beta2, one_minus_beta2, inverse_bias_correction2, eps, weight_decay, minus_lr;
-  Interpolation<Real> y_before, average, y_after;
-
-  ZEROSCHED_ELEMENT explicit AdamWScheduleFreeCoefficients(const ScheduleFreeScalars& s)
-      : grad_scale(static_cast<Real>(s.grad_scale)),
-        beta2(static_cast<Real>(s.beta2)),
-        one_minus_beta2(static_cast<Real>(1 - s.beta2)),
-        inverse_bias_correction2(static_cast<Real>(1 / s.bias_correction2)),
-        eps(static_cast<Real>(s.eps)),
-        weight_decay(static_cast<Real>(s.weight_decay)),
-        minus_lr(static_cast<Real>(-s.lr)),
-        y_before(s.y_weight_before),
-        average(s.c),
-        y_after(s.y_weight) {}
-};
-
-/// One element of one step; returns y. Without weight decay the old y is not needed.
-template <bool kDecays, typename Real>
-ZEROSCHED_ELEMENT Real adamw_schedule_free_element(
-    Real gradient, Real& z, Real& x, Real& v, const AdamWScheduleFreeCoefficients<Real>& s) {
-  const Real g = gradient * s.grad_scale;
-  v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
-  Real u = g / (square_root(v * s.inverse_bias_correction2) + s.eps);
-  if (kDecays) u = fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), u);
-  z = fused_multiply_add(s.minus_lr, u, z);
-  x = interpolate_element(x, z, s.average);
-  return interpolate_element(x, z, s.y_after);
 }
 
 }  // namespace zerosched::kernels

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <zerosched/export.h>
+#include <zerosched/sharded_optimizer.h>
+
+#include <torch/arg.h>
+#include <torch/optim/optimizer.h>
+
+#include <memory>
+#include <vector>
+
+namespace zerosched {
+
+/// Options of SGD: names and defaults of torch::optim::SGD.
+struct ZEROSCHED_EXPORT SGDOptions
+    : public torch::optim::OptimizerCloneableOptions<SGDOptions> {
+  SGDOptions(double lr = 1e-3);
+  TORCH_ARG(double, lr) = 1e-3;
+  TORCH_ARG(double, momentum) = 0;
+  /// Added to the gradient.
+  TORCH_ARG(double, weight_decay) = 0;
+  TORCH_ARG(bool, nesterov) = false;
+
+ public:
+  void serialize(torch::serialize::InputArchive& archive) override;
+  void serialize(torch::serialize::OutputArchive& archive) const override;
+  double get_lr() const override;
+  void set_lr(double lr) override;
+};
+
+/// SGD with momentum, as torch::optim::SGD without dampening, sharded: what Schedule-Free is compared with. x and y are
+/// the same. State: x and m, the momentum buffer, 8 bytes per parameter over all ranks (16 for float64).
+class ZEROSCHED_EXPORT SGD : public ShardedOptimizer {
+ public:
+  /// Over the parameters of `module`, under their names. Collective.
+  SGD(
+      const torch::nn::Module& module,
+      std::shared_ptr<Communicator> communicator,
+      SGDOptions options = {},
+      ShardingOptions sharding = {});
+
+  /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
+  SGD(
+      std::vector<ParameterGroup> groups,
+      std::shared_ptr<Communicator> communicator,
+      SGDOptions options = {},
+      ShardingOptions sharding = {});
+};
+
+}  // namespace zerosched

@@ -1,0 +1,35 @@
+#pragma once
+
+#include "kernels/math.h"
+#include "kernels/update.h"
+
+namespace zerosched::kernels {
+
+/// Schedule-Free SGD (arXiv 2405.15682). State: z, x.
+struct SGDScheduleFreeRule {
+  static constexpr int kStateTensors = 2;
+
+  template <typename Real>
+  struct Coefficients {
+    Real grad_scale, weight_decay, minus_lr;
+    Interpolation<Real> y_before, average, y_after;
+
+    ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
+        : grad_scale(static_cast<Real>(s.grad_scale)),
+          weight_decay(static_cast<Real>(s.weight_decay)),
+          minus_lr(static_cast<Real>(-s.lr)),
+          y_before(s.y_weight_before),
+          average(s.c),
+          y_after(s.y_weight) {}
+  };
+
+  template <typename Real>
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, const Coefficients<Real>& s) {
+    const Real u = fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), gradient * s.grad_scale);
+    z = fused_multiply_add(s.minus_lr, u, z);
+    x = interpolate_element(x, z, s.average);
+    return interpolate_element(x, z, s.y_after);
+  }
+};
+
+}  // namespace zerosched::kernels

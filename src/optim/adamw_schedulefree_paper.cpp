@@ -1,0 +1,42 @@
+#include "optim/adamw_schedulefree.h"
+
+#include <zerosched/adamw_schedulefree_paper.h>
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+namespace zerosched {
+namespace detail {
+namespace {
+
+class AdamWScheduleFreePaperAlgorithm final : public AdamWScheduleFreeAlgorithm {
+ public:
+  const char* name() const override { return "AdamWScheduleFreePaper"; }
+
+  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+    PreparedStep prepared = AdamWScheduleFreeAlgorithm::prepare(options, state);
+    prepared.scalars.lr *= std::sqrt(prepared.scalars.bias_correction2);
+    prepared.scalars.bias_correction2 = 1;
+    const auto& o = static_cast<const AdamWScheduleFreePaperOptions&>(options);
+    average(prepared, state, std::get<0>(o.betas()), o.r(), o.weight_lr_power());
+    return prepared;
+  }
+};
+
+}  // namespace
+}  // namespace detail
+
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(
+    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(
+          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+          std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
+
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(
+    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(
+          std::move(groups), {}, std::move(communicator), std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+          std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
+
+}  // namespace zerosched

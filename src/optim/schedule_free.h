@@ -1,0 +1,21 @@
+#pragma once
+
+#include "optim/algorithm.h"
+
+namespace zerosched::detail {
+
+/// What the Schedule-Free algorithms share: state z, x (and v), and the average of arXiv 2405.15682, section 2.
+class ScheduleFreeAlgorithm : public Algorithm {
+ public:
+  void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const final;
+
+ protected:
+  /// The scalars of averaging, once prepared.scalars.lr is the step's, and the group's state after it.
+  static void average(
+      PreparedStep& prepared, const GroupState& state, double beta1, double r, double weight_lr_power);
+
+  /// (k+1)/warmup_steps, at most 1.
+  static double warmup(const GroupState& state, int64_t warmup_steps);
+};
+
+}  // namespace zerosched::detail
