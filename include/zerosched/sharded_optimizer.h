@@ -144,6 +144,9 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   static std::vector<at::Tensor> buffers_of(const torch::nn::Module& module);
 
  private:
+  friend class GradScaler;
+  bool step_scaled(double loss_scale);
+
   std::shared_ptr<detail::Engine> engine_;
 };
 

@@ -5,6 +5,7 @@
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
 #include <zerosched/communicator.h>
+#include <zerosched/grad_scaler.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/session.h>
@@ -12,3 +13,4 @@
 #include <zerosched/sgd_schedulefree.h>
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/sharding_options.h>
+#include <zerosched/update_batch_norm.h>

@@ -88,9 +88,9 @@ void Engine::update_bucket(int64_t bucket, const kernels::StepScalars& scalars) 
 
 // What goes wrong on one rank alone must reach the peers, which wait in collectives.
 template <typename Function>
-void Engine::tell_peers_of_errors(Function&& function) {
+auto Engine::tell_peers_of_errors(Function&& function) {
   try {
-    function();
+    return function();
   } catch (const std::exception& error) {
     if (communicator_->failure().empty()) fail(message_of(error));
     throw;
@@ -99,10 +99,17 @@ void Engine::tell_peers_of_errors(Function&& function) {
 
 void Engine::step(const GroupOptions& options) {
   check_can_step();
-  tell_peers_of_errors([&] { run_step(options); });
+  grad_scale_ = averaging();
+  tell_peers_of_errors([&] { run_step(options, false); });
 }
 
-void Engine::run_step(const GroupOptions& options) {
+bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
+  check_can_step();
+  grad_scale_ = averaging() / loss_scale;
+  return tell_peers_of_errors([&] { return run_step(options, true); });
+}
+
+bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   const at::NoGradGuard no_grad;
   timings_ = {};
   const PhaseTimer whole_step(timings_.step);
@@ -112,12 +119,25 @@ void Engine::run_step(const GroupOptions& options) {
     reducer_->launch_missing();
   }
   grad_norm_ = -1;
-  const double clip = sharding_.max_grad_norm() ? clip_factor() : 1;
+  if (sharding_.max_grad_norm() || skip_overflow) {
+    {
+      // Apart from the norm itself, so that waiting for peers does not look like work.
+      const PhaseTimer timer(timings_.wait_reduce_scatter);
+      for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
+    }
+    const PhaseTimer timer(timings_.norm);
+    grad_norm_ = compute_grad_norm();
+  }
+  // The sum is in double, so the norm is finite if all elements are, and the same on every rank.
+  if (skip_overflow && !std::isfinite(grad_norm_)) {
+    reducer_->finish_round();
+    return false;
+  }
 
   std::vector<PreparedStep> prepared;
   for (size_t g = 0; g < groups_.size(); ++g) {
     prepared.push_back(algorithm_->prepare(*options[g], groups_[g]));
-    prepared.back().scalars.grad_scale = averaging() * clip;
+    prepared.back().scalars.grad_scale = grad_scale_ * clip_factor();
   }
 
   std::vector<std::shared_ptr<Work>> gathers;
@@ -144,6 +164,7 @@ void Engine::run_step(const GroupOptions& options) {
   for (size_t g = 0; g < groups_.size(); ++g) groups_[g] = prepared[g].next;
   reducer_->finish_round();
   timings_.backward = reducer_->backward_seconds();
+  return true;
 }
 
 double Engine::averaging() const {
@@ -161,18 +182,12 @@ double Engine::compute_grad_norm() {
     }
   }
   communicator_->all_reduce(sum, ReduceOp::sum, {"gradient norm", -1, reducer_->round()})->wait();
-  return std::sqrt(*sum.const_data_ptr<double>()) * averaging();
+  return std::sqrt(*sum.const_data_ptr<double>()) * grad_scale_;
 }
 
 // As torch::nn::utils::clip_grad_norm_: max_norm / (norm + 1e-6), at most 1, NaN if the norm is.
-double Engine::clip_factor() {
-  {
-    // Apart from the norm itself, so that waiting for peers does not look like work.
-    const PhaseTimer timer(timings_.wait_reduce_scatter);
-    for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
-  }
-  const PhaseTimer timer(timings_.norm);
-  grad_norm_ = compute_grad_norm();
+double Engine::clip_factor() const {
+  if (!sharding_.max_grad_norm()) return 1;
   const double factor = *sharding_.max_grad_norm() / (grad_norm_ + 1e-6);
   return factor >= 1 ? 1 : factor;
 }

@@ -23,7 +23,7 @@ using GroupOptions = std::vector<const torch::optim::OptimizerOptions*>;
 /// A sharded optimizer without its face. One step:
 ///
 ///   launch_missing     every bucket's gradients are on their way to the ranks that own them
-///   gradient norm      only for clipping: sum of squares of each shard, one all-reduced scalar
+///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, one all-reduced scalar
 ///   for each bucket, in launch order
 ///     reduced          wait for this rank's slice of the summed gradient
 ///     update           z, x, v and this rank's slice of y, in one pass
@@ -42,6 +42,9 @@ class Engine {
   ~Engine();
 
   void step(const GroupOptions& options);
+  /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing is
+  /// changed but the gradients, which are used up, and the result is false on every rank. Collective.
+  bool step_scaled(const GroupOptions& options, double loss_scale);
   void zero_grad(bool set_to_none);
   void train();
   void eval();
@@ -65,8 +68,8 @@ class Engine {
 
   [[noreturn]] void fail(const std::string& message) const;
   template <typename Function>
-  void tell_peers_of_errors(Function&& function);
-  void run_step(const GroupOptions& options);
+  auto tell_peers_of_errors(Function&& function);
+  bool run_step(const GroupOptions& options, bool skip_overflow);
   void check_unchanged() const;
   void set_point(Point point);
   void register_hooks();
@@ -74,7 +77,7 @@ class Engine {
   void start_state_at_parameters();
   double averaging() const;
   double compute_grad_norm();
-  double clip_factor();
+  double clip_factor() const;
   void update_bucket(int64_t bucket, const kernels::StepScalars& scalars);
   kernels::UpdateRange shard_range(int64_t bucket, void* parameters) const;
 
@@ -89,7 +92,8 @@ class Engine {
   std::vector<GroupState> groups_;
   std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
   bool training_ = true;
-  double grad_norm_ = -1;  ///< of the last step; negative: not known
+  double grad_norm_ = -1;    ///< of the last step; negative: not known
+  double grad_scale_ = 1;    ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
   Timings timings_;
   int exceptions_at_start_;
 };

@@ -10,6 +10,16 @@
 
 namespace zerosched {
 
+namespace {
+
+detail::GroupOptions options_of(std::vector<torch::optim::OptimizerParamGroup>& groups) {
+  detail::GroupOptions options;
+  for (auto& group : groups) options.push_back(&group.options());
+  return options;
+}
+
+}  // namespace
+
 EvalScope::EvalScope(std::shared_ptr<detail::Engine> engine)
     : engine_(std::move(engine)), exceptions_at_start_(std::uncaught_exceptions()) {}
 
@@ -60,10 +70,12 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
     const at::AutoGradMode with_gradients(true);
     loss = closure();
   }
-  detail::GroupOptions options;
-  for (auto& group : param_groups_) options.push_back(&group.options());
-  engine_->step(options);
+  engine_->step(options_of(param_groups_));
   return loss;
+}
+
+bool ShardedOptimizer::step_scaled(double loss_scale) {
+  return engine_->step_scaled(options_of(param_groups_), loss_scale);
 }
 
 void ShardedOptimizer::zero_grad(bool set_to_none) { engine_->zero_grad(set_to_none); }

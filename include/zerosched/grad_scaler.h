@@ -1,0 +1,54 @@
+#pragma once
+
+#include <zerosched/export.h>
+#include <zerosched/sharded_optimizer.h>
+
+#include <ATen/core/Tensor.h>
+#include <torch/arg.h>
+
+#include <cstdint>
+
+namespace zerosched {
+
+struct ZEROSCHED_EXPORT GradScalerOptions {
+  TORCH_ARG(double, init_scale) = 65536;
+  /// The scale is multiplied by this after growth_interval steps in a row without overflow. More than 1.
+  TORCH_ARG(double, growth_factor) = 2;
+  /// ... and by this after a step with overflow. Between 0 and 1.
+  TORCH_ARG(double, backoff_factor) = 0.5;
+  TORCH_ARG(int64_t, growth_interval) = 2000;
+};
+
+/// Loss scaling for gradients in 16-bit types, as torch.amp.GradScaler: one per optimizer.
+///
+///     scaler.scale(loss).backward();
+///     scaler.step(optimizer);
+///
+/// Every rank's scaler goes through the same scales, because an overflow on one rank is one on all.
+class ZEROSCHED_EXPORT GradScaler {
+ public:
+  /// Throws if an option is out of range.
+  explicit GradScaler(GradScalerOptions options = {});
+
+  /// loss * scale. Local.
+  at::Tensor scale(const at::Tensor& loss) const;
+
+  /// optimizer.step() with gradients divided by the scale; then grows the scale or backs off. If any rank's
+  /// gradient has an inf or a NaN no rank steps, and nothing of the optimizer's state advances: not k, not
+  /// weight_sum, not v. Clipping and grad_norm() see unscaled gradients. One all-reduced scalar more than a step
+  /// without clipping. Collective. Returns whether the step was taken, the same on every rank.
+  bool step(ShardedOptimizer& optimizer);
+
+  double get_scale() const { return scale_; }
+  /// Steps in a row without overflow since the scale last changed.
+  int64_t growth_tracker() const { return growth_tracker_; }
+  /// Takes up where a scaler with these values was, when training resumes.
+  void load_state(double scale, int64_t growth_tracker);
+
+ private:
+  GradScalerOptions options_;
+  double scale_;
+  int64_t growth_tracker_ = 0;
+};
+
+}  // namespace zerosched

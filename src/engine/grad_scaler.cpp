@@ -1,0 +1,46 @@
+#include <zerosched/grad_scaler.h>
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <cmath>
+
+namespace zerosched {
+
+GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(options.init_scale()) {
+  TORCH_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ", scale_,
+              ".");
+  TORCH_CHECK(options.growth_factor() > 1, "GradScalerOptions::growth_factor must be more than 1, got ",
+              options.growth_factor(), ".");
+  TORCH_CHECK(options.backoff_factor() > 0 && options.backoff_factor() < 1,
+              "GradScalerOptions::backoff_factor must be between 0 and 1, got ", options.backoff_factor(), ".");
+  TORCH_CHECK(options.growth_interval() > 0, "GradScalerOptions::growth_interval must be positive, got ",
+              options.growth_interval(), ".");
+}
+
+at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * scale_; }
+
+bool GradScaler::step(ShardedOptimizer& optimizer) {
+  const bool stepped = optimizer.step_scaled(scale_);
+  if (!stepped) {
+    scale_ *= options_.backoff_factor();
+    growth_tracker_ = 0;
+  } else if (++growth_tracker_ == options_.growth_interval()) {
+    const double grown = scale_ * options_.growth_factor();
+    // A scale that float32 cannot hold would turn every loss into inf.
+    if (std::isfinite(static_cast<float>(grown))) scale_ = grown;
+    growth_tracker_ = 0;
+  }
+  return stepped;
+}
+
+void GradScaler::load_state(double scale, int64_t growth_tracker) {
+  TORCH_CHECK(std::isfinite(scale) && scale > 0, "GradScaler: the scale must be positive, got ", scale, ".");
+  TORCH_CHECK(growth_tracker >= 0 && growth_tracker < options_.growth_interval(),
+              "GradScaler: growth_tracker must be from 0 to below growth_interval, ", options_.growth_interval(),
+              ", got ", growth_tracker, ".");
+  scale_ = scale;
+  growth_tracker_ = growth_tracker;
+}
+
+}  // namespace zerosched
