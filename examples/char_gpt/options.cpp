@@ -1,5 +1,7 @@
 #include "options.h"
 
+#include "optimizers.h"
+
 #include <CLI/CLI.hpp>
 
 #include <cmath>
@@ -35,7 +37,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   CommandLine result;
   Options& options = result.options;
   CLI::App app(
-      "Trains a decoder-only transformer on the bytes of a text, with sharded Schedule-Free AdamW.\n"
+      "Trains a decoder-only transformer on the bytes of a text, with a sharded Schedule-Free optimizer.\n"
       "Start it with mpirun or srun; alone it is a world of one rank.",
       "char_gpt");
   app.option_defaults()->always_capture_default();
@@ -69,17 +71,17 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->group("Model");
 
   app.add_option("--optimizer", options.optimizer, "algorithm")
-      ->check(CLI::IsMember({"adamw-schedulefree"}))
+      ->check(CLI::IsMember(optimizer_names()))
       ->group("Optimizer");
   app.add_option("--steps", options.steps, "optimizer steps")
       ->check(integer_in(1, kMaxSteps))
       ->group("Optimizer");
   app.add_option("--lr", options.lr, "learning rate")->check(positive)->group("Optimizer");
-  app.add_option("--beta1", options.beta1, "weight of x in y")->check(fraction)->group("Optimizer");
+  app.add_option("--beta1", options.beta1, "weight of x in y; for adamw decay of m, for sgd momentum")->check(fraction)->group("Optimizer");
   app.add_option("--beta2", options.beta2, "decay of v")
       ->check(number_in(0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"))
       ->group("Optimizer");
-  app.add_option("--weight-decay", options.weight_decay, "decoupled, taken at y")
+  app.add_option("--weight-decay", options.weight_decay, "decoupled, taken at y; for sgd added to the gradient")
       ->check(not_negative)
       ->group("Optimizer");
   app.add_option("--warmup-steps", options.warmup_steps, "steps of linear warmup")

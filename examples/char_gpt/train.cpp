@@ -1,10 +1,9 @@
 #include "train.h"
 
 #include "model.h"
+#include "optimizers.h"
 #include "progress.h"
 #include "step_times.h"
-
-#include <zerosched/adamw_schedulefree.h>
 
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
@@ -68,20 +67,6 @@ std::string sample_text(const Options& options, Gpt& model, torch::Device device
   return text;
 }
 
-zerosched::AdamWScheduleFree make_optimizer(
-    const zerosched::Session& session, const Options& options, const Gpt& model) {
-  zerosched::ShardingOptions sharding;
-  sharding.max_grad_norm(options.max_grad_norm);
-  if (options.bucket_bytes) sharding.bucket_bytes(*options.bucket_bytes);
-  return zerosched::AdamWScheduleFree(
-      *model, session.communicator(),
-      zerosched::AdamWScheduleFreeOptions(options.lr)
-          .betas({options.beta1, options.beta2})
-          .weight_decay(options.weight_decay)
-          .warmup_steps(options.warmup_steps),
-      sharding);
-}
-
 }  // namespace
 
 TrainResult train(
@@ -90,7 +75,8 @@ TrainResult train(
   torch::manual_seed(options.seed);
   Gpt model(options.dim, options.layers, options.heads, options.seq);
   model->to(session.device(), options.dtype == "bfloat16" ? torch::kBFloat16 : torch::kFloat32);
-  auto optimizer = make_optimizer(session, options, model);
+  const auto made = make_optimizer(session, options, model);
+  zerosched::ShardedOptimizer& optimizer = *made;
   optimizer.train();
 
   std::mt19937_64 generator(options.seed + 1234 + static_cast<uint64_t>(session.rank()));
@@ -108,6 +94,7 @@ TrainResult train(
     const auto loss = loss_of(model, batch);
     const auto forward_end = Clock::now();
     loss.backward();
+    schedule_lr(optimizer, options, step);
     const auto backward_end = Clock::now();
     optimizer.step();
     optimizer.zero_grad();

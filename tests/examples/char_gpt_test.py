@@ -94,6 +94,13 @@ class CharGpt(unittest.TestCase):
         self.check_state_bytes(report, 2)
         self.check_learned(report)
 
+    def test_every_optimizer_learns(self):
+        for name, lr in (("adamw-schedulefree-paper", 5e-3), ("radam-schedulefree", 5e-3), ("sgd-schedulefree", 1.0),
+                         ("adamw", 5e-3), ("sgd", 0.1)):
+            with self.subTest(name):
+                report, _ = self.train(2, "--optimizer", name, "--lr", str(lr), "--weight-decay", "0")
+                self.check_learned(report)
+
     def test_synthetic(self):
         report, _ = job.train([job.program("char_gpt"), "--synthetic", "--steps", "3", "--dim", "16",
                                "--layers", "1"])
