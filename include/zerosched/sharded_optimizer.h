@@ -1,5 +1,6 @@
 #pragma once
 
+#include <zerosched/checkpoint.h>
 #include <zerosched/communicator.h>
 #include <zerosched/export.h>
 #include <zerosched/parameter_group.h>
@@ -118,6 +119,28 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// v, k and lr_max are kept, weight_sum becomes 0.
   void reset_from_parameters();
 
+  /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names, the
+  /// scalars and options of each group, frozen parameters, the module's buffers, and what the trainer adds. It loads
+  /// at any world size and with any bucket size.
+  ///
+  /// Collective; `dir` must be the same folder on every rank, on a file system that all of them share. Every rank
+  /// writes its shard. The folder is written under a temporary name beside `dir`, synced and then renamed, so that
+  /// `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was at `dir` is replaced, but
+  /// nothing else is. Last of all the link `latest` beside `dir` is made to name it. Throws on every rank, naming the rank and the reason,
+  /// if anything fails; then no trace is left, and older checkpoints are untouched.
+  void save_checkpoint(
+      const std::string& dir, const CheckpointExtra& extra = {}, const CheckpointOptions& options = {});
+
+  /// Takes up the state that save_checkpoint() left in `dir`: z, x, v, the scalars and options of each group, frozen
+  /// parameters and buffers. Parameters become y or x, whichever mode this optimizer is in. Returns what the trainer
+  /// added.
+  ///
+  /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and groups.
+  /// Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws on every rank,
+  /// naming the file or parameter, if something is missing, damaged or does not fit; then nothing has changed. Should
+  /// the file system fail after that, the optimizer is unusable and says so at every call.
+  CheckpointExtra load_checkpoint(const std::string& dir);
+
   /// Local.
   Timings timings() const;
 
@@ -133,7 +156,7 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
  protected:
   ShardedOptimizer(
       std::vector<ParameterGroup> groups,
-      std::vector<at::Tensor> module_buffers,
+      NamedParameters module_buffers,
       std::shared_ptr<Communicator> communicator,
       std::unique_ptr<torch::optim::OptimizerOptions> defaults,
       ShardingOptions sharding,
@@ -141,11 +164,14 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
 
   /// The named parameters of `module` as one group, and its buffers.
   static std::vector<ParameterGroup> groups_of(const torch::nn::Module& module);
-  static std::vector<at::Tensor> buffers_of(const torch::nn::Module& module);
+  static NamedParameters buffers_of(const torch::nn::Module& module);
 
  private:
   friend class GradScaler;
+  friend ZEROSCHED_EXPORT void export_safetensors(ShardedOptimizer&, const std::string&, const std::string&);
+  friend ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer&, const std::string&);
   bool step_scaled(double loss_scale);
+  std::vector<torch::optim::OptimizerOptions*> group_options();
 
   std::shared_ptr<detail::Engine> engine_;
 };

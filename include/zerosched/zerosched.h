@@ -4,13 +4,16 @@
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/checkpoint.h>
 #include <zerosched/communicator.h>
 #include <zerosched/grad_scaler.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/radam_schedulefree.h>
+#include <zerosched/safetensors.h>
 #include <zerosched/session.h>
 #include <zerosched/sgd.h>
 #include <zerosched/sgd_schedulefree.h>
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/sharding_options.h>
+#include <zerosched/stop_signal.h>
 #include <zerosched/update_batch_norm.h>

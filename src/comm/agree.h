@@ -1,7 +1,10 @@
 #pragma once
 
+#include "comm/message_of.h"
+
 #include <zerosched/communicator.h>
 
+#include <exception>
 #include <string>
 
 namespace zerosched::detail {
@@ -10,6 +13,20 @@ namespace zerosched::detail {
 /// nothing is wrong on it. Returns if all strings are empty; otherwise every rank throws the message of the
 /// lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
 ZEROSCHED_EXPORT void agree(Communicator& communicator, const std::string& local_error);
+
+/// Runs `function`, on every rank, and makes an exception of some ranks one of all, as above. Collective; `function`
+/// itself may not be, because a rank that fails in it would leave the others waiting.
+template <typename Function>
+void agree_on(Communicator& communicator, Function&& function) {
+  std::string error;
+  try {
+    function();
+  } catch (const std::exception& exception) {
+    error = message_of(exception);
+    if (error.empty()) error = "an exception without a message";
+  }
+  agree(communicator, error);
+}
 
 /// The bytes of rank `root`, on every rank; `bytes` of other ranks are ignored. Collective: two broadcasts.
 ZEROSCHED_EXPORT std::string broadcast_bytes(

@@ -221,7 +221,12 @@ void Engine::set_point(Point point) {
   if (error.empty()) error = reducer_->stray();
   if (error.empty()) error = parameters_->changed();
   agree(*communicator_, error);
+  write_point(point);
+  training_ = point == Point::y;
+  reducer_->set_training(training_);
+}
 
+void Engine::write_point(Point point) {
   const at::NoGradGuard no_grad;
   std::vector<std::shared_ptr<Work>> gathers;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
@@ -233,8 +238,6 @@ void Engine::set_point(Point point) {
   }
   for (const auto& gather : gathers) gather->wait();
   parameters_->mark_written();
-  training_ = point == Point::y;
-  reducer_->set_training(training_);
 }
 
 void Engine::train() {

@@ -18,7 +18,7 @@
 namespace zerosched::detail {
 
 /// The options of every parameter group, read anew at each step because schedulers change them.
-using GroupOptions = std::vector<const torch::optim::OptimizerOptions*>;
+using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
 
 /// A sharded optimizer without its face. One step:
 ///
@@ -35,7 +35,7 @@ class Engine {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
   Engine(
-      const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& module_buffers,
+      const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
       std::shared_ptr<Communicator> communicator,
       const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
       std::unique_ptr<Algorithm> algorithm);
@@ -61,6 +61,25 @@ class Engine {
   void check() const;
   void check_can_step() const;
 
+  // What src/io saves and replaces.
+  const Model& model() const { return model_; }
+  const Layout& layout() const { return layout_; }
+  const Algorithm& algorithm() const { return *algorithm_; }
+  const std::vector<GroupState>& groups() const { return groups_; }
+  /// This rank's shard of tensor `index` of Algorithm::state(): flat, bucket.shard_numel elements.
+  const at::Tensor& state(int64_t bucket, size_t index) const {
+    return state_[static_cast<size_t>(bucket)].tensors[index];
+  }
+  /// Why the state cannot be saved now; empty if it can. Local.
+  std::string why_not_savable() const;
+  /// Why the state cannot be replaced now; empty if it can. Local.
+  std::string why_not_replaceable() const;
+  /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups, and puts
+  /// x or y, as the mode asks, into the parameters. Collective.
+  void state_was_replaced(std::vector<GroupState> groups);
+  /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
+  at::Tensor gathered(int64_t bucket, Point point);
+
  private:
   struct BucketState {
     std::array<at::Tensor, kernels::kMaxStateTensors> tensors;  ///< in the order of Algorithm::state()
@@ -72,6 +91,7 @@ class Engine {
   bool run_step(const GroupOptions& options, bool skip_overflow);
   void check_unchanged() const;
   void set_point(Point point);
+  void write_point(Point point);
   void register_hooks();
   void broadcast_parameters();
   void start_state_at_parameters();

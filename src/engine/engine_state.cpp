@@ -16,7 +16,7 @@
 namespace zerosched::detail {
 
 Engine::Engine(
-    const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& module_buffers,
+    const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
     std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
     const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm)
     : communicator_(std::move(communicator)),
@@ -98,11 +98,7 @@ void Engine::start_state_at_parameters() {
 
 void Engine::reset_from_parameters() {
   check();
-  std::string error = parameters_->why_not_adoptable();
-  if (error.empty() && reducer_->in_flight()) {
-    error = "reset_from_parameters() with gradient buckets in flight: call step() or zero_grad() first.";
-  }
-  agree(*communicator_, error);
+  agree(*communicator_, why_not_replaceable());
   const at::NoGradGuard no_grad;
   parameters_->adopt();
   broadcast_parameters();
@@ -110,6 +106,37 @@ void Engine::reset_from_parameters() {
   for (GroupState& group : groups_) group.weight_sum = 0;
   // A parameter that went to another dtype or device and back has a new gradient accumulator.
   register_hooks();
+}
+
+std::string Engine::why_not_savable() const {
+  if (reducer_->in_flight()) return "gradient buckets are in flight: call step() or zero_grad() first.";
+  return parameters_->changed();
+}
+
+std::string Engine::why_not_replaceable() const {
+  if (reducer_->in_flight()) return "gradient buckets are in flight: call step() or zero_grad() first.";
+  return parameters_->why_not_adoptable();
+}
+
+void Engine::state_was_replaced(std::vector<GroupState> groups) {
+  groups_ = std::move(groups);
+  grad_norm_ = -1;
+  const at::NoGradGuard no_grad;
+  parameters_->adopt();
+  write_point(training_ ? Point::y : Point::x);
+  register_hooks();
+}
+
+at::Tensor Engine::gathered(int64_t bucket, Point point) {
+  const at::NoGradGuard no_grad;
+  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+  const at::Tensor whole = at::empty(
+      {layout.numel(layout_.world_size)}, at::TensorOptions().dtype(layout.dtype).device(model_.device));
+  const at::Tensor own = whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel);
+  algorithm_->write_parameters(
+      shard_range(bucket, own.data_ptr()), point, groups_[static_cast<size_t>(layout.group)]);
+  communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();
+  return whole;
 }
 
 int64_t Engine::state_bytes() const {
@@ -141,17 +168,15 @@ std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   std::map<std::string, at::Tensor> result;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
     const Bucket& bucket = layout_.buckets[static_cast<size_t>(b)];
-    const c10::ScalarType dtype = is_y ? bucket.dtype : kernels::state_dtype(bucket.dtype);
-    const at::Tensor whole = at::empty(
-        {bucket.numel(layout_.world_size)}, at::TensorOptions().dtype(dtype).device(model_.device));
-    const at::Tensor own = whole.narrow(0, communicator_->rank() * bucket.shard_numel, bucket.shard_numel);
+    at::Tensor whole;
     if (is_y) {
-      algorithm_->write_parameters(
-          shard_range(b, own.data_ptr()), Point::y, groups_[static_cast<size_t>(bucket.group)]);
+      whole = gathered(b, Point::y);
     } else {
-      own.copy_(state_[static_cast<size_t>(b)].tensors[index]);
+      const at::Tensor& own = state(b, index);
+      whole = at::empty({bucket.numel(layout_.world_size)}, own.options());
+      whole.narrow(0, communicator_->rank() * bucket.shard_numel, bucket.shard_numel).copy_(own);
+      communicator_->all_gather(whole, {tensors[index].name.c_str(), b})->wait();
     }
-    communicator_->all_gather(whole, {is_y ? "y" : tensors[index].name.c_str(), b})->wait();
     for (const Slot& slot : bucket.slots) {
       const ParameterSpec& spec = model_.specs[static_cast<size_t>(slot.parameter)];
       result[spec.name] = whole.as_strided(spec.sizes, spec.strides, slot.offset)

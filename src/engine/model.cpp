@@ -47,9 +47,12 @@ at::Tensor flat_copy(const at::Tensor& tensor) { return tensor.detach().contiguo
 
 }  // namespace
 
-Model inspect(const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& buffers) {
+Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers) {
   Model model;
-  model.buffers = buffers;
+  for (const auto& [name, buffer] : buffers) {
+    model.buffers.push_back(buffer);
+    model.buffer_names.push_back(name);
+  }
   struct Seen {
     std::string name;
     size_t group;
@@ -65,6 +68,7 @@ Model inspect(const std::vector<ParameterGroup>& groups, const std::vector<at::T
         TORCH_CHECK(first->second.group == g, "parameter '", name, "' of group ", g,
                     " is also in group ", first->second.group, ", as '", first->second.name,
                     "'; a parameter belongs to one group.");
+        if (name != first->second.name) model.tied.push_back({name, first->second.name});
         continue;
       }
       TORCH_CHECK(by_name.try_emplace(name, identity).second, "two parameters are named '", name,
@@ -141,7 +145,7 @@ std::vector<std::string> describe(
   }
   for (size_t b = 0; b < model.buffers.size(); ++b) {
     std::ostringstream line;
-    line << "module buffer #" << b << ' ' << model.buffers[b].sizes() << ' '
+    line << "module buffer '" << model.buffer_names[b] << "' " << model.buffers[b].sizes() << ' '
          << c10::toString(model.buffers[b].scalar_type());
     lines.push_back(line.str());
   }

@@ -14,6 +14,12 @@
 
 namespace zerosched::detail {
 
+/// A second name of a parameter.
+struct TiedName {
+  std::string name;
+  std::string first_name;  ///< the one it is kept under
+};
+
 /// What an optimizer was given, sorted: what it trains, and what it only keeps equal on all ranks.
 struct Model {
   std::vector<at::Tensor> parameters;  ///< require gradients, each once, in registration order
@@ -21,13 +27,15 @@ struct Model {
   std::vector<ParameterSpec> specs;
   std::vector<at::Tensor> frozen;      ///< parameters without gradients
   std::vector<std::string> frozen_names;
-  std::vector<at::Tensor> buffers;
+  std::vector<at::Tensor> buffers;     ///< of the module
+  std::vector<std::string> buffer_names;
+  std::vector<TiedName> tied;
   at::Device device = at::kCPU;
 };
 
 /// Sorts and checks, locally: throws at the first thing that cannot be trained, naming it.
 /// A parameter that appears twice in a group (tied weights) is taken once, under its first name.
-Model inspect(const std::vector<ParameterGroup>& groups, const std::vector<at::Tensor>& buffers);
+Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers);
 
 /// Checks options against each other and the algorithm, locally; throws naming the option.
 void check_options(

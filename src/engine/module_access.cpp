@@ -10,20 +10,23 @@ std::vector<ParameterGroup> ShardedOptimizer::groups_of(const torch::nn::Module&
   return {ParameterGroup(module.named_parameters())};
 }
 
-std::vector<at::Tensor> ShardedOptimizer::buffers_of(const torch::nn::Module& module) {
-  return module.buffers();
+NamedParameters ShardedOptimizer::buffers_of(const torch::nn::Module& module) {
+  NamedParameters buffers;
+  for (const auto& item : module.named_buffers()) buffers.emplace_back(item.key(), item.value());
+  return buffers;
 }
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {
   TORCH_CHECK(false,
-              "torch::save of a sharded optimizer would write this rank's shard only. Gather whole tensors "
-              "with full_state() on every rank, and save those.");
+              "torch::save of a sharded optimizer would write this rank's shard only. Call save_checkpoint(dir) on "
+              "every rank instead: it saves all shards, and they load at any world size.");
 }
 
 void ShardedOptimizer::load(torch::serialize::InputArchive&) {
   TORCH_CHECK(false,
               "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
-              "was cut. Load the weights into the module and call reset_from_parameters() on every rank.");
+              "was cut. Call load_checkpoint(dir) on every rank; or load weights into the module, and then call "
+              "reset_from_parameters() on every rank.");
 }
 
 }  // namespace zerosched

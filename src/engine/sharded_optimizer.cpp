@@ -10,16 +10,6 @@
 
 namespace zerosched {
 
-namespace {
-
-detail::GroupOptions options_of(std::vector<torch::optim::OptimizerParamGroup>& groups) {
-  detail::GroupOptions options;
-  for (auto& group : groups) options.push_back(&group.options());
-  return options;
-}
-
-}  // namespace
-
 EvalScope::EvalScope(std::shared_ptr<detail::Engine> engine)
     : engine_(std::move(engine)), exceptions_at_start_(std::uncaught_exceptions()) {}
 
@@ -41,7 +31,7 @@ NoSync::~NoSync() {
 
 ShardedOptimizer::ShardedOptimizer(
     std::vector<ParameterGroup> groups,
-    std::vector<at::Tensor> module_buffers,
+    NamedParameters module_buffers,
     std::shared_ptr<Communicator> communicator,
     std::unique_ptr<torch::optim::OptimizerOptions> defaults,
     ShardingOptions sharding,
@@ -70,12 +60,18 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
     const at::AutoGradMode with_gradients(true);
     loss = closure();
   }
-  engine_->step(options_of(param_groups_));
+  engine_->step(group_options());
   return loss;
 }
 
 bool ShardedOptimizer::step_scaled(double loss_scale) {
-  return engine_->step_scaled(options_of(param_groups_), loss_scale);
+  return engine_->step_scaled(group_options(), loss_scale);
+}
+
+std::vector<torch::optim::OptimizerOptions*> ShardedOptimizer::group_options() {
+  std::vector<torch::optim::OptimizerOptions*> options;
+  for (auto& group : param_groups_) options.push_back(&group.options());
+  return options;
 }
 
 void ShardedOptimizer::zero_grad(bool set_to_none) { engine_->zero_grad(set_to_none); }

@@ -31,13 +31,13 @@ class AdamWAlgorithm final : public Algorithm {
     check_non_negative("weight_decay", o.weight_decay());
   }
 
-  OptionValues values(const torch::optim::OptimizerOptions& options) const override {
-    const auto& o = options_as<AdamWOptions>(options, name());
-    return {{"lr", o.lr()},
-            {"beta1", std::get<0>(o.betas())},
-            {"beta2", std::get<1>(o.betas())},
-            {"eps", o.eps()},
-            {"weight_decay", o.weight_decay()}};
+  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
+    auto& o = options_as<AdamWOptions>(options, name());
+    return {{"lr", &o.lr()},
+            {"beta1", &std::get<0>(o.betas())},
+            {"beta2", &std::get<1>(o.betas())},
+            {"eps", &o.eps()},
+            {"weight_decay", &o.weight_decay()}};
   }
 
   PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {

@@ -28,16 +28,16 @@ void AdamWScheduleFreeAlgorithm::check(const torch::optim::OptimizerOptions& opt
   check_finite("weight_lr_power", o.weight_lr_power());
 }
 
-OptionValues AdamWScheduleFreeAlgorithm::values(const torch::optim::OptimizerOptions& options) const {
-  const auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
-  return {{"lr", o.lr()},
-          {"beta1", std::get<0>(o.betas())},
-          {"beta2", std::get<1>(o.betas())},
-          {"eps", o.eps()},
-          {"weight_decay", o.weight_decay()},
-          {"warmup_steps", static_cast<double>(o.warmup_steps())},
-          {"r", o.r()},
-          {"weight_lr_power", o.weight_lr_power()}};
+std::vector<OptionField> AdamWScheduleFreeAlgorithm::fields(torch::optim::OptimizerOptions& options) const {
+  auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
+  return {{"lr", &o.lr()},
+          {"beta1", &std::get<0>(o.betas())},
+          {"beta2", &std::get<1>(o.betas())},
+          {"eps", &o.eps()},
+          {"weight_decay", &o.weight_decay()},
+          {"warmup_steps", &o.warmup_steps()},
+          {"r", &o.r()},
+          {"weight_lr_power", &o.weight_lr_power()}};
 }
 
 PreparedStep AdamWScheduleFreeAlgorithm::prepare(

@@ -11,7 +11,7 @@ class AdamWScheduleFreeAlgorithm : public ScheduleFreeAlgorithm {
   kernels::Rule rule() const final { return kernels::Rule::adamw_schedule_free; }
   const std::vector<StateTensor>& state() const final;
   void check(const torch::optim::OptimizerOptions& options) const final;
-  OptionValues values(const torch::optim::OptimizerOptions& options) const final;
+  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const final;
   PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override;
 };
 

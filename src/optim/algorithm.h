@@ -1,12 +1,13 @@
 #pragma once
 
 #include "kernels/update.h"
+#include "optim/group_state.h"
 
 #include <torch/optim/optimizer.h>
 
 #include <cstdint>
 #include <string>
-#include <utility>
+#include <variant>
 #include <vector>
 
 namespace zerosched::detail {
@@ -17,14 +18,6 @@ struct StateTensor {
   bool starts_at_parameters;   ///< else at zero
 };
 
-/// What a parameter group carries from step to step; the same on every rank.
-struct GroupState {
-  int64_t k = 0;           ///< steps done
-  double weight_sum = 0;
-  double lr_max = -1;
-  double y_weight = 0;     ///< 1 - beta1 of the step that made y: y = lerp(x, z, y_weight)
-};
-
 struct PreparedStep {
   kernels::StepScalars scalars;  ///< grad_scale is the engine's to fill in
   GroupState next;               ///< the group's state once the step is done
@@ -33,8 +26,11 @@ struct PreparedStep {
 /// Where parameters can be put: y while training, x for evaluation.
 enum class Point { y, x };
 
-/// Options by name, numbers and flags alike as double.
-using OptionValues = std::vector<std::pair<std::string, double>>;
+/// Where an option lies in an options object.
+struct OptionField {
+  const char* name;
+  std::variant<double*, int64_t*, bool*> value;
+};
 
 /// An optimizer's arithmetic: the scalars of a step, and the rule that takes them. Knows nothing of ranks.
 class Algorithm {
@@ -50,8 +46,13 @@ class Algorithm {
   /// Throws if the options are of another optimizer or out of range; names the option.
   virtual void check(const torch::optim::OptimizerOptions& options) const = 0;
 
-  /// Every option, for comparison across ranks.
-  virtual OptionValues values(const torch::optim::OptimizerOptions& options) const = 0;
+  /// Every option, in an order of its own.
+  virtual std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const = 0;
+
+  /// What fields() point at: for comparison across ranks, and for checkpoints.
+  OptionValues values(const torch::optim::OptimizerOptions& options) const;
+  /// The inverse of values(). Throws, without changing anything, unless `values` has exactly these options.
+  void assign(torch::optim::OptimizerOptions& options, const OptionValues& values) const;
 
   /// Changes nothing: a step that is skipped after this leaves no trace.
   virtual PreparedStep prepare(

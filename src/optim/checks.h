@@ -16,6 +16,12 @@ const Options& options_as(const torch::optim::OptimizerOptions& options, const c
   return *typed;
 }
 
+template <typename Options>
+Options& options_as(torch::optim::OptimizerOptions& options, const char* optimizer) {
+  return const_cast<Options&>(
+      options_as<Options>(static_cast<const torch::optim::OptimizerOptions&>(options), optimizer));
+}
+
 inline void check_non_negative(const char* option, double value) {
   TORCH_CHECK(std::isfinite(value) && value >= 0, option, " must be finite and not negative, got ", value,
               ".");

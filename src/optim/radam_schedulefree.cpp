@@ -32,16 +32,16 @@ class RAdamScheduleFreeAlgorithm final : public ScheduleFreeAlgorithm {
     check_finite("weight_lr_power", o.weight_lr_power());
   }
 
-  OptionValues values(const torch::optim::OptimizerOptions& options) const override {
-    const auto& o = options_as<RAdamScheduleFreeOptions>(options, name());
-    return {{"lr", o.lr()},
-            {"beta1", std::get<0>(o.betas())},
-            {"beta2", std::get<1>(o.betas())},
-            {"eps", o.eps()},
-            {"weight_decay", o.weight_decay()},
-            {"r", o.r()},
-            {"weight_lr_power", o.weight_lr_power()},
-            {"silent_sgd_phase", o.silent_sgd_phase() ? 1.0 : 0.0}};
+  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
+    auto& o = options_as<RAdamScheduleFreeOptions>(options, name());
+    return {{"lr", &o.lr()},
+            {"beta1", &std::get<0>(o.betas())},
+            {"beta2", &std::get<1>(o.betas())},
+            {"eps", &o.eps()},
+            {"weight_decay", &o.weight_decay()},
+            {"r", &o.r()},
+            {"weight_lr_power", &o.weight_lr_power()},
+            {"silent_sgd_phase", &o.silent_sgd_phase()}};
   }
 
   // The rectification of RAdam, arXiv 1908.03265, algorithm 2: rho is the length of the simple moving average that v

@@ -29,12 +29,12 @@ class SGDAlgorithm final : public Algorithm {
     TORCH_CHECK(!o.nesterov() || o.momentum() > 0, "nesterov needs a momentum above 0.");
   }
 
-  OptionValues values(const torch::optim::OptimizerOptions& options) const override {
-    const auto& o = options_as<SGDOptions>(options, name());
-    return {{"lr", o.lr()},
-            {"momentum", o.momentum()},
-            {"weight_decay", o.weight_decay()},
-            {"nesterov", o.nesterov() ? 1.0 : 0.0}};
+  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
+    auto& o = options_as<SGDOptions>(options, name());
+    return {{"lr", &o.lr()},
+            {"momentum", &o.momentum()},
+            {"weight_decay", &o.weight_decay()},
+            {"nesterov", &o.nesterov()}};
   }
 
   PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {

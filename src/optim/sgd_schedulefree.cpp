@@ -31,14 +31,14 @@ class SGDScheduleFreeAlgorithm final : public ScheduleFreeAlgorithm {
     check_finite("weight_lr_power", o.weight_lr_power());
   }
 
-  OptionValues values(const torch::optim::OptimizerOptions& options) const override {
-    const auto& o = options_as<SGDScheduleFreeOptions>(options, name());
-    return {{"lr", o.lr()},
-            {"momentum", o.momentum()},
-            {"weight_decay", o.weight_decay()},
-            {"warmup_steps", static_cast<double>(o.warmup_steps())},
-            {"r", o.r()},
-            {"weight_lr_power", o.weight_lr_power()}};
+  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
+    auto& o = options_as<SGDScheduleFreeOptions>(options, name());
+    return {{"lr", &o.lr()},
+            {"momentum", &o.momentum()},
+            {"weight_decay", &o.weight_decay()},
+            {"warmup_steps", &o.warmup_steps()},
+            {"r", &o.r()},
+            {"weight_lr_power", &o.weight_lr_power()}};
   }
 
   PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <zerosched/export.h>
+#include <zerosched/sharded_optimizer.h>
+
+#include <string>
+
+namespace zerosched {
+
+/// Writes the module's whole state to a safetensors file, under its own names and in its own dtypes and
+/// shapes: parameters at `point` ("x", what is evaluated and shipped, or "y"), frozen parameters, and buffers
+/// if the optimizer was constructed over a module. Tied weights appear under each of their names, so that a
+/// strict load succeeds.
+///
+/// Collective. Rank 0 writes, a bucket at a time: no rank holds more than one bucket beyond what it has. The
+/// file is written beside `path`, synced and renamed; an older file at `path` stays until then. The mode and
+/// the parameters are left as they are. Throws on every rank, with the reason, if it cannot be written or
+/// gradients are in flight.
+ZEROSCHED_EXPORT void export_safetensors(
+    ShardedOptimizer& optimizer, const std::string& path, const std::string& point = "x");
+
+/// Starts from the weights in a safetensors file: parameters, frozen parameters and buffers take its values,
+/// converted to their dtypes, and x = z = y are the new parameters; v, k and lr_max are kept, weight_sum
+/// becomes 0.
+///
+/// Collective; rank 0 reads and broadcasts. The file must have exactly the names that export_safetensors()
+/// writes, in the same shapes; a tied weight may appear under one of its names only. Otherwise every rank
+/// throws, naming the tensor, and nothing has changed.
+ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer& optimizer, const std::string& path);
+
+}  // namespace zerosched

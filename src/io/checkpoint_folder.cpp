@@ -1,0 +1,179 @@
+#include "io/checkpoint_folder.h"
+
+#include "io/file.h"
+#include "io/manifest.h"
+
+#include <zerosched/checkpoint.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace zerosched {
+
+namespace detail {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kLatest = "latest";
+
+// The manifest of the checkpoint at `path`, if there is one.
+std::optional<Manifest> manifest_in(const fs::path& path) {
+  try {
+    return parse_manifest(read_text(path / kManifestName));
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+bool is_ours(const std::string& file_name) {
+  constexpr const char* kRankPrefix = "rank_";
+  return file_name == kManifestName || file_name == kModuleFileName ||
+         file_name == std::string(kManifestName) + kUnfinished || file_name.rfind(kRankPrefix, 0) == 0;
+}
+
+// Only files that a checkpoint consists of: what else somebody keeps in a folder is never deleted.
+bool holds_only_ours(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (!is_ours(entry.path().filename()) || !entry.is_regular_file()) return false;
+  }
+  return true;
+}
+
+// Does nothing if there is no such folder.
+void remove_folder(const fs::path& folder) {
+  if (!fs::exists(fs::symlink_status(folder))) return;
+  if (!fs::is_directory(fs::symlink_status(folder)) || !holds_only_ours(folder)) {
+    throw std::runtime_error(
+        folder.string() + ": is in the way and holds more than an unfinished checkpoint; move it away");
+  }
+  for (const auto& entry : fs::directory_iterator(folder)) fs::remove(entry.path());
+  fs::remove(folder);
+}
+
+// Checkpoints in `root` from the oldest to the newest. What is not a whole checkpoint is none of our
+// business.
+std::vector<fs::path> checkpoints_in(const fs::path& root) {
+  std::vector<std::pair<int64_t, fs::path>> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root, error)) {
+    const std::string name = entry.path().filename();
+    if (name[0] == '.' || !fs::is_directory(entry.symlink_status(error))) continue;
+    if (const auto manifest = manifest_in(entry.path())) found.emplace_back(manifest->created, entry.path());
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<fs::path> paths;
+  for (auto& checkpoint : found) paths.push_back(std::move(checkpoint.second));
+  return paths;
+}
+
+// Renamed first: a folder that is half deleted must not have a checkpoint's name.
+void remove_checkpoint(const fs::path& path) {
+  const fs::path doomed = path.parent_path() / ('.' + path.filename().string() + ".deleted");
+  remove_folder(doomed);
+  fs::rename(path, doomed);
+  remove_folder(doomed);
+}
+
+// Whether the two have changed places; false if this file system or kernel has no such call.
+bool exchange(const std::string& a, const std::string& b) {
+  if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return true;
+  if (errno == EINVAL || errno == ENOSYS || errno == ENOTSUP) return false;
+  throw std::runtime_error(b + ": cannot be replaced: " + std::generic_category().message(errno));
+}
+
+}  // namespace
+
+CheckpointFolder::CheckpointFolder(const std::string& path) {
+  fs::path whole = path;
+  if (!whole.has_filename()) whole = whole.parent_path();  // "step_01000/"
+  name_ = whole.filename();
+  if (name_.empty() || name_[0] == '.' || name_ == kLatest) {
+    throw std::runtime_error("'" + path +
+                             "' cannot be a checkpoint's folder: it needs a name of its own that does not "
+                             "start with a dot and is not \"latest\", such as run/step_01000");
+  }
+  root_ = whole.has_parent_path() ? whole.parent_path().string() : ".";
+  path_ = fs::path(root_) / name_;
+  partial_ = fs::path(root_) / ('.' + name_ + ".partial");
+}
+
+void CheckpointFolder::start() const {
+  if (fs::exists(fs::symlink_status(path_))) {
+    const bool replaceable = fs::is_directory(fs::symlink_status(path_)) && holds_only_ours(path_) &&
+                             (fs::is_empty(path_) || manifest_in(path_));
+    if (!replaceable) {
+      throw std::runtime_error(
+          path_ +
+          ": is there already, and is neither an empty folder nor a checkpoint and nothing "
+          "else; save under another name, or move it away");
+    }
+  }
+  fs::create_directories(root_);
+  remove_folder(partial_);
+  fs::create_directory(partial_);
+}
+
+void CheckpointFolder::publish() const {
+  sync_folder(partial_);
+  if (fs::exists(path_) && !fs::is_empty(path_)) {
+    // Where names cannot be exchanged there is a moment without a checkpoint of this name: `latest` may then
+    // name nothing, and latest_checkpoint() takes the newest that is there.
+    if (!exchange(partial_, path_)) {
+      remove_checkpoint(path_);
+      fs::rename(partial_, path_);
+    }
+    sync_folder(root_);
+    remove_folder(partial_);
+  } else {
+    fs::rename(partial_, path_);
+    sync_folder(root_);
+  }
+  const fs::path link = fs::path(root_) / kLatest;
+  const fs::path new_link = fs::path(root_) / (std::string(".") + kLatest + ".new");
+  fs::remove(new_link);
+  fs::create_symlink(name_, new_link);
+  fs::rename(new_link, link);
+  sync_folder(root_);
+}
+
+void CheckpointFolder::discard() const noexcept {
+  try {
+    remove_folder(partial_);
+  } catch (const std::exception&) {
+    // The error that led here is thrown; the next save under this name removes what is left.
+  }
+}
+
+void CheckpointFolder::keep_last(int64_t count) const {
+  std::vector<fs::path> checkpoints = checkpoints_in(root_);
+  const auto spared = [this](const fs::path& path) { return path == path_ || !holds_only_ours(path); };
+  checkpoints.erase(std::remove_if(checkpoints.begin(), checkpoints.end(), spared), checkpoints.end());
+  const int64_t excess = static_cast<int64_t>(checkpoints.size()) + 1 - count;
+  for (int64_t i = 0; i < excess; ++i) remove_checkpoint(checkpoints[static_cast<size_t>(i)]);
+}
+
+}  // namespace detail
+
+std::string latest_checkpoint(const std::string& root) {
+  namespace fs = detail::fs;
+  std::error_code error;
+  const fs::path named = fs::read_symlink(fs::path(root) / detail::kLatest, error);
+  if (!error && fs::exists(fs::path(root) / named / detail::kManifestName, error))
+    return fs::path(root) / named;
+  const auto checkpoints = detail::checkpoints_in(root);
+  return checkpoints.empty() ? std::string() : checkpoints.back().string();
+}
+
+}  // namespace zerosched

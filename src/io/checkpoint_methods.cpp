@@ -1,0 +1,16 @@
+#include "io/checkpoint.h"
+
+#include <zerosched/sharded_optimizer.h>
+
+namespace zerosched {
+
+void ShardedOptimizer::save_checkpoint(
+    const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& options) {
+  detail::save_checkpoint(*engine_, group_options(), dir, extra, options);
+}
+
+CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
+  return detail::load_checkpoint(*engine_, group_options(), dir);
+}
+
+}  // namespace zerosched

@@ -1,0 +1,131 @@
+#include <zerosched/safetensors.h>
+
+#include "comm/agree.h"
+#include "engine/engine.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace zerosched {
+
+namespace detail {
+namespace {
+
+/// The file that rank 0 fills, tensor by tensor.
+class Export {
+ public:
+  Export(const Engine& engine, std::string path) : model_(engine.model()), path_(std::move(path)) {
+    for (const ParameterSpec& spec : model_.specs) add(spec.name, spec.dtype, spec.sizes);
+    for (const TiedName& tied : model_.tied) {
+      for (const ParameterSpec& spec : model_.specs) {
+        if (spec.name == tied.first_name) add(tied.name, spec.dtype, spec.sizes);
+      }
+      for (size_t f = 0; f < model_.frozen.size(); ++f) {
+        if (model_.frozen_names[f] == tied.first_name) add(tied.name, model_.frozen[f]);
+      }
+    }
+    for (size_t f = 0; f < model_.frozen.size(); ++f) add(model_.frozen_names[f], model_.frozen[f]);
+    for (size_t b = 0; b < model_.buffers.size(); ++b) add(model_.buffer_names[b], model_.buffers[b]);
+    // What Python loaders look for.
+    const std::string header = make_safetensors_header(entries_, {{"format", "pt"}});
+    data_begin_ = header.size();
+    for (size_t i = 0; i < entries_.size(); ++i) index_[entries_[i].name] = i;
+    std::remove(partial().c_str());  // of a process that was killed here
+    file_.emplace(File::create(partial(), data_begin_ + entries_.back().end));
+    file_->write(header.data(), header.size(), 0);
+    for (size_t f = 0; f < model_.frozen.size(); ++f) write(model_.frozen_names[f], model_.frozen[f]);
+    for (size_t b = 0; b < model_.buffers.size(); ++b) write(model_.buffer_names[b], model_.buffers[b]);
+  }
+
+  /// Under all of its names.
+  void write(const std::string& name, const at::Tensor& tensor) {
+    const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
+    write_bytes(name, host);
+    for (const TiedName& tied : model_.tied) {
+      if (tied.first_name == name) write_bytes(tied.name, host);
+    }
+  }
+
+  void finish() {
+    file_->sync();
+    file_.reset();
+    replace_file(partial(), path_);
+  }
+
+  void discard() noexcept { std::remove(partial().c_str()); }
+
+ private:
+  std::string partial() const { return path_ + ".partial"; }
+
+  void add(const std::string& name, c10::ScalarType dtype, std::vector<int64_t> sizes) {
+    entries_.push_back({name, dtype, std::move(sizes)});
+  }
+  void add(const std::string& name, const at::Tensor& tensor) {
+    add(name, tensor.scalar_type(), tensor.sizes().vec());
+  }
+
+  void write_bytes(const std::string& name, const at::Tensor& host) {
+    file_->write(host.const_data_ptr(), host.nbytes(), data_begin_ + entries_[index_.at(name)].begin);
+  }
+
+  const Model& model_;
+  std::string path_;
+  std::vector<SafetensorsEntry> entries_;
+  std::map<std::string, size_t> index_;
+  uint64_t data_begin_ = 0;
+  std::optional<File> file_;
+};
+
+}  // namespace
+}  // namespace detail
+
+void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, const std::string& point) {
+  detail::Engine& engine = *optimizer.engine_;
+  engine.check();
+  Communicator& communicator = *engine.communicator();
+  detail::check_same_on_all_ranks(communicator, {"export_safetensors(\"" + path + "\", \"" + point + "\")"});
+  const at::NoGradGuard no_grad;
+  std::optional<detail::Export> file;
+  detail::agree_on(communicator, [&] {
+    TORCH_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
+        "\"; expected \"x\" or \"y\".");
+    const std::string why_not = engine.why_not_savable();
+    TORCH_CHECK(why_not.empty(), "export_safetensors: ", why_not);
+    if (communicator.rank() == 0) file.emplace(engine, path);
+  });
+
+  // A disk that fills up on rank 0 must not keep it from the collectives that the others are in.
+  std::string error;
+  for (size_t b = 0; b < engine.layout().buckets.size(); ++b) {
+    const at::Tensor whole =
+        engine.gathered(static_cast<int64_t>(b), point == "x" ? detail::Point::x : detail::Point::y);
+    if (!file || !error.empty()) continue;
+    try {
+      for (const detail::Slot& slot : engine.layout().buckets[b].slots) {
+        const detail::ParameterSpec& spec = engine.model().specs[static_cast<size_t>(slot.parameter)];
+        file->write(spec.name, whole.as_strided(spec.sizes, spec.strides, slot.offset));
+      }
+    } catch (const std::exception& exception) {
+      error = detail::message_of(exception);
+    }
+  }
+  try {
+    detail::agree(communicator, error);
+    detail::agree_on(communicator, [&] {
+      if (file) file->finish();
+    });
+  } catch (...) {
+    if (file) file->discard();
+    throw;
+  }
+}
+
+}  // namespace zerosched

@@ -1,0 +1,103 @@
+#include <zerosched/safetensors.h>
+
+#include "comm/agree.h"
+#include "engine/engine.h"
+#include "io/tensor_file.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <map>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace zerosched {
+
+namespace detail {
+namespace {
+
+/// What a file must hold, by the names that are looked for.
+struct Target {
+  at::Tensor tensor;
+  std::vector<std::string> names;  ///< the first of them that is in the file counts
+};
+
+std::vector<Target> targets_of(const Model& model) {
+  std::vector<Target> targets;
+  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
+    Target& target = targets.emplace_back(Target{tensor, {name}});
+    for (const TiedName& tied : model.tied) {
+      if (tied.first_name == name) target.names.push_back(tied.name);
+    }
+  };
+  for (size_t p = 0; p < model.names.size(); ++p) add(model.names[p], model.parameters[p]);
+  for (size_t f = 0; f < model.frozen.size(); ++f) add(model.frozen_names[f], model.frozen[f]);
+  for (size_t b = 0; b < model.buffers.size(); ++b) add(model.buffer_names[b], model.buffers[b]);
+  return targets;
+}
+
+/// The tensor to read for each target. Throws if one is missing or of another shape, or the file has more.
+std::vector<std::string> match(const TensorFile& file, const std::vector<Target>& targets) {
+  std::set<std::string> unused;
+  for (const SafetensorsEntry& entry : file.entries()) unused.insert(entry.name);
+  std::vector<std::string> matched;
+  for (const Target& target : targets) {
+    std::string found;
+    for (const std::string& name : target.names) {
+      if (unused.erase(name) == 0) continue;
+      const SafetensorsEntry& entry = file.entry(name);
+      if (target.tensor.sizes() != at::IntArrayRef(entry.shape)) {
+        std::ostringstream message;
+        message << file.path() << ": tensor '" << name << "' has shape " << at::IntArrayRef(entry.shape)
+                << " there and " << target.tensor.sizes() << " here";
+        throw std::runtime_error(message.str());
+      }
+      if (found.empty()) found = name;
+    }
+    if (found.empty())
+      throw std::runtime_error(file.path() + ": has no tensor '" + target.names.front() + "'");
+    matched.push_back(found);
+  }
+  if (!unused.empty()) {
+    throw std::runtime_error(file.path() + ": has tensor '" + *unused.begin() +
+                             "', which is neither a parameter nor a buffer of this optimizer's module");
+  }
+  return matched;
+}
+
+}  // namespace
+}  // namespace detail
+
+void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
+  detail::Engine& engine = *optimizer.engine_;
+  engine.check();
+  Communicator& communicator = *engine.communicator();
+  detail::check_same_on_all_ranks(communicator, {"import_safetensors(\"" + path + "\")"});
+  const std::vector<detail::Target> targets = detail::targets_of(engine.model());
+  std::vector<std::string> matched;
+  detail::agree_on(communicator, [&] {
+    const std::string why_not = engine.why_not_replaceable();
+    if (!why_not.empty()) throw std::runtime_error("import_safetensors: " + why_not);
+    if (communicator.rank() == 0) matched = detail::match(detail::TensorFile(path), targets);
+  });
+  const at::NoGradGuard no_grad;
+  try {
+    detail::agree_on(communicator, [&] {
+      if (communicator.rank() != 0) return;
+      const detail::TensorFile file(path);
+      for (size_t i = 0; i < targets.size(); ++i) targets[i].tensor.detach().copy_(file.read(matched[i]));
+    });
+    std::vector<at::Tensor> kept_equal = engine.model().frozen;
+    kept_equal.insert(kept_equal.end(), engine.model().buffers.begin(), engine.model().buffers.end());
+    detail::broadcast_values(communicator, kept_equal);
+    engine.reset_from_parameters();
+  } catch (const std::exception& error) {
+    communicator.abort(
+        "importing " + path + " failed half-way, and the parameters are lost: " + detail::message_of(error));
+    throw;
+  }
+}
+
+}  // namespace zerosched
