@@ -21,9 +21,9 @@ Corpus Corpus::from_file(const std::string& path, int64_t seq) {
   if (!file) throw std::runtime_error("cannot read --data " + path + ": " + std::strerror(errno));
   std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(file), {}};
   if (static_cast<int64_t>(bytes.size()) < bytes_needed(seq)) {
-    throw std::runtime_error(
-        "--data " + path + " has " + std::to_string(bytes.size()) + " bytes, but --seq " +
-        std::to_string(seq) + " needs at least " + std::to_string(bytes_needed(seq)));
+    throw std::runtime_error("--data " + path + " has " + std::to_string(bytes.size()) +
+                             " bytes, but --seq " + std::to_string(seq) + " needs at least " +
+                             std::to_string(bytes_needed(seq)));
   }
   return Corpus(std::move(bytes));
 }

@@ -6,6 +6,7 @@
 #include "train.h"
 
 #include <zerosched/session.h>
+#include <zerosched/stop_signal.h>
 
 #include <ATen/ops/zeros.h>
 
@@ -35,10 +36,16 @@ bool every_rank_is_ready(const zerosched::Session& session, const std::string& p
 }
 
 void print(const Options& options, const TrainResult& result) {
+  if (result.stopped) {
+    std::cerr << "char_gpt: stopped by a signal after step " << result.steps << "; go on with --resume"
+              << std::endl;
+    return;
+  }
   const auto& report = result.report;
-  std::cout << std::fixed << std::setprecision(3) << "Held-out loss in nats per byte: "
-            << report["eval_loss_x"].get<double>() << " at x (the averaged weights, which are shipped), "
-            << report["eval_loss_y"].get<double>() << " at y\n";
+  std::cout << std::fixed << std::setprecision(3)
+            << "Held-out loss in nats per byte: " << report["eval_loss_x"].get<double>()
+            << " at x (the averaged weights, which are shipped), " << report["eval_loss_y"].get<double>()
+            << " at y\n";
   if (options.sample > 0) std::cout << "Sample:\n" << result.sample << '\n';
   if (options.json) std::cout << report << '\n';
   std::cout << std::flush;
@@ -55,12 +62,12 @@ int main(int argc, char** argv) {
   }
 
   std::optional<Corpus> corpus;
-  MetricsFile metrics;
   if (problem.empty()) {
     try {
       corpus = options.data.empty() ? Corpus::random(options.seq, options.seed)
                                     : Corpus::from_file(options.data, options.seq);
-      if (session.rank() == 0 && !options.metrics.empty()) metrics = MetricsFile(options.metrics);
+      // Only whether it can be written: how much of it a resumed run keeps is not known yet.
+      if (session.rank() == 0 && !options.metrics.empty()) check_writable(options.metrics);
     } catch (const std::exception& error) {
       problem = error.what();
     }
@@ -68,8 +75,9 @@ int main(int argc, char** argv) {
   if (!every_rank_is_ready(session, problem)) return 2;
 
   try {
-    const auto result = train(session, options, *corpus, metrics);
+    const auto result = train(session, options, *corpus);
     if (session.rank() == 0) print(options, result);
+    if (result.stopped) return zerosched::kRequeueExitCode;
   } catch (const c10::Error& error) {
     session.abort(error.what_without_backtrace());
   } catch (const std::exception& error) {

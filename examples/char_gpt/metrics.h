@@ -2,6 +2,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <cstdint>
 #include <fstream>
 #include <string>
 
@@ -9,8 +10,9 @@
 class MetricsFile {
  public:
   MetricsFile() = default;  // writes nothing
-  /// Throws std::runtime_error if the file cannot be written.
-  explicit MetricsFile(const std::string& path);
+  /// A new file, or the lines of an old one up to step `last_step`, to go on after. Throws std::runtime_error
+  /// if the file cannot be written.
+  explicit MetricsFile(const std::string& path, int64_t last_step = 0);
 
   /// Throws std::runtime_error if the line cannot be written, for example because the disk is full.
   void write(const nlohmann::json& line);
@@ -19,3 +21,6 @@ class MetricsFile {
   std::string path_;
   std::ofstream file_;
 };
+
+/// Throws std::runtime_error, saying why, unless `path` can be written to. Its contents stay.
+void check_writable(const std::string& path);

@@ -32,43 +32,43 @@ struct Job {
 const std::map<std::string, std::function<OptimizerPointer(const Job&)>>& makers() {
   static const std::map<std::string, std::function<OptimizerPointer(const Job&)>> table = {
       {"adamw-schedulefree",
-       [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::AdamWScheduleFree>(zerosched::AdamWScheduleFreeOptions(o.lr)
-                                                           .betas({o.beta1, o.beta2})
-                                                           .weight_decay(o.weight_decay)
-                                                           .warmup_steps(o.warmup_steps));
-       }},
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::AdamWScheduleFree>(zerosched::AdamWScheduleFreeOptions(o.lr)
+                                                              .betas({o.beta1, o.beta2})
+                                                              .weight_decay(o.weight_decay)
+                                                              .warmup_steps(o.warmup_steps));
+          }},
       {"adamw-schedulefree-paper",
-       [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::AdamWScheduleFreePaper>(zerosched::AdamWScheduleFreePaperOptions(o.lr)
-                                                                .betas({o.beta1, o.beta2})
-                                                                .weight_decay(o.weight_decay)
-                                                                .warmup_steps(o.warmup_steps));
-       }},
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::AdamWScheduleFreePaper>(zerosched::AdamWScheduleFreePaperOptions(o.lr)
+                                                                   .betas({o.beta1, o.beta2})
+                                                                   .weight_decay(o.weight_decay)
+                                                                   .warmup_steps(o.warmup_steps));
+          }},
       {"radam-schedulefree",
-       [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::RAdamScheduleFree>(
-             zerosched::RAdamScheduleFreeOptions(o.lr).betas({o.beta1, o.beta2}).weight_decay(o.weight_decay));
-       }},
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::RAdamScheduleFree>(zerosched::RAdamScheduleFreeOptions(o.lr)
+                                                              .betas({o.beta1, o.beta2})
+                                                              .weight_decay(o.weight_decay));
+          }},
       {"sgd-schedulefree",
-       [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::SGDScheduleFree>(zerosched::SGDScheduleFreeOptions(o.lr)
-                                                         .momentum(o.beta1)
-                                                         .weight_decay(o.weight_decay)
-                                                         .warmup_steps(o.warmup_steps));
-       }},
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::SGDScheduleFree>(zerosched::SGDScheduleFreeOptions(o.lr)
+                                                            .momentum(o.beta1)
+                                                            .weight_decay(o.weight_decay)
+                                                            .warmup_steps(o.warmup_steps));
+          }},
       {"adamw",
-       [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::AdamW>(
-             zerosched::AdamWOptions(o.lr).betas({o.beta1, o.beta2}).weight_decay(o.weight_decay));
-       }},
-      {"sgd",
-       [](const Job& job) {
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::AdamW>(
+                zerosched::AdamWOptions(o.lr).betas({o.beta1, o.beta2}).weight_decay(o.weight_decay));
+          }},
+      {"sgd", [](const Job& job) {
          const Options& o = job.options;
          return job.make<zerosched::SGD>(
              zerosched::SGDOptions(o.lr).momentum(o.beta1).weight_decay(o.weight_decay));

@@ -70,6 +70,10 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(CLI::IsMember({"float32", "bfloat16"}))
       ->group("Model");
 
+  app.add_option("--dropout", options.dropout, "of attention and residuals")
+      ->check(number_in(0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"))
+      ->group("Model");
+
   app.add_option("--optimizer", options.optimizer, "algorithm")
       ->check(CLI::IsMember(optimizer_names()))
       ->group("Optimizer");
@@ -77,11 +81,14 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(integer_in(1, kMaxSteps))
       ->group("Optimizer");
   app.add_option("--lr", options.lr, "learning rate")->check(positive)->group("Optimizer");
-  app.add_option("--beta1", options.beta1, "weight of x in y; for adamw decay of m, for sgd momentum")->check(fraction)->group("Optimizer");
+  app.add_option("--beta1", options.beta1, "weight of x in y; for adamw decay of m, for sgd momentum")
+      ->check(fraction)
+      ->group("Optimizer");
   app.add_option("--beta2", options.beta2, "decay of v")
       ->check(number_in(0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"))
       ->group("Optimizer");
-  app.add_option("--weight-decay", options.weight_decay, "decoupled, taken at y; for sgd added to the gradient")
+  app.add_option(
+         "--weight-decay", options.weight_decay, "decoupled, taken at y; for sgd added to the gradient")
       ->check(not_negative)
       ->group("Optimizer");
   app.add_option("--warmup-steps", options.warmup_steps, "steps of linear warmup")
@@ -101,6 +108,24 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--timeout", options.timeout, "seconds after which a stuck collective is given up")
       ->check(positive)
       ->group("Run");
+  app.add_option("--checkpoint-dir", options.checkpoint_dir,
+         "folder for checkpoints: one at the end, and one when SIGUSR1 or SIGTERM stops the job with exit "
+         "code 75")
+      ->group("Checkpoints");
+  app.add_option(
+         "--checkpoint-every", options.checkpoint_every, "steps between checkpoints (0: none between)")
+      ->check(integer_in(0, kMaxSteps))
+      ->group("Checkpoints");
+  app.add_option("--keep-checkpoints", options.keep_checkpoints, "delete older ones (0: keep all)")
+      ->check(integer_in(0, kMaxSteps))
+      ->group("Checkpoints");
+  auto* resume =
+      app.add_option("--resume", options.resume,
+             "checkpoint to go on from; without a value the latest in --checkpoint-dir, if there is one")
+          ->expected(0, 1)
+          ->group("Checkpoints");
+  app.add_option("--export", options.export_path, "safetensors file for x, the weights to ship")
+      ->group("Checkpoints");
   app.add_option("--eval-every", options.eval_every, "steps between evaluations (0: only at the end)")
       ->check(integer_in(0, kMaxSteps))
       ->group("Output");
@@ -111,8 +136,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(integer_in(0, int64_t{1} << 20))
       ->group("Output");
   app.add_option("--metrics", options.metrics, "file for metrics, one JSON object per line")->group("Output");
-  app.add_option(
-         "--progress", options.progress,
+  app.add_option("--progress", options.progress,
          "live (one line, rewritten), lines, off, or auto: live on a terminal; "
          "under mpirun the ranks cannot see one")
       ->check(CLI::IsMember({"auto", "live", "lines", "off"}))
@@ -128,11 +152,18 @@ CommandLine parse_command_line(int argc, char** argv) {
     result.problem = error.what();
     return result;
   }
-  if (options.data.empty() && !synthetic) {
+  if (resume->count() > 0 && options.resume.empty()) options.resume = kLatestCheckpoint;
+  const bool needs_dir =
+      options.resume == kLatestCheckpoint || options.checkpoint_every > 0 || options.keep_checkpoints > 0;
+  if (needs_dir && options.checkpoint_dir.empty()) {
+    result.problem =
+        "--checkpoint-dir DIR is required with --checkpoint-every, --keep-checkpoints and --resume without "
+        "a folder";
+  } else if (options.data.empty() && !synthetic) {
     result.problem = "--data FILE is required (or --synthetic, for random bytes)";
   } else if (options.dim % options.heads != 0) {
-    result.problem = "--heads " + std::to_string(options.heads) + " does not divide --dim " +
-                     std::to_string(options.dim);
+    result.problem =
+        "--heads " + std::to_string(options.heads) + " does not divide --dim " + std::to_string(options.dim);
   }
   return result;
 }

@@ -4,6 +4,9 @@
 #include <optional>
 #include <string>
 
+/// What --resume means without a folder: the latest in --checkpoint-dir.
+inline constexpr const char* kLatestCheckpoint = "latest";
+
 struct Options {
   std::string data;  // empty: random bytes (--synthetic)
   int64_t steps = 500;
@@ -12,6 +15,7 @@ struct Options {
   int64_t heads = 4;
   int64_t batch = 16;  // sequences per rank and step
   int64_t seq = 64;    // bytes per sequence
+  double dropout = 0;
 
   std::string optimizer = "adamw-schedulefree";
   double lr = 5e-3;
@@ -26,6 +30,12 @@ struct Options {
   int threads = 1;  // per rank
   uint64_t seed = 0;
   double timeout = 600;  // seconds
+
+  std::string checkpoint_dir;    // empty: none
+  int64_t checkpoint_every = 0;  // steps; 0: only at the end and when stopped by a signal
+  int64_t keep_checkpoints = 0;  // 0: all
+  std::string resume;            // a checkpoint's folder, kLatestCheckpoint, or empty: start anew
+  std::string export_path;       // empty: none
 
   int64_t eval_every = 0;  // 0: only after the last step
   int64_t eval_batches = 16;

@@ -21,9 +21,11 @@ class StepTimes {
     for (const auto& [name, phase_seconds] : phases) phase_sums_[name] += phase_seconds;
   }
 
-  double min() const { return *std::min_element(seconds_.begin(), seconds_.end()); }
+  /// 0, like the others, if there was no step.
+  double min() const { return seconds_.empty() ? 0 : *std::min_element(seconds_.begin(), seconds_.end()); }
 
   double median() const {
+    if (seconds_.empty()) return 0;
     auto sorted = seconds_;
     std::sort(sorted.begin(), sorted.end());
     return sorted[sorted.size() / 2];

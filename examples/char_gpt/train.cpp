@@ -1,9 +1,14 @@
 #include "train.h"
 
+#include "checkpoints.h"
+#include "metrics.h"
 #include "model.h"
 #include "optimizers.h"
 #include "progress.h"
 #include "step_times.h"
+
+#include <zerosched/safetensors.h>
+#include <zerosched/stop_signal.h>
 
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
@@ -11,7 +16,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 namespace {
 
@@ -67,29 +74,55 @@ std::string sample_text(const Options& options, Gpt& model, torch::Device device
   return text;
 }
 
+/// Held-out losses at y and at x. Collective.
+std::pair<double, double> evaluate_y_and_x(const zerosched::Session& session, const Options& options,
+    const Corpus& corpus, Gpt& model, zerosched::ShardedOptimizer& optimizer) {
+  model->eval();
+  const double at_y = evaluate(session, options, corpus, model);
+  const auto evaluation = optimizer.eval_scope();  // the model holds x until this ends
+  const double at_x = evaluate(session, options, corpus, model);
+  model->train();
+  return {at_y, at_x};
+}
+
+/// Waits until all ranks are here, so that a step is timed without the others' delays; whether any of them
+/// was told to stop. Collective.
+bool stop_requested(const zerosched::Session& session, const std::optional<zerosched::StopSignal>& stop) {
+  if (stop) return stop->requested(*session.communicator());
+  session.communicator()->barrier()->wait();
+  return false;
+}
+
 }  // namespace
 
-TrainResult train(
-    const zerosched::Session& session, const Options& options, const Corpus& corpus, MetricsFile& metrics) {
+TrainResult train(const zerosched::Session& session, const Options& options, const Corpus& corpus) {
   at::set_num_threads(options.threads);
   torch::manual_seed(options.seed);
-  Gpt model(options.dim, options.layers, options.heads, options.seq);
+  Gpt model(options.dim, options.layers, options.heads, options.seq, options.dropout);
   model->to(session.device(), options.dtype == "bfloat16" ? torch::kBFloat16 : torch::kFloat32);
   const auto made = make_optimizer(session, options, model);
   zerosched::ShardedOptimizer& optimizer = *made;
-  optimizer.train();
 
   std::mt19937_64 generator(options.seed + 1234 + static_cast<uint64_t>(session.rank()));
+  if (options.dropout > 0) torch::manual_seed(options.seed + 5678 + static_cast<uint64_t>(session.rank()));
+  Position position = resume(optimizer, options, generator);
+  MetricsFile metrics;
+  if (session.rank() == 0 && !options.metrics.empty()) metrics = MetricsFile(options.metrics, position.step);
+  std::optional<zerosched::StopSignal> stop;
+  if (!options.checkpoint_dir.empty()) stop.emplace();
+
   const auto tokens_per_step = static_cast<double>(options.batch * options.seq * session.world_size());
   Progress progress(session.rank() == 0 ? options.progress : "off", options.steps);
   StepTimes times;
-  double first_loss = 0, last_loss = 0, eval_loss_x = 0, eval_loss_y = 0;
+  std::optional<std::pair<double, double>> losses;  // at y and x, after the last step
+  TrainResult result;
   const auto start = Clock::now();
 
-  for (int64_t step = 1; step <= options.steps; ++step) {
+  while (position.step < options.steps) {
+    const int64_t step = position.step + 1;
     const auto batch =
         corpus.draw(Corpus::Part::training, options.batch, options.seq, generator).to(session.device());
-    session.communicator()->barrier()->wait();  // only to time this rank's step without the others' delays
+    const bool stopping = stop_requested(session, stop);
     const auto step_start = Clock::now();
     const auto loss = loss_of(model, batch);
     const auto forward_end = Clock::now();
@@ -100,58 +133,60 @@ TrainResult train(
     optimizer.zero_grad();
     const auto step_end = Clock::now();
 
-    last_loss = loss.item<double>();
-    if (step == 1) first_loss = last_loss;
-    if (!std::isfinite(last_loss)) {
-      throw std::runtime_error(
-          "the loss is " + std::to_string(last_loss) + " at step " + std::to_string(step) +
-          ": lower --lr, raise --warmup-steps or set --max-grad-norm");
+    position.step = step;
+    position.last_loss = loss.item<double>();
+    if (step == 1) position.first_loss = position.last_loss;
+    if (!std::isfinite(position.last_loss)) {
+      throw std::runtime_error("the loss is " + std::to_string(position.last_loss) + " at step " +
+                               std::to_string(step) +
+                               ": lower --lr, raise --warmup-steps or set --max-grad-norm");
     }
     const auto timings = optimizer.timings();
-    times.add(
-        seconds_between(step_start, step_end), {{"forward", seconds_between(step_start, forward_end)},
-                                                {"backward", seconds_between(forward_end, backward_end)},
-                                                {"step", timings.step},
-                                                {"collect_gradients", timings.collect_gradients},
-                                                {"norm", timings.norm},
-                                                {"wait_reduce_scatter", timings.wait_reduce_scatter},
-                                                {"update", timings.update},
-                                                {"wait_all_gather", timings.wait_all_gather}});
+    times.add(seconds_between(step_start, step_end),
+        {{"forward", seconds_between(step_start, forward_end)},
+            {"backward", seconds_between(forward_end, backward_end)}, {"step", timings.step},
+            {"collect_gradients", timings.collect_gradients}, {"norm", timings.norm},
+            {"wait_reduce_scatter", timings.wait_reduce_scatter}, {"update", timings.update},
+            {"wait_all_gather", timings.wait_all_gather}});
     const double tokens_per_s = tokens_per_step / seconds_between(step_start, step_end);
-    nlohmann::json line = {{"step", step},
-                           {"time_s", seconds_between(start, step_end)},
-                           {"loss", last_loss},
-                           {"tokens_per_s", tokens_per_s}};
-
-    if (step == options.steps || (options.eval_every > 0 && step % options.eval_every == 0)) {
-      line["eval_loss_y"] = eval_loss_y = evaluate(session, options, corpus, model);
-      const auto evaluation = optimizer.eval_scope();  // the model holds x until this ends
-      line["eval_loss_x"] = eval_loss_x = evaluate(session, options, corpus, model);
+    nlohmann::json line = {{"step", step}, {"time_s", seconds_between(start, step_end)},
+        {"loss", position.last_loss}, {"tokens_per_s", tokens_per_s}};
+    const auto due = [step](int64_t every) { return every > 0 && step % every == 0; };
+    if (step == options.steps || (due(options.eval_every) && !stopping)) {
+      losses = evaluate_y_and_x(session, options, corpus, model, optimizer);
+      line["eval_loss_y"] = losses->first;
+      line["eval_loss_x"] = losses->second;
     }
     metrics.write(line);
-    progress.update(step, last_loss, tokens_per_s);
+    progress.update(step, position.last_loss, tokens_per_s);
+    if (stopping || due(options.checkpoint_every) ||
+        (step == options.steps && !options.checkpoint_dir.empty())) {
+      save_checkpoint(optimizer, options, position, generator);
+    }
+    if (stopping && step < options.steps) {
+      result.stopped = true;
+      break;
+    }
   }
   progress.finish();
+  result.steps = position.step;
+  if (result.stopped) return result;
 
-  TrainResult result;
+  // Where the checkpoint was of the last step, that was not done in the loop.
+  if (!losses) losses = evaluate_y_and_x(session, options, corpus, model, optimizer);
+  if (!options.export_path.empty()) zerosched::export_safetensors(optimizer, options.export_path);
   {
+    model->eval();
     const auto evaluation = optimizer.eval_scope();
     if (session.rank() == 0) result.sample = sample_text(options, model, session.device());
   }
   int64_t parameters = 0;
   for (const auto& parameter : model->parameters()) parameters += parameter.numel();
-  result.report = {
-      {"params", parameters},
-      {"world_size", session.world_size()},
-      {"steps", options.steps},
-      {"median_step_s", times.median()},
-      {"min_step_s", times.min()},
+  result.report = {{"params", parameters}, {"world_size", session.world_size()}, {"steps", options.steps},
+      {"median_step_s", times.median()}, {"min_step_s", times.min()},
       {"mean_phase_s", times.mean_of_phases()},
       {"peak_rss_mib", all_reduced(session, peak_rss_mib(), zerosched::ReduceOp::max)},
-      {"first_loss", first_loss},
-      {"last_loss", last_loss},
-      {"eval_loss_x", eval_loss_x},
-      {"eval_loss_y", eval_loss_y},
-      {"state_bytes", optimizer.state_bytes()}};
+      {"first_loss", position.first_loss}, {"last_loss", position.last_loss}, {"eval_loss_x", losses->second},
+      {"eval_loss_y", losses->first}, {"state_bytes", optimizer.state_bytes()}};
   return result;
 }

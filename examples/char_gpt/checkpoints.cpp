@@ -1,0 +1,47 @@
+#include "checkpoints.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <sstream>
+
+namespace {
+
+constexpr const char* kLibTorchGenerator = "libtorch_generator";
+constexpr const char* kBatchGenerator = "batch_generator";
+constexpr const char* kPosition = "position";
+
+}  // namespace
+
+void save_checkpoint(zerosched::ShardedOptimizer& optimizer, const Options& options, const Position& position,
+    const std::mt19937_64& generator) {
+  zerosched::CheckpointExtra extra;
+  std::ostringstream batches;
+  batches << generator;
+  extra.local.json[kBatchGenerator] = nlohmann::json(batches.str()).dump();
+  extra.local.tensors[kLibTorchGenerator] = at::detail::getDefaultCPUGenerator().get_state();
+  extra.shared.json[kPosition] = nlohmann::json{{"step", position.step}, {"first_loss", position.first_loss},
+      {"last_loss",
+          position.last_loss}}.dump();
+  char name[32];
+  std::snprintf(name, sizeof(name), "/step_%08lld", static_cast<long long>(position.step));
+  optimizer.save_checkpoint(options.checkpoint_dir + name, extra,
+      zerosched::CheckpointOptions().keep_last(options.keep_checkpoints));
+}
+
+Position resume(zerosched::ShardedOptimizer& optimizer, const Options& options, std::mt19937_64& generator) {
+  std::string from = options.resume;
+  if (from == kLatestCheckpoint) from = zerosched::latest_checkpoint(options.checkpoint_dir);
+  if (from.empty()) return {};
+  const auto extra = optimizer.load_checkpoint(from);
+  const auto state = extra.local.tensors.find(kLibTorchGenerator);
+  if (state != extra.local.tensors.end()) {
+    std::istringstream(nlohmann::json::parse(extra.local.json.at(kBatchGenerator)).get<std::string>()) >>
+        generator;
+    at::Generator libtorch = at::detail::getDefaultCPUGenerator();
+    libtorch.set_state(state->second);
+  }
+  const auto position = nlohmann::json::parse(extra.shared.json.at(kPosition));
+  return {position.at("step"), position.at("first_loss"), position.at("last_loss")};
+}
