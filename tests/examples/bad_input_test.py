@@ -36,6 +36,9 @@ CHAR_GPT = [
     ("--data {text} --threads 0", "--threads"),
     ("--data {text} --seed -1", "--seed"),
     ("--data {text} --timeout 0", "--timeout"),
+    ("--data {text} --dropout 1", "--dropout"),
+    ("--data {text} --resume", "--checkpoint-dir"),
+    ("--data {text} --checkpoint-every 5", "--checkpoint-dir"),
     ("--data {text} --metrics {folder}/missing/metrics.jsonl", "missing/metrics.jsonl"),
 ]
 TRAINER = [

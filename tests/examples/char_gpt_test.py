@@ -4,7 +4,10 @@ import math
 import os
 import random
 import shutil
+import signal
+import subprocess
 import tempfile
+import time
 import unittest
 
 import job
@@ -19,6 +22,21 @@ def parameter_count(dim, layers, seq, vocabulary=256):
     block = (2 * 2 * dim + linear(dim, 3 * dim) + linear(dim, dim)
              + linear(dim, 4 * dim) + linear(4 * dim, dim))
     return vocabulary * dim + seq * dim + layers * block + 2 * dim + dim * vocabulary
+
+
+def lines_of(path):
+    if not os.path.exists(path):
+        return 0
+    with open(path) as file:
+        return file.read().count("\n")
+
+
+def wait_until(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s; exit code {process.returncode}")
+        time.sleep(0.05)
 
 
 class CharGpt(unittest.TestCase):
@@ -36,8 +54,8 @@ class CharGpt(unittest.TestCase):
                                            "--metrics", cls.metrics, "--progress", "live")
 
     @classmethod
-    def train(cls, ranks, *arguments):
-        sizes = dict(dim=DIM, layers=LAYERS, heads=4, batch=8, seq=SEQ, steps=STEPS, threads=1)
+    def train(cls, ranks, *arguments, steps=STEPS):
+        sizes = dict(dim=DIM, layers=LAYERS, heads=4, batch=8, seq=SEQ, steps=steps, threads=1)
         sizes["eval-batches"], sizes["warmup-steps"] = 4, 10
         options = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
         launcher = job.mpirun(ranks) if ranks > 1 else []
@@ -100,6 +118,50 @@ class CharGpt(unittest.TestCase):
             with self.subTest(name):
                 report, _ = self.train(2, "--optimizer", name, "--lr", str(lr), "--weight-decay", "0")
                 self.check_learned(report)
+
+    def test_resumed_run_continues_bit_for_bit(self):
+        with tempfile.TemporaryDirectory() as folder:
+            def train(name, steps, *arguments):
+                run = os.path.join(folder, name)
+                report, _ = self.train(2, "--dropout", "0.2", "--checkpoint-dir", run, "--export", run + ".safetensors",
+                                       "--metrics", run + ".jsonl", *arguments, steps=steps)
+                with open(run + ".safetensors", "rb") as exported, open(run + ".jsonl") as metrics:
+                    return report, exported.read(), [json.loads(line) for line in metrics]
+            whole, whole_export, whole_metrics = train("whole", 30)
+            # --resume without anything to resume starts anew: the same command can be given again and again.
+            train("parts", 20, "--resume", "--checkpoint-every", "8", "--keep-checkpoints", "2")
+            self.assertEqual(sorted(os.listdir(folder + "/parts")), ["latest", "step_00000016", "step_00000020"])
+            parts, parts_export, parts_metrics = train("parts", 30, "--resume")
+            for figure in ("first_loss", "last_loss", "eval_loss_x", "eval_loss_y"):
+                self.assertEqual(parts[figure], whole[figure], figure)
+            self.assertEqual(parts_export, whole_export)
+            self.assertEqual([line["loss"] for line in parts_metrics], [line["loss"] for line in whole_metrics])
+            # From a folder, and once more from the end.
+            again, again_export, _ = train("again", 30, "--resume", folder + "/parts/step_00000020")
+            self.assertEqual(again_export, whole_export)
+            self.assertEqual(train("parts", 30, "--resume")[0]["eval_loss_x"], whole["eval_loss_x"])
+            other_size, _ = self.train(3, "--checkpoint-dir", folder + "/parts", "--resume", steps=40)
+            self.check_learned(other_size)
+
+    def test_signal_stops_with_a_checkpoint(self):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [*job.mpirun(2), job.program("char_gpt"), "--data", self.text, "--dim", "32", "--layers", "1",
+                       "--seq", "16", "--batch", "2", "--steps", "1000000", "--checkpoint-dir", folder, "--metrics",
+                       folder + "/metrics"]
+            for resume in [], ["--resume"]:
+                before = lines_of(folder + "/metrics")
+                environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+                process = subprocess.Popen(command + resume, env=environment, stderr=subprocess.PIPE, text=True)
+                try:
+                    wait_until(lambda: lines_of(folder + "/metrics") > before + 10, process)
+                    process.send_signal(signal.SIGUSR1)
+                    _, err = process.communicate(timeout=60)
+                finally:
+                    process.kill()
+                self.assertEqual(process.returncode, 75, err)
+                self.assertIn("stopped by a signal after step", err)
+                steps = lines_of(folder + "/metrics")
+                self.assertEqual(os.readlink(folder + "/latest"), f"step_{steps:08d}")
 
     def test_synthetic(self):
         report, _ = job.train([job.program("char_gpt"), "--synthetic", "--steps", "3", "--dim", "16",
