@@ -4,38 +4,15 @@ usage: training_test.py PROGRAM MPIEXEC CASE
 """
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 
+from processes import kill, marked_processes
+
 PROGRAM, MPIEXEC, CASE = sys.argv[1:4]
 RANKS = 3
 TIMEOUT = 3.0  # of the session, in the cases that wait for it
-
-
-def marked_processes(mark):
-    """Live processes of the job: all have its mark in their environment."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as environ:
-                marked = f"ZEROSCHED_TEST_JOB={mark}".encode() in environ.read().split(b"\0")
-            with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-                state = stat.read().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue  # it ended while we looked
-        if marked and state != "Z":
-            found.append(int(pid))
-    return found
-
-
-def kill(pids):
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 class Job:
