@@ -13,16 +13,16 @@ namespace zerosched::detail {
 
 /// A flat vector of state per shard, in the kernels' state dtype.
 struct StateTensor {
-  std::string name;            ///< as full_state() and checkpoints call it
-  bool starts_at_parameters;   ///< else at zero
+  std::string name;           ///< as full_state() and checkpoints call it
+  bool starts_at_parameters;  ///< else at zero
 };
 
 /// What a parameter group carries from step to step; the same on every rank.
 struct GroupState {
-  int64_t k = 0;           ///< steps done
+  int64_t k = 0;  ///< steps done
   double weight_sum = 0;
   double lr_max = -1;
-  double y_weight = 0;     ///< 1 - beta1 of the step that made y: y = lerp(x, z, y_weight)
+  double y_weight = 0;  ///< 1 - beta1 of the step that made y: y = lerp(x, z, y_weight)
 };
 
 struct PreparedStep {
@@ -58,7 +58,8 @@ class Algorithm {
       const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
 
   /// Writes `point`, rounded to range.param_dtype, to range.y. Reads state only.
-  virtual void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
+  virtual void write_parameters(
+      const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
 };
 
 }  // namespace zerosched::detail
