@@ -16,14 +16,15 @@ std::vector<at::Tensor> ShardedOptimizer::buffers_of(const torch::nn::Module& mo
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {
   TORCH_CHECK(false,
-              "torch::save of a sharded optimizer would write this rank's shard only. Gather whole tensors "
-              "with full_state() on every rank, and save those.");
+              "torch::save of a sharded optimizer would write this rank's shard only. Call save_checkpoint(dir) on "
+              "every rank instead: it saves all shards, and they load at any world size.");
 }
 
 void ShardedOptimizer::load(torch::serialize::InputArchive&) {
   TORCH_CHECK(false,
               "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
-              "was cut. Load the weights into the module and call reset_from_parameters() on every rank.");
+              "was cut. Call load_checkpoint(dir) on every rank; or load weights into the module, and then call "
+              "reset_from_parameters() on every rank.");
 }
 
 }  // namespace zerosched
