@@ -31,10 +31,10 @@ struct ZEROSCHED_EXPORT AdamWOptions
   void set_lr(double lr) override;
 };
 
-/// AdamW (arXiv 1711.05101) without Schedule-Free, sharded: what Schedule-Free is compared with, to be used with a
-/// learning-rate schedule. x and y are the same. State: x, m and v, 12 bytes per parameter over all ranks (24 for
-/// float64). Bias is corrected by the steps of the group; torch::optim::AdamW counts those in which a parameter had a
-/// gradient.
+/// AdamW (arXiv 1711.05101) without Schedule-Free, sharded: what Schedule-Free is compared with, to be used
+/// with a learning-rate schedule. x and y are the same. State: x, m and v, 12 bytes per parameter over all
+/// ranks (24 for float64). Bias is corrected by the steps of the group; torch::optim::AdamW counts those in
+/// which a parameter had a gradient.
 class ZEROSCHED_EXPORT AdamW : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names. Collective.

@@ -10,8 +10,8 @@ namespace zerosched {
 /// Those of AdamWScheduleFree.
 using AdamWScheduleFreePaperOptions = AdamWScheduleFreeOptions;
 
-/// Schedule-Free AdamW as algorithm 1 of arXiv 2405.15682 writes it: the bias of v is corrected in the learning rate,
-/// and eps is added to the uncorrected root. State as for AdamWScheduleFree.
+/// Schedule-Free AdamW as algorithm 1 of arXiv 2405.15682 writes it: the bias of v is corrected in the
+/// learning rate, and eps is added to the uncorrected root. State as for AdamWScheduleFree.
 class ZEROSCHED_EXPORT AdamWScheduleFreePaper : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names. Collective.

@@ -35,8 +35,8 @@ class ZEROSCHED_EXPORT GradScaler {
 
   /// optimizer.step() with gradients divided by the scale; then grows the scale or backs off. If any rank's
   /// gradient has an inf or a NaN no rank steps, and nothing of the optimizer's state advances: not k, not
-  /// weight_sum, not v. Clipping and grad_norm() see unscaled gradients. One all-reduced scalar more than a step
-  /// without clipping. Collective. Returns whether the step was taken, the same on every rank.
+  /// weight_sum, not v. Clipping and grad_norm() see unscaled gradients. One all-reduced scalar more than a
+  /// step without clipping. Collective. Returns whether the step was taken, the same on every rank.
   bool step(ShardedOptimizer& optimizer);
 
   double get_scale() const { return scale_; }

@@ -37,8 +37,9 @@ struct ZEROSCHED_EXPORT RAdamScheduleFreeOptions
   void set_lr(double lr) override;
 };
 
-/// Schedule-Free RAdam, in the form of the Python package schedulefree, sharded: the rectification of RAdam (arXiv
-/// 1908.03265) in place of warmup. State: z, x and v, 12 bytes per parameter over all ranks (24 for float64).
+/// Schedule-Free RAdam, in the form of the Python package schedulefree, sharded: the rectification of RAdam
+/// (arXiv 1908.03265) in place of warmup. State: z, x and v, 12 bytes per parameter over all ranks (24 for
+/// float64).
 class ZEROSCHED_EXPORT RAdamScheduleFree : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names. Collective.

@@ -28,8 +28,9 @@ struct ZEROSCHED_EXPORT SGDOptions
   void set_lr(double lr) override;
 };
 
-/// SGD with momentum, as torch::optim::SGD without dampening, sharded: what Schedule-Free is compared with. x and y are
-/// the same. State: x and m, the momentum buffer, 8 bytes per parameter over all ranks (16 for float64).
+/// SGD with momentum, as torch::optim::SGD without dampening, sharded: what Schedule-Free is compared with. x
+/// and y are the same. State: x and m, the momentum buffer, 8 bytes per parameter over all ranks (16 for
+/// float64).
 class ZEROSCHED_EXPORT SGD : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names. Collective.

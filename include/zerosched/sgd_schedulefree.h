@@ -35,8 +35,8 @@ struct ZEROSCHED_EXPORT SGDScheduleFreeOptions
   void set_lr(double lr) override;
 };
 
-/// Schedule-Free SGD ("The Road Less Scheduled", arXiv 2405.15682), sharded. State: z and x, 8 bytes per parameter
-/// over all ranks (16 for float64).
+/// Schedule-Free SGD ("The Road Less Scheduled", arXiv 2405.15682), sharded. State: z and x, 8 bytes per
+/// parameter over all ranks (16 for float64).
 class ZEROSCHED_EXPORT SGDScheduleFree : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names. Collective.

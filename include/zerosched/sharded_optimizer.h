@@ -56,7 +56,8 @@ class ZEROSCHED_EXPORT EvalScope {
 };
 
 /// Backward passes accumulate gradients locally, without communication, while one of these lives.
-/// Made by no_sync().
+/// Made by no_sync(). Gradients of bfloat16 parameters are summed in float32 meanwhile. In compatible mode it
+/// changes nothing: there .grad accumulates anyway, in the parameter's dtype.
 class ZEROSCHED_EXPORT NoSync {
  public:
   ~NoSync();
@@ -85,16 +86,21 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   ~ShardedOptimizer() override;
 
   /// Updates the parameters from the gradients of the backward passes since the last step.
-  /// A closure is evaluated first, with gradients enabled. Throws in eval mode.
+  /// A closure is evaluated first, with gradients enabled. Throws in eval mode. The options in param_groups()
+  /// are read at every step and must be the same on every rank: a scheduler that looks at a metric needs one
+  /// that is averaged over ranks.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
-  /// Drops gradients. Local while none has arrived since the last step, otherwise collective. In overlapping mode .grad is
-  /// undefined anyway, so `set_to_none` matters in compatible mode only.
+  /// Drops gradients. Local while none has arrived since the last step, otherwise collective. In overlapping
+  /// mode .grad is undefined anyway, so `set_to_none` matters in compatible mode only. Called through
+  /// torch::optim::Optimizer&, or by the module, zero_grad() is LibTorch's own: it sees .grad and no bucket.
   void zero_grad(bool set_to_none = true);
 
   /// Parameters := y, where gradients are taken. The mode after construction. Does nothing in train mode.
+  /// Throws on every rank if a gradient has arrived in eval mode, or a parameter was replaced or written.
   void train();
-  /// Parameters := x, what is evaluated and shipped. Does nothing in eval mode.
+  /// Parameters := x, what is evaluated and shipped. Does nothing in eval mode. Throws on every rank between
+  /// backward and step() in overlapping mode, or if a parameter was replaced or written.
   void eval();
   /// Local.
   bool training() const;
@@ -104,19 +110,26 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// Local; every rank must make the same backward passes under it.
   [[nodiscard]] NoSync no_sync();
 
-  /// L2 norm of the last step's averaged gradient, before clipping. Throws before the first step and once
-  /// the next backward has begun. Collective, unless max_grad_norm was given: then it is known.
+  /// L2 norm of the last step's averaged gradient, before clipping. Collective, unless max_grad_norm or a
+  /// GradScaler had it computed: then it is known. Otherwise throws before the first step and once the next
+  /// backward has begun.
   double grad_norm();
 
   /// Bytes of optimizer state on this rank, padding included. Local.
   int64_t state_bytes() const;
 
-  /// Whole tensors by parameter name, on the CPU, in the parameters' shapes: "z", "x", "v" in float32
-  /// (float64 for float64 parameters), or "y" in the parameter's dtype.
+  /// Whole tensors by parameter name, on the CPU, in the parameters' shapes: "z", "x", "v" (or what else the
+  /// optimizer's class says is its state) in float32, float64 for float64 parameters; or "y" in the
+  /// parameter's dtype. Throws on every rank if it has no such state, and between backward and step() in
+  /// overlapping mode.
   std::map<std::string, at::Tensor> full_state(const std::string& which);
 
   /// Takes rank 0's parameters, as they are now, as the new x = z = y: after loading weights or editing them.
-  /// v, k and lr_max are kept, weight_sum becomes 0.
+  /// v, k and lr_max are kept, weight_sum becomes 0. Frozen parameters and the module's buffers become rank
+  /// 0's too. Throws on every rank if a parameter's shape, strides, dtype or device has changed.
+  ///
+  /// Until then a parameter that was loaded, moved or written in place is an error at the next step(), eval()
+  /// or train(). Writes through Tensor::data() or a raw pointer pass unseen, and the next step undoes them.
   void reset_from_parameters();
 
   /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names, the
@@ -147,9 +160,11 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// The duplicate that this optimizer communicates over, for its traffic(). Local.
   std::shared_ptr<Communicator> communicator() const;
 
-  /// Not possible after construction, because the shards are cut then: throws, and says what to do.
+  /// Not possible after construction, because the shards are cut then: throws, and says what to do. Groups or
+  /// parameters added through torch::optim::Optimizer& are an error at the next step(). Local.
   void add_param_group(const torch::optim::OptimizerParamGroup& group);
 
+  /// What torch::save and torch::load call. Both throw: a rank holds a part of the state only. Local.
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
 
@@ -172,8 +187,10 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   friend ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer&, const std::string&);
   bool step_scaled(double loss_scale);
   std::vector<torch::optim::OptimizerOptions*> group_options();
+  void check_param_groups() const;
 
   std::shared_ptr<detail::Engine> engine_;
+  std::vector<size_t> group_sizes_;  ///< parameters given per group; more that come later have no shard
 };
 
 }  // namespace zerosched

@@ -13,7 +13,9 @@ namespace zerosched {
 /// What .grad holds when step() is called.
 enum class GradientInput {
   local,             ///< the gradient of this rank's own batch: zerosched averages over ranks
-  already_averaged,  ///< the trainer has averaged .grad over ranks itself: zerosched only takes its slice
+  /// The trainer has averaged .grad over ranks itself: zerosched only takes its slice, after one small
+  /// all-reduce that checks that ranks agree on which parameters have a gradient.
+  already_averaged,
 };
 
 /// How an optimizer cuts, moves and averages; the same on every rank.

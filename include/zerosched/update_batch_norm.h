@@ -20,7 +20,8 @@ namespace zerosched {
 namespace detail {
 
 /// While it lives, the BatchNorm layers of a module gather running statistics afresh, as plain averages over
-/// batches. Restores momentum and training flags at the end, and the old statistics unless finish() succeeded.
+/// batches. Restores momentum and training flags at the end, and the old statistics unless finish()
+/// succeeded.
 class ZEROSCHED_EXPORT BatchNormPass {
  public:
   explicit BatchNormPass(torch::nn::Module& module);
@@ -47,15 +48,15 @@ struct has_data<Batch, std::void_t<decltype(std::declval<Batch&>().data)>> : std
 
 }  // namespace detail
 
-/// Recomputes the running statistics of the BatchNorm layers of `module` for the parameters it holds now: call
-/// it inside eval_scope(), because statistics gathered in training belong to y and not to x. Collective.
+/// Recomputes the running statistics of the BatchNorm layers of `module` for the parameters it holds now:
+/// call it inside eval_scope(), because statistics gathered in training belong to y and not to x. Collective.
 ///
 /// `module` is a module or module holder with a forward() of one tensor; `loader` yields tensors, or batches
 /// with a member `data` such as torch::data::Example<>. Each rank passes its own part of the data; ranks may
 /// have different numbers of batches, and end with the same statistics: the average over all batches of all
-/// ranks, as with momentum = nullopt. BatchNorm layers run in training mode meanwhile; all other layers in the mode
-/// they are in, so call module.eval() before to be without dropout. If the forward of a rank throws, or a layer sees
-/// no batch on any rank, every rank throws and the old statistics stay.
+/// ranks, as with momentum = nullopt. BatchNorm layers run in training mode meanwhile; all other layers in
+/// the mode they are in, so call module.eval() before to be without dropout. If the forward of a rank throws,
+/// or a layer sees no batch on any rank, every rank throws and the old statistics stay.
 template <typename ModuleOrHolder, typename Loader>
 void update_batch_norm(ModuleOrHolder& module, Loader& loader, Communicator& communicator) {
   const at::NoGradGuard no_grad;

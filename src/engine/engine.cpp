@@ -131,6 +131,7 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   // The sum is in double, so the norm is finite if all elements are, and the same on every rank.
   if (skip_overflow && !std::isfinite(grad_norm_)) {
     reducer_->finish_round();
+    timings_.backward = reducer_->backward_seconds();
     return false;
   }
 
@@ -194,7 +195,7 @@ double Engine::clip_factor() const {
 
 double Engine::grad_norm() {
   check();
-  if (grad_norm_ >= 0) return grad_norm_;
+  if (!(grad_norm_ < 0)) return grad_norm_;  // NaN is a norm too
   TORCH_CHECK(reducer_->holds_last_round(),
               "grad_norm() is of the last step(), and there is none yet, or the next backward has begun. Call "
               "it right after step(), or set ShardingOptions::max_grad_norm.");

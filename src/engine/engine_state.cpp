@@ -102,6 +102,8 @@ void Engine::reset_from_parameters() {
   const at::NoGradGuard no_grad;
   parameters_->adopt();
   broadcast_parameters();
+  broadcast_values(*communicator_, model_.frozen);
+  broadcast_values(*communicator_, model_.buffers);
   start_state_at_parameters();
   for (GroupState& group : groups_) group.weight_sum = 0;
   // A parameter that went to another dtype or device and back has a new gradient accumulator.

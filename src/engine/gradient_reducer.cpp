@@ -258,11 +258,6 @@ void GradientReducer::leave_no_sync() {
   --no_sync_;
 }
 
-std::string GradientReducer::error() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return error_;
-}
-
 std::string GradientReducer::stray() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return stray_;

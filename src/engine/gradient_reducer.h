@@ -45,8 +45,8 @@ class GradientReducer {
       std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
       std::shared_ptr<Communicator> communicator, const ShardingOptions& options, at::Device device);
 
-  /// From hooks, on whatever thread runs backward. Never blocks on a peer, never throws: what goes wrong is
-  /// kept for error().
+  /// From hooks, on whatever thread runs backward. Never blocks on a peer, never throws: with what goes wrong
+  /// the communicator gives up, so that the next call into the library throws it on every rank.
   void gradient_ready(int64_t parameter) noexcept;
 
   /// In eval mode gradients are left in .grad, and remembered as stray.
@@ -54,8 +54,6 @@ class GradientReducer {
   void enter_no_sync();
   void leave_no_sync();
 
-  /// What a hook found wrong, to be thrown by the next call into the library; the peers know already.
-  std::string error() const;
   /// A gradient that arrived in eval mode and was not dropped by drop(): a message, or empty. Local.
   std::string stray() const;
   /// True if gradients have arrived that no step() has used yet: some rank may have launched a bucket.
@@ -144,7 +142,7 @@ class GradientReducer {
   bool training_ = true;
   int no_sync_ = 0;
   bool holds_last_round_ = false;
-  std::string error_;
+  std::string error_;  ///< what a hook found wrong; later gradients are left alone
   std::string stray_;
   std::chrono::steady_clock::time_point first_hook_, last_hook_;
   double backward_seconds_ = 0;

@@ -6,6 +6,8 @@
 #include <c10/util/Exception.h>
 
 #include <exception>
+#include <sstream>
+#include <string>
 #include <utility>
 
 namespace zerosched {
@@ -46,6 +48,7 @@ ShardedOptimizer::ShardedOptimizer(
   for (const ParameterGroup& group : groups) {
     std::vector<at::Tensor> parameters;
     for (const auto& named : group.named_parameters()) parameters.push_back(named.second);
+    group_sizes_.push_back(parameters.size());
     Optimizer::add_param_group(
         {std::move(parameters), group.has_options() ? group.options().clone() : nullptr});
   }
@@ -55,6 +58,7 @@ ShardedOptimizer::~ShardedOptimizer() = default;
 
 torch::Tensor ShardedOptimizer::step(LossClosure closure) {
   engine_->check_can_step();
+  check_param_groups();
   at::Tensor loss;
   if (closure) {
     const at::AutoGradMode with_gradients(true);
@@ -65,6 +69,7 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
 }
 
 bool ShardedOptimizer::step_scaled(double loss_scale) {
+  check_param_groups();
   return engine_->step_scaled(group_options(), loss_scale);
 }
 
@@ -72,6 +77,25 @@ std::vector<torch::optim::OptimizerOptions*> ShardedOptimizer::group_options() {
   std::vector<torch::optim::OptimizerOptions*> options;
   for (auto& group : param_groups_) options.push_back(&group.options());
   return options;
+}
+
+// LibTorch's add_param_group() and add_parameters() are not virtual.
+void ShardedOptimizer::check_param_groups() const {
+  std::ostringstream change;
+  if (param_groups_.size() != group_sizes_.size()) {
+    change << "there are " << param_groups_.size() << " parameter groups";
+  }
+  for (size_t g = 0; g < group_sizes_.size() && change.tellp() == 0; ++g) {
+    if (param_groups_[g].params().size() == group_sizes_[g]) continue;
+    change << "parameter group " << g << " has " << param_groups_[g].params().size() << " parameters";
+  }
+  if (change.tellp() == 0) return;
+  const auto& communicator = engine_->communicator();
+  const std::string message = "rank " + std::to_string(communicator->rank()) + ": " + change.str() +
+                              ", other than at construction, but the shards are cut then. Construct the "
+                              "optimizer over all groups at once, with a vector of ParameterGroup.";
+  communicator->abort(message);
+  TORCH_CHECK(false, message);
 }
 
 void ShardedOptimizer::zero_grad(bool set_to_none) { engine_->zero_grad(set_to_none); }

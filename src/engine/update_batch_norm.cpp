@@ -43,12 +43,9 @@ class BatchNormPass::Impl {
  public:
   explicit Impl(torch::nn::Module& root) {
     const at::NoGradGuard no_grad;
-    for (const auto& named : root.named_modules()) {
-      torch::nn::Module& module = *named.value();
-      static_cast<void>(add_if<torch::nn::BatchNorm1dImpl>(layers_, named.key(), module) ||
-                        add_if<torch::nn::BatchNorm2dImpl>(layers_, named.key(), module) ||
-                        add_if<torch::nn::BatchNorm3dImpl>(layers_, named.key(), module));
-    }
+    // Apart from its submodules, because named_modules() takes only a root that a shared_ptr owns.
+    add(root.name(), root);
+    for (const auto& named : root.named_modules({}, /*include_self=*/false)) add(named.key(), *named.value());
     for (Layer& layer : layers_) {
       layer.mean.zero_();
       layer.var.zero_();
@@ -106,6 +103,12 @@ class BatchNormPass::Impl {
   }
 
  private:
+  void add(const std::string& name, torch::nn::Module& module) {
+    static_cast<void>(add_if<torch::nn::BatchNorm1dImpl>(layers_, name, module) ||
+                      add_if<torch::nn::BatchNorm2dImpl>(layers_, name, module) ||
+                      add_if<torch::nn::BatchNorm3dImpl>(layers_, name, module));
+  }
+
   std::vector<Layer> layers_;
   bool finished_ = false;
 };

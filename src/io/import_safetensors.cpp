@@ -89,9 +89,6 @@ void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
       const detail::TensorFile file(path);
       for (size_t i = 0; i < targets.size(); ++i) targets[i].tensor.detach().copy_(file.read(matched[i]));
     });
-    std::vector<at::Tensor> kept_equal = engine.model().frozen;
-    kept_equal.insert(kept_equal.end(), engine.model().buffers.begin(), engine.model().buffers.end());
-    detail::broadcast_values(communicator, kept_equal);
     engine.reset_from_parameters();
   } catch (const std::exception& error) {
     communicator.abort(

@@ -33,14 +33,12 @@ class AdamWAlgorithm final : public Algorithm {
 
   std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
     auto& o = options_as<AdamWOptions>(options, name());
-    return {{"lr", &o.lr()},
-            {"beta1", &std::get<0>(o.betas())},
-            {"beta2", &std::get<1>(o.betas())},
-            {"eps", &o.eps()},
-            {"weight_decay", &o.weight_decay()}};
+    return {{"lr", &o.lr()}, {"beta1", &std::get<0>(o.betas())}, {"beta2", &std::get<1>(o.betas())},
+        {"eps", &o.eps()}, {"weight_decay", &o.weight_decay()}};
   }
 
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+  PreparedStep prepare(
+      const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
     const auto& o = options_as<AdamWOptions>(options, name());
     const auto step = static_cast<double>(state.k + 1);
     PreparedStep prepared;
@@ -71,16 +69,16 @@ double AdamWOptions::get_lr() const { return lr(); }
 
 void AdamWOptions::set_lr(double value) { lr(value); }
 
-AdamW::AdamW(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, AdamWOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<AdamWOptions>(options), std::move(sharding),
+AdamW::AdamW(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+    AdamWOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<AdamWOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWAlgorithm>()) {}
 
-AdamW::AdamW(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, AdamWOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<AdamWOptions>(options), std::move(sharding),
+AdamW::AdamW(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
+    AdamWOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
+          std::make_unique<AdamWOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -30,14 +30,9 @@ void AdamWScheduleFreeAlgorithm::check(const torch::optim::OptimizerOptions& opt
 
 std::vector<OptionField> AdamWScheduleFreeAlgorithm::fields(torch::optim::OptimizerOptions& options) const {
   auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
-  return {{"lr", &o.lr()},
-          {"beta1", &std::get<0>(o.betas())},
-          {"beta2", &std::get<1>(o.betas())},
-          {"eps", &o.eps()},
-          {"weight_decay", &o.weight_decay()},
-          {"warmup_steps", &o.warmup_steps()},
-          {"r", &o.r()},
-          {"weight_lr_power", &o.weight_lr_power()}};
+  return {{"lr", &o.lr()}, {"beta1", &std::get<0>(o.betas())}, {"beta2", &std::get<1>(o.betas())},
+      {"eps", &o.eps()}, {"weight_decay", &o.weight_decay()}, {"warmup_steps", &o.warmup_steps()},
+      {"r", &o.r()}, {"weight_lr_power", &o.weight_lr_power()}};
 }
 
 PreparedStep AdamWScheduleFreeAlgorithm::prepare(
@@ -63,16 +58,16 @@ double AdamWScheduleFreeOptions::get_lr() const { return lr(); }
 
 void AdamWScheduleFreeOptions::set_lr(double value) { lr(value); }
 
-AdamWScheduleFree::AdamWScheduleFree(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
+AdamWScheduleFree::AdamWScheduleFree(const torch::nn::Module& module,
+    std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
 
-AdamWScheduleFree::AdamWScheduleFree(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
+AdamWScheduleFree::AdamWScheduleFree(std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
+          std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -14,7 +14,8 @@ class AdamWScheduleFreePaperAlgorithm final : public AdamWScheduleFreeAlgorithm 
  public:
   const char* name() const override { return "AdamWScheduleFreePaper"; }
 
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+  PreparedStep prepare(
+      const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
     PreparedStep prepared = AdamWScheduleFreeAlgorithm::prepare(options, state);
     prepared.scalars.lr *= std::sqrt(prepared.scalars.bias_correction2);
     prepared.scalars.bias_correction2 = 1;
@@ -27,16 +28,18 @@ class AdamWScheduleFreePaperAlgorithm final : public AdamWScheduleFreeAlgorithm 
 }  // namespace
 }  // namespace detail
 
-AdamWScheduleFreePaper::AdamWScheduleFreePaper(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(const torch::nn::Module& module,
+    std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
+    ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
 
-AdamWScheduleFreePaper::AdamWScheduleFreePaper(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
+    ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
+          std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -14,8 +14,8 @@ namespace zerosched::detail {
 
 /// A flat vector of state per shard, in the kernels' state dtype.
 struct StateTensor {
-  std::string name;            ///< as full_state() and checkpoints call it
-  bool starts_at_parameters;   ///< else at zero
+  std::string name;           ///< as full_state() and checkpoints call it
+  bool starts_at_parameters;  ///< else at zero
 };
 
 struct PreparedStep {
@@ -59,7 +59,8 @@ class Algorithm {
       const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
 
   /// Writes `point`, rounded to range.param_dtype, to range.y. Reads state only.
-  virtual void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
+  virtual void write_parameters(
+      const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
 };
 
 }  // namespace zerosched::detail

@@ -11,8 +11,8 @@ namespace zerosched::detail {
 template <typename Options>
 const Options& options_as(const torch::optim::OptimizerOptions& options, const char* optimizer) {
   const auto* typed = dynamic_cast<const Options*>(&options);
-  TORCH_CHECK(typed != nullptr, "a parameter group has options of another optimizer; ", optimizer,
-              " takes ", optimizer, "Options.");
+  TORCH_CHECK(typed != nullptr, "a parameter group has options of another optimizer; ", optimizer, " takes ",
+      optimizer, "Options.");
   return *typed;
 }
 
@@ -23,8 +23,8 @@ Options& options_as(torch::optim::OptimizerOptions& options, const char* optimiz
 }
 
 inline void check_non_negative(const char* option, double value) {
-  TORCH_CHECK(std::isfinite(value) && value >= 0, option, " must be finite and not negative, got ", value,
-              ".");
+  TORCH_CHECK(
+      std::isfinite(value) && value >= 0, option, " must be finite and not negative, got ", value, ".");
 }
 
 inline void check_finite(const char* option, double value) {

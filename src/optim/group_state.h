@@ -12,10 +12,10 @@ using OptionValues = std::vector<std::pair<std::string, double>>;
 
 /// What a parameter group carries from step to step; the same on every rank.
 struct GroupState {
-  int64_t k = 0;           ///< steps done
+  int64_t k = 0;  ///< steps done
   double weight_sum = 0;
   double lr_max = -1;
-  double y_weight = 0;     ///< 1 - beta1 of the step that made y: y = lerp(x, z, y_weight)
+  double y_weight = 0;  ///< 1 - beta1 of the step that made y: y = lerp(x, z, y_weight)
 };
 
 }  // namespace zerosched::detail

@@ -34,19 +34,15 @@ class RAdamScheduleFreeAlgorithm final : public ScheduleFreeAlgorithm {
 
   std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
     auto& o = options_as<RAdamScheduleFreeOptions>(options, name());
-    return {{"lr", &o.lr()},
-            {"beta1", &std::get<0>(o.betas())},
-            {"beta2", &std::get<1>(o.betas())},
-            {"eps", &o.eps()},
-            {"weight_decay", &o.weight_decay()},
-            {"r", &o.r()},
-            {"weight_lr_power", &o.weight_lr_power()},
-            {"silent_sgd_phase", &o.silent_sgd_phase()}};
+    return {{"lr", &o.lr()}, {"beta1", &std::get<0>(o.betas())}, {"beta2", &std::get<1>(o.betas())},
+        {"eps", &o.eps()}, {"weight_decay", &o.weight_decay()}, {"r", &o.r()},
+        {"weight_lr_power", &o.weight_lr_power()}, {"silent_sgd_phase", &o.silent_sgd_phase()}};
   }
 
-  // The rectification of RAdam, arXiv 1908.03265, algorithm 2: rho is the length of the simple moving average that v
-  // stands for; up to 4 its variance is not finite.
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+  // The rectification of RAdam, arXiv 1908.03265, algorithm 2: rho is the length of the simple moving average
+  // that v stands for; up to 4 its variance is not finite.
+  PreparedStep prepare(
+      const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
     const auto& o = options_as<RAdamScheduleFreeOptions>(options, name());
     const auto [beta1, beta2] = o.betas();
     const auto step = static_cast<double>(state.k + 1);
@@ -79,16 +75,16 @@ double RAdamScheduleFreeOptions::get_lr() const { return lr(); }
 
 void RAdamScheduleFreeOptions::set_lr(double value) { lr(value); }
 
-RAdamScheduleFree::RAdamScheduleFree(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<RAdamScheduleFreeOptions>(options), std::move(sharding),
+RAdamScheduleFree::RAdamScheduleFree(const torch::nn::Module& module,
+    std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<RAdamScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::RAdamScheduleFreeAlgorithm>()) {}
 
-RAdamScheduleFree::RAdamScheduleFree(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<RAdamScheduleFreeOptions>(options), std::move(sharding),
+RAdamScheduleFree::RAdamScheduleFree(std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
+          std::make_unique<RAdamScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::RAdamScheduleFreeAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -10,7 +10,7 @@ namespace zerosched::detail {
 void ScheduleFreeAlgorithm::write_parameters(
     const kernels::UpdateRange& range, Point point, const GroupState& state) const {
   kernels::interpolate(range.param_dtype, range.y, range.state[1], range.state[0],
-                       point == Point::y ? state.y_weight : 0.0, range.numel);
+      point == Point::y ? state.y_weight : 0.0, range.numel);
 }
 
 void ScheduleFreeAlgorithm::average(

@@ -4,7 +4,8 @@
 
 namespace zerosched::detail {
 
-/// What the Schedule-Free algorithms share: state z, x (and v), and the average of arXiv 2405.15682, section 2.
+/// What the Schedule-Free algorithms share: state z, x (and v), and the average of arXiv 2405.15682,
+/// section 2.
 class ScheduleFreeAlgorithm : public Algorithm {
  public:
   void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const final;

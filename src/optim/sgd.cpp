@@ -31,13 +31,12 @@ class SGDAlgorithm final : public Algorithm {
 
   std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
     auto& o = options_as<SGDOptions>(options, name());
-    return {{"lr", &o.lr()},
-            {"momentum", &o.momentum()},
-            {"weight_decay", &o.weight_decay()},
-            {"nesterov", &o.nesterov()}};
+    return {{"lr", &o.lr()}, {"momentum", &o.momentum()}, {"weight_decay", &o.weight_decay()},
+        {"nesterov", &o.nesterov()}};
   }
 
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+  PreparedStep prepare(
+      const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
     const auto& o = options_as<SGDOptions>(options, name());
     PreparedStep prepared;
     kernels::StepScalars& s = prepared.scalars;
@@ -64,16 +63,15 @@ double SGDOptions::get_lr() const { return lr(); }
 
 void SGDOptions::set_lr(double value) { lr(value); }
 
-SGD::SGD(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, SGDOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<SGDOptions>(options), std::move(sharding),
+SGD::SGD(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, SGDOptions options,
+    ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<SGDOptions>(options), std::move(sharding),
           std::make_unique<detail::SGDAlgorithm>()) {}
 
-SGD::SGD(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, SGDOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<SGDOptions>(options), std::move(sharding),
-          std::make_unique<detail::SGDAlgorithm>()) {}
+SGD::SGD(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, SGDOptions options,
+    ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator), std::make_unique<SGDOptions>(options),
+          std::move(sharding), std::make_unique<detail::SGDAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -33,15 +33,12 @@ class SGDScheduleFreeAlgorithm final : public ScheduleFreeAlgorithm {
 
   std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const override {
     auto& o = options_as<SGDScheduleFreeOptions>(options, name());
-    return {{"lr", &o.lr()},
-            {"momentum", &o.momentum()},
-            {"weight_decay", &o.weight_decay()},
-            {"warmup_steps", &o.warmup_steps()},
-            {"r", &o.r()},
-            {"weight_lr_power", &o.weight_lr_power()}};
+    return {{"lr", &o.lr()}, {"momentum", &o.momentum()}, {"weight_decay", &o.weight_decay()},
+        {"warmup_steps", &o.warmup_steps()}, {"r", &o.r()}, {"weight_lr_power", &o.weight_lr_power()}};
   }
 
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
+  PreparedStep prepare(
+      const torch::optim::OptimizerOptions& options, const GroupState& state) const override {
     const auto& o = options_as<SGDScheduleFreeOptions>(options, name());
     PreparedStep prepared;
     prepared.scalars.lr = o.lr() * warmup(state, o.warmup_steps());
@@ -60,16 +57,16 @@ double SGDScheduleFreeOptions::get_lr() const { return lr(); }
 
 void SGDScheduleFreeOptions::set_lr(double value) { lr(value); }
 
-SGDScheduleFree::SGDScheduleFree(
-    const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          groups_of(module), buffers_of(module), std::move(communicator), std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
+SGDScheduleFree::SGDScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+    SGDScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+          std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
 
-SGDScheduleFree::SGDScheduleFree(
-    std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(
-          std::move(groups), {}, std::move(communicator), std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
+SGDScheduleFree::SGDScheduleFree(std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
+          std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
           std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
 
 }  // namespace zerosched

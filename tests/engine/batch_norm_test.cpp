@@ -7,6 +7,9 @@
 
 #include <torch/data/example.h>
 #include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
@@ -80,6 +83,103 @@ TEST(UpdateBatchNorm, TakesExamplesAndModules) {
   update_batch_norm(net, batches, *world());
   update_batch_norm(*other, examples, *world());
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bits(statistics(net)[i], statistics(other)[i]));
+}
+
+/// BatchNorm of every kind, deep in containers.
+struct NestedImpl : torch::nn::Module {
+  NestedImpl() {
+    using namespace torch::nn;
+    torch::manual_seed(1);
+    blocks = register_module("blocks", ModuleList());
+    blocks->push_back(Sequential(Conv2d(1, 3, 3), BatchNorm2d(3), Conv2d(3, 2, 1), BatchNorm2d(2)));
+    blocks->push_back(BatchNorm3d(1));
+    last = register_module("last", BatchNorm1d(2));
+  }
+  at::Tensor forward(const at::Tensor& images) {
+    const at::Tensor features = blocks[0]->as<torch::nn::Sequential>()->forward(images);
+    const at::Tensor volume = blocks[1]->as<torch::nn::BatchNorm3d>()->forward(features.unsqueeze(1));
+    return last(volume.squeeze(1).mean({2, 3}));
+  }
+  torch::nn::ModuleList blocks{nullptr};
+  torch::nn::BatchNorm1d last{nullptr};
+};
+TORCH_MODULE(Nested);
+
+std::map<std::string, at::Tensor> buffers_of(const torch::nn::Module& module) {
+  std::map<std::string, at::Tensor> buffers;
+  for (const auto& item : module.named_buffers()) buffers[item.key()] = item.value().clone();
+  return buffers;
+}
+
+// In eval_scope the statistics are those of x: of a plain module that holds x.
+TEST(UpdateBatchNorm, InEvalScopeGivesTheStatisticsOfX) {
+  Nested net;
+  AdamWScheduleFree optimizer(*net, world(), AdamWScheduleFreeOptions(0.05));
+  const auto images = [](int64_t step, int rank) {
+    return random_like(at::empty({6, 1, 7, 7}), step, rank, 3);
+  };
+  for (int64_t step = 0; step < 4; ++step) {
+    optimizer.zero_grad();
+    const at::Tensor input = images(step, world()->rank());
+    (net->forward(input) - input.flatten(1).narrow(1, 0, 2)).square().sum().backward();
+    optimizer.step();
+  }
+  std::vector<at::Tensor> loader = {images(10, world()->rank()), images(11, world()->rank())};
+  const auto x = optimizer.full_state("x");
+  const auto y = optimizer.full_state("y");
+  const auto at_y = [&] {
+    update_batch_norm(net, loader, *world());
+    return buffers_of(*net);
+  }();
+  std::map<std::string, at::Tensor> at_x;
+  {
+    const auto evaluation = optimizer.eval_scope();
+    update_batch_norm(net, loader, *world());
+    at_x = buffers_of(*net);
+  }
+  for (const auto& item : net->named_parameters()) {
+    EXPECT_TRUE(same_bits(item.value(), y.at(item.key()))) << item.key();
+    EXPECT_FALSE(item.value().grad().defined()) << "a forward pass without gradients";
+  }
+
+  Nested plain;
+  {
+    const at::NoGradGuard no_grad;
+    for (auto& item : plain->named_parameters()) item.value().copy_(x.at(item.key()));
+  }
+  update_batch_norm(plain, loader, *world());
+  const auto expected = buffers_of(*plain);
+  ASSERT_EQ(at_x.size(), 12U);
+  for (const auto& [name, buffer] : at_x) EXPECT_TRUE(same_bits(buffer, expected.at(name))) << name;
+  EXPECT_FALSE(same_bits(at_x.at("last.running_mean"), at_y.at("last.running_mean")))
+      << "x and y are the same";
+
+  std::string bytes;
+  for (const auto& named : at_x) {
+    bytes.append(static_cast<const char*>(named.second.const_data_ptr()), named.second.nbytes());
+  }
+  for (const std::string& other : gather_texts(bytes)) EXPECT_EQ(other, bytes);
+  optimizer.zero_grad();
+  net->forward(images(5, world()->rank())).sum().backward();
+  optimizer.step();
+}
+
+struct PlainNet : torch::nn::Module {
+  PlainNet() { register_module("norm", norm); }
+  at::Tensor forward(const at::Tensor& input) { return norm(input); }
+  torch::nn::BatchNorm1d norm{5};
+};
+
+TEST(UpdateBatchNorm, TakesAModuleOnTheStackAndALayerAlone) {
+  PlainNet net;
+  torch::nn::BatchNorm1d layer(5);
+  auto batches = batches_of(world()->rank());
+  update_batch_norm(net, batches, *world());
+  update_batch_norm(layer, batches, *world());
+  EXPECT_TRUE(same_bits(net.norm->running_mean, layer->running_mean));
+  EXPECT_FALSE(layer->running_mean.eq(0).any().item<bool>());
+  std::vector<at::Tensor> none;
+  expect_error([&] { update_batch_norm(net, none, *world()); }, {"layer 'norm'"});
 }
 
 TEST(UpdateBatchNorm, AFailingForwardOfOneRankIsTheErrorOfAll) {

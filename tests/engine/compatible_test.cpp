@@ -1,6 +1,10 @@
 // overlap_backward(false): what works with a plain optimizer works the same.
 #include "engine/toy.h"
+#include "kernels/kernels.h"
 #include "support/world.h"
+
+#include <array>
+#include <cmath>
 
 namespace zerosched::testing {
 namespace {
@@ -83,13 +87,76 @@ TEST(Compatible, AGanTrainsAsWithTwoPlainOptimizers) {
   expect_close(sharded.second, of_discriminator, 1e-10);
 }
 
-TEST(Compatible, AGanTrainsToTheSameBitsOnEveryPowerOfTwo) {
+/// Schedule-Free AdamW of whole tensors: the library's arithmetic of one element, and nothing else of it.
+class PlainOptimizer {
+ public:
+  explicit PlainOptimizer(const NamedParameters& parameters) : parameters_(parameters) {
+    for (const auto& named : parameters) {
+      const at::Tensor start = named.second.detach().clone();
+      state_.push_back({start.clone(), start.clone(), at::zeros_like(start)});
+    }
+  }
+
+  void zero_grad() {
+    for (const auto& named : parameters_) named.second.mutable_grad().reset();
+  }
+
+  void step() {
+    const at::NoGradGuard no_grad;
+    const AdamWScheduleFreeOptions options;
+    const auto [beta1, beta2] = options.betas();
+    kernels::StepScalars scalars;
+    scalars.lr = options.lr();
+    scalars.beta2 = beta2;
+    scalars.bias_correction2 = 1 - std::pow(beta2, ++steps_);
+    scalars.eps = options.eps();
+    const double weight = options.lr() * options.lr();
+    weight_sum_ += weight;
+    scalars.c = weight / weight_sum_;
+    scalars.y_weight_before = steps_ == 1 ? 0 : 1 - beta1;
+    scalars.y_weight = 1 - beta1;
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      at::Tensor y = parameters_[i].second.detach();
+      const at::Tensor gradient = parameters_[i].second.grad().contiguous();
+      kernels::UpdateRange range{
+          y.scalar_type(), y.scalar_type(), y.data_ptr(), gradient.const_data_ptr(), {}, y.numel()};
+      for (size_t s = 0; s < 3; ++s) range.state[s] = state_[i][s].data_ptr();
+      kernels::update(kernels::Rule::adamw_schedule_free, range, scalars);
+    }
+  }
+
+  State state() const {
+    State result;
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const auto& [name, parameter] = parameters_[i];
+      result["y"][name] = parameter.detach();
+      for (const auto& [which, s] : {std::pair("z", 0), std::pair("x", 1), std::pair("v", 2)}) {
+        result[which][name] = state_[i][static_cast<size_t>(s)];
+      }
+    }
+    return result;
+  }
+
+ private:
+  NamedParameters parameters_;
+  std::vector<std::array<at::Tensor, 3>> state_;
+  double steps_ = 0;
+  double weight_sum_ = 0;
+};
+
+TEST(Compatible, AGanTrainsToTheBitsOfTwoPlainOptimizers) {
   const int size = world()->size();
   if ((size & (size - 1)) != 0) return;  // sums of three equal terms round
-  const auto alone = train_sharded(self_communicator(), at::kFloat);
-  const auto sharded = train_sharded(world(), at::kFloat);
-  expect_same_bits(sharded.first, alone.first);
-  expect_same_bits(sharded.second, alone.second);
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const Network generator = network(3, 9, 3, dtype);
+    const Network discriminator = network(3, 7, 1, dtype);
+    PlainOptimizer of_generator(generator.parameters), of_discriminator(discriminator.parameters);
+    train_gan(generator, discriminator, {[&] { of_generator.zero_grad(); }, [&] { of_generator.step(); }},
+        {[&] { of_discriminator.zero_grad(); }, [&] { of_discriminator.step(); }}, dtype);
+    const auto sharded = train_sharded(world(), dtype);
+    expect_same_bits(sharded.first, of_generator.state());
+    expect_same_bits(sharded.second, of_discriminator.state());
+  }
 }
 
 TEST(Compatible, GradientsStayWithTheUser) {

@@ -24,12 +24,6 @@ struct NetImpl : torch::nn::Cloneable<NetImpl> {
 };
 TORCH_MODULE(Net);
 
-NamedParameters parameters_of(const torch::nn::Module& module) {
-  NamedParameters parameters;
-  for (const auto& item : module.named_parameters()) parameters.emplace_back(item.key(), item.value());
-  return parameters;
-}
-
 std::map<std::string, at::Tensor> values_of(const NamedParameters& parameters) {
   std::map<std::string, at::Tensor> values;
   for (const auto& [name, parameter] : parameters) values[name] = parameter.detach().clone();
@@ -307,15 +301,6 @@ TEST(Modes, ResetRefusesAnotherDtypeAndTakesTheOldOneBack) {
   for (const auto& [name, parameter] : parameters) EXPECT_FALSE(parameter.grad().defined()) << "no hook on " << name;
   optimizer.step();
   expect_parameters_are(parameters, optimizer.full_state("y"));
-}
-
-TEST(Modes, TorchSaveOfTheOptimizerIsRefused) {
-  Net net;
-  AdamWScheduleFree optimizer(*net, world());
-  torch::serialize::OutputArchive out;
-  expect_error([&] { optimizer.save(out); }, {"full_state()"});
-  torch::serialize::InputArchive in;
-  expect_error([&] { optimizer.load(in); }, {"reset_from_parameters()"});
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include "comm/message_of.h"
 #include "support/gather.h"
 
+#include <torch/nn/module.h>
+
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -17,6 +19,12 @@ NamedParameters make_parameters(const std::vector<std::vector<int64_t>>& shapes,
     at::Tensor value = at::randn(shapes[i], generator, at::TensorOptions().dtype(at::kDouble)).to(dtype);
     parameters.emplace_back("p" + std::to_string(i), value.requires_grad_());
   }
+  return parameters;
+}
+
+NamedParameters parameters_of(const torch::nn::Module& module) {
+  NamedParameters parameters;
+  for (const auto& item : module.named_parameters()) parameters.emplace_back(item.key(), item.value());
   return parameters;
 }
 

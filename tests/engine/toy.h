@@ -24,6 +24,9 @@ using State = std::map<std::string, std::map<std::string, at::Tensor>>;  ///< "z
 NamedParameters make_parameters(
     const std::vector<std::vector<int64_t>>& shapes, at::ScalarType dtype = at::kFloat);
 
+/// Those of a module, under their names.
+NamedParameters parameters_of(const torch::nn::Module& module);
+
 /// Shapes with everything odd: 7 elements, 71, 0-dimensional, empty, larger than most buckets.
 std::vector<std::vector<int64_t>> odd_shapes();
 

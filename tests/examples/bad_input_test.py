@@ -94,6 +94,9 @@ class BadInput(unittest.TestCase):
     def test_wrapped(self):
         self.check("wrapped", TRAINER)
 
+    def test_convnet(self):
+        self.check("convnet", TRAINER[:4])  # it reads its options and images as the two above do
+
     def test_one_rank_misses_its_file(self):
         char_gpt = job.program("char_gpt")
         command = job.mpirun(1) + [char_gpt, "--data", self.names["text"], ":",

@@ -86,6 +86,28 @@ StepScalars ordinary_scalars() {
   return s;
 }
 
+struct NamedStep {
+  const char* name;
+  Rule rule;
+  StepScalars scalars;
+};
+
+/// Every path through update_by_rule().
+std::vector<NamedStep> every_rule() {
+  const StepScalars plain = ordinary_scalars();
+  StepScalars without_decay = plain, first_of_radam = plain, with_momentum = plain, nesterov = plain;
+  without_decay.weight_decay = 0;
+  first_of_radam.adaptive = false;
+  with_momentum.beta1 = nesterov.beta1 = 0.9;
+  with_momentum.bias_correction1 = 0.4;
+  nesterov.nesterov = true;
+  return {{"adamw_schedule_free", Rule::adamw_schedule_free, plain},
+      {"adamw_schedule_free without decay", Rule::adamw_schedule_free, without_decay},
+      {"adamw_schedule_free not adaptive", Rule::adamw_schedule_free, first_of_radam},
+      {"sgd_schedule_free", Rule::sgd_schedule_free, plain}, {"adamw", Rule::adamw, with_momentum},
+      {"sgd", Rule::sgd, with_momentum}, {"sgd nesterov", Rule::sgd, nesterov}};
+}
+
 double lerp(double a, double b, double w) { return w < 0.5 ? a + w * (b - a) : b - (1 - w) * (b - a); }
 
 /// A step in double, straight from the formulas.
@@ -143,20 +165,19 @@ TEST(Update, FollowsTheFormulas) {
 
 TEST(Update, SameBitsOnEveryInstructionSet) {
   const std::vector<const Variant*> variants = runnable_variants();
-  for (const Dtypes dtypes : all_dtypes()) {
-    for (const int64_t numel : sizes()) {
-      for (const double weight_decay : {0.0, 0.1}) {
-        StepScalars s = ordinary_scalars();
-        s.weight_decay = weight_decay;
+  for (const NamedStep& step : every_rule()) {
+    SCOPED_TRACE(step.name);
+    for (const Dtypes dtypes : all_dtypes()) {
+      for (const int64_t numel : sizes()) {
         const Range before = Range::random(dtypes, numel);
         Range expected = before;
-        kBaseline.update(kRule, expected.raw(), s, false);
+        kBaseline.update(step.rule, expected.raw(), step.scalars, false);
         for (const Variant* variant : variants) {
           for (const bool out_of_cache : {false, true}) {
             for (const int64_t offset : {0, 1, 4}) {
               Range after(dtypes, numel, offset);
               after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x, after.v = before.v;
-              variant->update(kRule, after.raw(), s, out_of_cache);
+              variant->update(step.rule, after.raw(), step.scalars, out_of_cache);
               ASSERT_TRUE(after.same_bits(expected))
                   << describe(*variant, dtypes, numel, out_of_cache) << " at offset " << offset;
               ASSERT_TRUE(after.g.same_bits(before.g));
@@ -171,22 +192,37 @@ TEST(Update, SameBitsOnEveryInstructionSet) {
 
 TEST(Update, SameBitsForAnyNumberOfThreads) {
   const int threads_before = at::get_num_threads();
-  const StepScalars s = ordinary_scalars();
   for (const Dtypes dtypes : all_dtypes()) {
     for (const int64_t numel : {65537, 600'001}) {  // in cache, out of cache
       const Range before = Range::random(dtypes, numel);
-      Range expected = before;
-      kBaseline.update(kRule, expected.raw(), s, false);
-      for (const int threads : {1, 2, 3}) {
-        at::set_num_threads(threads);
-        Range after = before;
-        update(kRule, after.raw(), s);
-        EXPECT_TRUE(after.same_bits(expected)) << c10::toString(dtypes.param) << ", " << threads << " threads";
-        EXPECT_TRUE(after.canaries_intact());
+      for (const NamedStep& step : every_rule()) {
+        Range expected = before;
+        kBaseline.update(step.rule, expected.raw(), step.scalars, false);
+        for (const int threads : {1, 2, 3}) {
+          at::set_num_threads(threads);
+          Range after = before;
+          update(step.rule, after.raw(), step.scalars);
+          EXPECT_TRUE(after.same_bits(expected))
+              << step.name << " " << c10::toString(dtypes.param) << ", " << threads << " threads";
+          EXPECT_TRUE(after.canaries_intact());
+        }
       }
     }
   }
   at::set_num_threads(threads_before);
+}
+
+TEST(Update, RulesOfTwoTensorsLeaveTheThirdAlone) {
+  for (const NamedStep& step : every_rule()) {
+    if (step.rule != Rule::sgd && step.rule != Rule::sgd_schedule_free) continue;
+    const Range before = Range::random({ScalarType::Float, ScalarType::Float}, 600'001);
+    Range after = before;
+    update(step.rule, after.raw(), step.scalars);
+    EXPECT_TRUE(after.v.same_bits(before.v)) << step.name;
+    UpdateRange without = after.raw();
+    without.state[2] = nullptr;
+    update(step.rule, without, step.scalars);
+  }
 }
 
 TEST(Update, DependsOnTheElementAloneNotOnItsPlace) {

@@ -1,0 +1,257 @@
+// What all the optimizers have in common, and their options. Their arithmetic is compared in tests/parity.
+#include "engine/toy.h"
+#include "support/world.h"
+
+#include <zerosched/zerosched.h>
+
+#include <torch/serialize/archive.h>
+
+#include <limits>
+#include <sstream>
+
+namespace zerosched::testing {
+namespace {
+
+using Parameters = NamedParameters;
+using CommunicatorPointer = std::shared_ptr<Communicator>;
+using OptimizerPointer = std::unique_ptr<ShardedOptimizer>;
+
+struct Kind {
+  const char* name;
+  std::vector<std::string> state;
+  std::function<OptimizerPointer(const Parameters&, const CommunicatorPointer&, const ShardingOptions&)> make;
+};
+
+template <typename Optimizer, typename Options>
+Kind kind(const char* name, std::vector<std::string> state, const Options& options) {
+  state.emplace_back("y");
+  return {name, std::move(state),
+      [options](const auto& parameters, const auto& communicator, const auto& sharding) {
+        return std::make_unique<Optimizer>(
+            std::vector<ParameterGroup>{ParameterGroup(parameters)}, communicator, options, sharding);
+      }};
+}
+
+const std::vector<Kind>& kinds() {
+  static const std::vector<Kind> all = {kind<AdamWScheduleFree>("AdamWScheduleFree", {"z", "x", "v"},
+                                            AdamWScheduleFreeOptions(0.01).weight_decay(0.1).warmup_steps(3)),
+      kind<AdamWScheduleFreePaper>("AdamWScheduleFreePaper", {"z", "x", "v"},
+          AdamWScheduleFreePaperOptions(0.01).weight_decay(0.1).warmup_steps(3)),
+      kind<RAdamScheduleFree>("RAdamScheduleFree", {"z", "x", "v"},
+          RAdamScheduleFreeOptions(0.01).weight_decay(0.1).silent_sgd_phase(false)),
+      kind<SGDScheduleFree>(
+          "SGDScheduleFree", {"z", "x"}, SGDScheduleFreeOptions(0.1).weight_decay(0.1).warmup_steps(3)),
+      kind<AdamW>("AdamW", {"x", "m", "v"}, AdamWOptions(0.01)),
+      kind<SGD>("SGD", {"x", "m"}, SGDOptions(0.1).momentum(0.9).weight_decay(0.1).nesterov(true))};
+  return all;
+}
+
+State state_of(const Kind& kind, ShardedOptimizer& optimizer) {
+  State state;
+  for (const std::string& which : kind.state) state[which] = optimizer.full_state(which);
+  return state;
+}
+
+State train(const Kind& kind, const CommunicatorPointer& communicator, const ShardingOptions& sharding,
+    at::ScalarType dtype) {
+  const Parameters parameters = make_parameters(odd_shapes(), dtype);
+  const OptimizerPointer optimizer = kind.make(parameters, communicator, sharding);
+  for (int64_t step = 0; step < 6; ++step) {
+    optimizer->zero_grad();
+    Gradients gradients = random_gradients(parameters, step, 0);
+    if (step % 2 == 1) gradients.erase("p5");
+    backward(parameters, gradients);
+    optimizer->step();
+  }
+  State state = state_of(kind, *optimizer);
+  expect_parameters_are(parameters, state.at("y"));
+  return state;
+}
+
+TEST(Family, AveragedGradientsGiveTheSameBitsForEveryWorldAndBucketSize) {
+  for (const Kind& kind : kinds()) {
+    SCOPED_TRACE(kind.name);
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const State alone = train(kind, self_communicator(), {}, dtype);
+      for (const int64_t bytes : {1, 71 * 4, 25 << 20}) {
+        const auto sharding = buckets_of(bytes).gradients(GradientInput::already_averaged);
+        expect_same_bits(train(kind, world(), sharding, dtype), alone);
+      }
+    }
+  }
+}
+
+TEST(Family, EvaluationAndSkippedStepsLeaveNoTrace) {
+  for (const Kind& kind : kinds()) {
+    SCOPED_TRACE(kind.name);
+    std::vector<State> states;
+    for (const bool disturbed : {false, true}) {
+      const Parameters parameters = make_parameters(odd_shapes());
+      const OptimizerPointer optimizer = kind.make(parameters, world(), buckets_of(200));
+      GradScaler scaler(GradScalerOptions().init_scale(1));
+      for (int64_t step = 0; step < 5; ++step) {
+        if (disturbed) {
+          const State before = state_of(kind, *optimizer);
+          {
+            const auto evaluation = optimizer->eval_scope();
+            const auto x = optimizer->full_state("x");
+            expect_parameters_are(parameters, x);
+          }
+          expect_parameters_are(parameters, before.at("y"));
+          Gradients overflow = random_gradients(parameters, 90, 0);
+          overflow.at("p0")[3] = std::numeric_limits<double>::infinity();
+          backward(parameters, overflow);
+          EXPECT_FALSE(scaler.step(*optimizer));
+          expect_same_bits(state_of(kind, *optimizer), before);
+        }
+        backward(parameters, random_gradients(parameters, step, world()->rank()));
+        optimizer->step();
+      }
+      states.push_back(state_of(kind, *optimizer));
+    }
+    expect_same_bits(states[1], states[0]);
+  }
+}
+
+TEST(Family, UnusedParametersAreLeftAlone) {
+  for (const Kind& kind : kinds()) {
+    SCOPED_TRACE(kind.name);
+    const Parameters parameters = make_parameters({{40}, {41}, {42}});
+    const OptimizerPointer optimizer = kind.make(parameters, world(), ShardingOptions());
+    backward(parameters, random_gradients(parameters, 0, world()->rank()));
+    optimizer->step();
+    const State before = state_of(kind, *optimizer);
+    Gradients gradients = random_gradients(parameters, 1, world()->rank());
+    gradients.erase("p1");
+    backward(parameters, gradients);
+    optimizer->step();
+    for (const auto& [which, tensors] : state_of(kind, *optimizer)) {
+      EXPECT_TRUE(same_bits(tensors.at("p1"), before.at(which).at("p1"))) << which;
+      EXPECT_FALSE(same_bits(tensors.at("p0"), before.at(which).at("p0"))) << which;
+    }
+  }
+}
+
+// torch::optim::AdamW would divide by the corrections of a first step.
+TEST(Family, AdamWCorrectsBiasByTheStepsOfTheGroup) {
+  const Parameters parameters = make_parameters({{3}, {4}}, at::kDouble);
+  const at::Tensor start = parameters[1].second.detach().clone();
+  AdamW optimizer({ParameterGroup(parameters)}, world(), AdamWOptions(0.01).weight_decay(0.5));
+  Gradients gradients = random_gradients(parameters, 0, 0);
+  const at::Tensor g = gradients.at("p1");
+  backward(parameters, {{"p0", gradients.at("p0")}});
+  optimizer.step();
+  backward(parameters, gradients);
+  optimizer.step();
+  const at::Tensor m = 0.1 * g / (1 - 0.9 * 0.9);
+  const at::Tensor v = 0.001 * g * g / (1 - 0.999 * 0.999);
+  const at::Tensor expected = start * (1 - 0.01 * 0.5) - 0.01 * m / (v.sqrt() + 1e-8);
+  EXPECT_TRUE(at::allclose(optimizer.full_state("x").at("p1"), expected, 1e-12, 1e-14));
+}
+
+template <typename Options>
+Options through_an_archive(const Options& options) {
+  torch::serialize::OutputArchive out;
+  options.serialize(out);
+  std::stringstream file;
+  out.save_to(file);
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  Options result;
+  result.serialize(in);
+  return result;
+}
+
+template <typename Options>
+void expect_lr_of_a_clone(const Options& options) {
+  const auto clone = static_cast<const torch::optim::OptimizerOptions&>(options).clone();
+  EXPECT_EQ(clone->get_lr(), options.lr());
+  clone->set_lr(0.125);
+  EXPECT_EQ(dynamic_cast<const Options&>(*clone).lr(), 0.125);
+  EXPECT_NE(options.lr(), 0.125);
+}
+
+TEST(FamilyOptions, SurviveSerialization) {
+  const auto adamw = through_an_archive(AdamWScheduleFreeOptions(0.1)
+                                            .betas({0.2, 0.3})
+                                            .eps(0.4)
+                                            .weight_decay(0.5)
+                                            .warmup_steps(6)
+                                            .r(0.7)
+                                            .weight_lr_power(0.8));
+  EXPECT_EQ(adamw.lr(), 0.1);
+  EXPECT_EQ(adamw.betas(), std::make_tuple(0.2, 0.3));
+  EXPECT_EQ(adamw.eps(), 0.4);
+  EXPECT_EQ(adamw.weight_decay(), 0.5);
+  EXPECT_EQ(adamw.warmup_steps(), 6);
+  EXPECT_EQ(adamw.r(), 0.7);
+  EXPECT_EQ(adamw.weight_lr_power(), 0.8);
+  expect_lr_of_a_clone(adamw);
+
+  const auto sgd = through_an_archive(
+      SGDScheduleFreeOptions(0.1).momentum(0.2).weight_decay(0.3).warmup_steps(4).r(0.5).weight_lr_power(
+          0.6));
+  EXPECT_EQ(sgd.lr(), 0.1);
+  EXPECT_EQ(sgd.momentum(), 0.2);
+  EXPECT_EQ(sgd.weight_decay(), 0.3);
+  EXPECT_EQ(sgd.warmup_steps(), 4);
+  EXPECT_EQ(sgd.r(), 0.5);
+  EXPECT_EQ(sgd.weight_lr_power(), 0.6);
+  expect_lr_of_a_clone(sgd);
+
+  const auto radam = through_an_archive(RAdamScheduleFreeOptions(0.1)
+                                            .betas({0.2, 0.3})
+                                            .eps(0.4)
+                                            .weight_decay(0.5)
+                                            .r(0.6)
+                                            .weight_lr_power(0.7)
+                                            .silent_sgd_phase(false));
+  EXPECT_EQ(radam.lr(), 0.1);
+  EXPECT_EQ(radam.betas(), std::make_tuple(0.2, 0.3));
+  EXPECT_EQ(radam.eps(), 0.4);
+  EXPECT_EQ(radam.weight_decay(), 0.5);
+  EXPECT_EQ(radam.r(), 0.6);
+  EXPECT_EQ(radam.weight_lr_power(), 0.7);
+  EXPECT_FALSE(radam.silent_sgd_phase());
+  expect_lr_of_a_clone(radam);
+
+  const auto plain_adamw = through_an_archive(AdamWOptions(0.1).betas({0.2, 0.3}).eps(0.4).weight_decay(0.5));
+  EXPECT_EQ(plain_adamw.lr(), 0.1);
+  EXPECT_EQ(plain_adamw.betas(), std::make_tuple(0.2, 0.3));
+  EXPECT_EQ(plain_adamw.eps(), 0.4);
+  EXPECT_EQ(plain_adamw.weight_decay(), 0.5);
+  expect_lr_of_a_clone(plain_adamw);
+
+  const auto plain_sgd = through_an_archive(SGDOptions(0.1).momentum(0.2).weight_decay(0.3).nesterov(true));
+  EXPECT_EQ(plain_sgd.lr(), 0.1);
+  EXPECT_EQ(plain_sgd.momentum(), 0.2);
+  EXPECT_EQ(plain_sgd.weight_decay(), 0.3);
+  EXPECT_TRUE(plain_sgd.nesterov());
+  expect_lr_of_a_clone(plain_sgd);
+}
+
+template <typename Optimizer, typename Options>
+void expect_refused(const Options& options, const std::string& part) {
+  const Parameters parameters = make_parameters({{3}});
+  expect_error([&] { Optimizer({ParameterGroup(parameters)}, world(), options); }, {part});
+}
+
+TEST(FamilyOptions, AreChecked) {
+  expect_refused<AdamWScheduleFreePaper>(AdamWScheduleFreePaperOptions().betas({1.5, 0.9}), "beta1");
+  expect_refused<SGDScheduleFree>(SGDScheduleFreeOptions(-1), "lr");
+  expect_refused<SGDScheduleFree>(SGDScheduleFreeOptions().momentum(1.1), "momentum");
+  expect_refused<SGDScheduleFree>(SGDScheduleFreeOptions().weight_decay(-1), "weight_decay");
+  expect_refused<SGDScheduleFree>(SGDScheduleFreeOptions().warmup_steps(-1), "warmup_steps");
+  expect_refused<RAdamScheduleFree>(RAdamScheduleFreeOptions().betas({0.9, 1}), "beta2");
+  expect_refused<RAdamScheduleFree>(RAdamScheduleFreeOptions().eps(-1), "eps");
+  expect_refused<AdamW>(AdamWOptions().betas({1, 0.9}), "beta1");  // it would never move
+  expect_refused<AdamW>(AdamWOptions().weight_decay(-1), "weight_decay");
+  expect_refused<SGD>(SGDOptions().momentum(-1), "momentum");
+  expect_refused<SGD>(SGDOptions().nesterov(true), "nesterov needs a momentum");
+  const Parameters parameters = make_parameters({{3}});
+  expect_error([&] { SGD({ParameterGroup(parameters, AdamWOptions())}, world()); },
+      {"parameter group 0", "options of another optimizer", "SGDOptions"});
+}
+
+}  // namespace
+}  // namespace zerosched::testing
