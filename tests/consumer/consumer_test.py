@@ -78,6 +78,10 @@ def install():
     soname = re.search(r"SONAME.*\[(.*)\]", call("readelf", "-d", library)).group(1)
     check(soname == f"libzerosched.so.{version.group(1)}", f"the SONAME is {soname}")
     check(os.path.exists(os.path.join(os.path.dirname(library), soname)), f"there is no {soname}")
+    if HAS_MPI:
+        needed = call("ldd", os.path.join(PREFIX, "bin", "zerosched_doctor"))
+        check(os.path.realpath(library) in {os.path.realpath(path) for path in re.findall(r"=> (\S+)", needed)},
+              f"the installed doctor does not use the installed library:\n{needed}")
 
 
 def components():

@@ -95,6 +95,16 @@ class Jobs(unittest.TestCase):
                 self.assertEqual(code, 70, self.log(folder))
                 self.assertEqual(self.state(number)["Restarts"], "0")
 
+    def test_rank_that_dies_ends_the_job(self):
+        rank_1_dies = "[ ${OMPI_COMM_WORLD_RANK:-$PMIX_RANK} = 0 ] || kill -9 $$; sleep 300"
+        for script in SCRIPTS:
+            with self.subTest(script):
+                folder = folder_of(self)
+                start = time.monotonic()
+                _, code = self.sbatch(folder, script, "sh", "-c", rank_1_dies)
+                self.assertEqual(code, 128 + 9, self.log(folder))
+                self.assertLess(time.monotonic() - start, 100)
+
     def check_requeued(self, folder, number):
         self.wait_for_files(folder, "checkpoint.0", "checkpoint.1", timeout=100)
         self.wait_for_files(folder, "finished.0", "finished.1", timeout=100)
@@ -129,6 +139,18 @@ class Jobs(unittest.TestCase):
         _, code = self.sbatch(folder, "mpirun.sbatch", "sh", "-c", "exit 75", options=["--no-requeue"])
         self.assertEqual(code, 75)
         self.assertIn("submit it again", self.log(folder))
+
+    def test_doctor_in_an_allocation(self):
+        folder = folder_of(self)
+        environment = f"--export=ALL,ZEROSCHED_DOCTOR={job.program('zerosched_doctor')}"
+        for checkpoints, expected in ((folder, 0), (LAB.private, 3)):
+            command = f"{lab.SOURCE}/launch/doctor --json --sizes 1 --checkpoint-dir {checkpoints}"
+            result = LAB.run("sbatch", "--wait", "--parsable", "--nodes=2", "--ntasks-per-node=1", environment,
+                             f"--output={folder}/log", f"--error={folder}/errors", "--wrap", command)
+            self.assertEqual(result.returncode, expected, self.log(folder))
+            report = json.loads(self.log(folder))
+            self.assertEqual([rank["host"] for rank in report["ranks"]], ["n1", "n2"])
+            self.assertEqual(report["problems"], 1 if expected else 0, report["findings"])
 
     def test_wrong_folder(self):
         folder = folder_of(self)
