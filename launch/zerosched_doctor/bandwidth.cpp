@@ -51,7 +51,7 @@ std::vector<Bandwidth> measure_bandwidth(
   results.push_back(result("reduce_scatter", median_seconds(communicator, [&] {
     communicator.reduce_scatter(flat, shard, {"reduce-scatter of the doctor"})->wait();
   })));
-  const double sum = static_cast<double>(ranks * (ranks + 1) / 2);
+  const double sum = 0.5 * static_cast<double>(ranks * (ranks + 1));
   if (shard.min().item<double>() != sum || shard.max().item<double>() != sum) {
     throw std::runtime_error(
         "a reduce-scatter gave a wrong sum on rank " + std::to_string(communicator.rank()));

@@ -96,7 +96,7 @@ def components():
     check(("mpi" in built) == HAS_MPI, f"built: {built}")
     for component in ("mpi", "cuda", "nccl"):
         output = ask(component, expect=0 if component in built else 1)
-        option = f"-DZEROSCHED_{component.upper()}=ON"
+        option = "-DZEROSCHED_MPI=ON" if component == "mpi" else "-DZEROSCHED_CUDA=ON"
         check(component in built or option in output, f"the error does not name {option}:\n{output}")
     check("there are mpi, cuda and nccl" in ask("tpu", expect=1), "an unknown component has no clear error")
     ask(";OPTIONAL_COMPONENTS;tpu", expect=0)

@@ -107,6 +107,8 @@ class Command(unittest.TestCase):
         self.assertTrue(self.option(command, "--map-by")[0].startswith("ppr:2:node:"))
         self.assertIn("OMP_NUM_THREADS=1", self.option(command, "-x"))
         self.assertEqual(self.option(self.command("--ranks-per-node", "3", "prog", **slurm), "-n"), ["6"])
+        self.assertNotIn("CUDA_VISIBLE_DEVICES", self.option(self.command("prog", CUDA_VISIBLE_DEVICES="0", **slurm), "-x"))
+        self.assertIn("CUDA_VISIBLE_DEVICES", self.option(self.command("-n", "1", "prog", CUDA_VISIBLE_DEVICES="0"), "-x"))
         slurm["SLURM_CPUS_ON_NODE"] = "1"
         self.assertEqual(self.option(self.command("prog", **slurm), "--bind-to"), ["none"])
 
