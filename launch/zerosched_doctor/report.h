@@ -1,0 +1,23 @@
+#pragma once
+
+#include "bandwidth.h"
+#include "checks.h"
+#include "facts.h"
+
+#include <iosfwd>
+#include <vector>
+
+namespace doctor {
+
+struct Report {
+  std::vector<Facts> ranks;
+  std::vector<Finding> findings;
+  std::vector<Bandwidth> bandwidth;
+
+  int64_t count(Level level) const;
+};
+
+void print_table(const Report& report, std::ostream& out);
+void print_json(const Report& report, std::ostream& out);
+
+}  // namespace doctor

@@ -1,0 +1,147 @@
+"""Installs zerosched, builds projects outside its tree against it, and runs them.
+
+usage: consumer_test.py CASE    with the variables that CMakeLists.txt sets
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import job
+import symbols
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
+BUILD = os.environ["ZEROSCHED_BUILD_DIR"]
+SCRATCH = os.environ["ZEROSCHED_SCRATCH"]
+PREFIX = os.path.join(SCRATCH, "prefix")
+HAS_MPI = os.environ["ZEROSCHED_MPI"] == "1"
+
+
+def check(condition, why):
+    if not condition:
+        sys.exit(f"FAILED: {why}")
+
+
+def call(*command, expect=0):
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    check((result.returncode == 0) == (expect == 0), f"exit code {result.returncode}: {command}\n{result.stdout}")
+    return result.stdout
+
+
+def cached(name):
+    with open(os.path.join(BUILD, "CMakeCache.txt"), encoding="utf-8") as cache:
+        return re.search(rf"^{name}:\w+=(.*)$", cache.read(), re.MULTILINE).group(1)
+
+
+def configure(source, build, *options, expect=0):
+    """A fresh build folder, with the compiler, generator and LibTorch of zerosched's own build."""
+    shutil.rmtree(build, ignore_errors=True)
+    common = [f"-D{name}={cached(name)}" for name in ("CMAKE_BUILD_TYPE", "CMAKE_CXX_COMPILER", "CMAKE_C_COMPILER")]
+    if os.environ["ZEROSCHED_LAUNCHER"]:
+        # Objects that zerosched's own build made already need not be made again.
+        common.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={os.environ['ZEROSCHED_LAUNCHER']}")
+    return call("cmake", "-S", source, "-B", build, "-G", cached("CMAKE_GENERATOR"),
+                f"-DLibTorch_ROOT={os.path.dirname(os.path.dirname(cached('LibTorch_CPU_LIBRARY')))}",
+                *common, *options, expect=expect)
+
+
+def build_consumer(project, *options):
+    build = os.path.join(SCRATCH, project)
+    configure(os.path.join(HERE, project), build, f"-Dzerosched_ROOT={PREFIX}", *options)
+    call("cmake", "--build", build, "--parallel", "2")
+    return build
+
+
+def run_trainer(folder, ranks, standard, backend):
+    command = [os.path.join(folder, "trainer")]
+    result = job.run([*job.mpirun(ranks), *command] if ranks > 1 else command)
+    expected = f"ranks {ranks} standard {standard} backend {backend} "
+    check(result.code == 0 and result.out.startswith(expected),
+          f"expected exit code 0 and '{expected}', got {result.code}\n{result.out}\n{result.err}")
+
+
+def install():
+    shutil.rmtree(PREFIX, ignore_errors=True)
+    call("cmake", "--install", BUILD, "--prefix", PREFIX)
+    installed = {os.path.relpath(os.path.join(folder, name), PREFIX)
+                 for folder, _, names in os.walk(PREFIX) for name in names}
+    headers = {f"include/zerosched/{name}" for name in os.listdir(os.path.join(SOURCE, "include/zerosched"))}
+    check(headers <= installed, f"headers that were not installed: {headers - installed}")
+    check(not [name for name in installed if "test" in name], f"tests were installed: {installed}")
+    library = symbols.library(PREFIX)
+    version = re.search(r"project\(zerosched VERSION (\d+)\.(\d+)\.(\d+)",
+                        open(os.path.join(SOURCE, "CMakeLists.txt"), encoding="utf-8").read())
+    check(os.path.basename(os.path.realpath(library)) == "libzerosched.so." + ".".join(version.groups()),
+          f"{library} is {os.path.realpath(library)}")
+    soname = re.search(r"SONAME.*\[(.*)\]", call("readelf", "-d", library)).group(1)
+    check(soname == f"libzerosched.so.{version.group(1)}", f"the SONAME is {soname}")
+    check(os.path.exists(os.path.join(os.path.dirname(library), soname)), f"there is no {soname}")
+    if HAS_MPI:
+        needed = call("ldd", os.path.join(PREFIX, "bin", "zerosched_doctor"))
+        check(os.path.realpath(library) in {os.path.realpath(path) for path in re.findall(r"=> (\S+)", needed)},
+              f"the installed doctor does not use the installed library:\n{needed}")
+
+
+def components():
+    project = os.path.join(HERE, "installed")
+
+    def ask(components, expect):
+        return configure(project, os.path.join(SCRATCH, "components"), f"-Dzerosched_ROOT={PREFIX}",
+                         f"-DCONSUMER_COMPONENTS={components}", expect=expect)
+
+    with open(os.path.join(BUILD, "zeroschedConfig.cmake"), encoding="utf-8") as config:
+        built = re.search(r'set\(zerosched_COMPONENTS "(.*)"\)', config.read()).group(1).split(";")
+    check(("mpi" in built) == HAS_MPI, f"built: {built}")
+    for component in ("mpi", "cuda", "nccl"):
+        output = ask(component, expect=0 if component in built else 1)
+        option = "-DZEROSCHED_MPI=ON" if component == "mpi" else "-DZEROSCHED_CUDA=ON"
+        check(component in built or option in output, f"the error does not name {option}:\n{output}")
+    check("there are mpi, cuda and nccl" in ask("tpu", expect=1), "an unknown component has no clear error")
+    ask(";OPTIONAL_COMPONENTS;tpu", expect=0)
+
+
+def exported_symbols():
+    symbols.self_test()
+    foreign = symbols.foreign(symbols.exported(symbols.library(PREFIX)))
+    check(not foreign, "libzerosched exports symbols that are not its own:\n" + "\n".join(foreign))
+
+
+def installed():
+    folder = build_consumer("installed")
+    for ranks in (1, 2) if HAS_MPI else (1,):
+        run_trainer(folder, ranks, 201703, "mpi" if ranks > 1 else "self")
+
+
+def headers():
+    run_trainer(build_consumer("headers"), 1, 202002, "self")
+
+
+def subdirectory():
+    run_trainer(build_consumer("subdirectory", f"-DZEROSCHED_SOURCE_DIR={SOURCE}", "-DZEROSCHED_WERROR=ON"),
+                1, 201703, "self")
+
+
+def without_mpi():
+    build, prefix = os.path.join(SCRATCH, "without_mpi"), os.path.join(SCRATCH, "without_mpi_prefix")
+    configure(SOURCE, build, "-DZEROSCHED_MPI=OFF", "-DZEROSCHED_BUILD_TESTS=OFF", "-DZEROSCHED_BUILD_EXAMPLES=OFF",
+              "-DZEROSCHED_WERROR=ON")
+    call("cmake", "--build", build, "--parallel", "2")
+    shutil.rmtree(prefix, ignore_errors=True)
+    call("cmake", "--install", build, "--prefix", prefix)
+    project, consumer = os.path.join(HERE, "installed"), os.path.join(SCRATCH, "without_mpi_consumer")
+    output = configure(project, consumer, f"-Dzerosched_ROOT={prefix}", "-DCONSUMER_COMPONENTS=mpi", expect=1)
+    check("-DZEROSCHED_MPI=ON" in output, f"the error does not name -DZEROSCHED_MPI=ON:\n{output}")
+    configure(project, consumer, f"-Dzerosched_ROOT={prefix}")
+    call("cmake", "--build", consumer)
+    run_trainer(consumer, 1, 201703, "self")
+    needed = call("ldd", symbols.library(prefix))
+    check("libmpi" not in needed, f"a library built without MPI needs it:\n{needed}")
+
+
+CASES = {"install": install, "components": components, "symbols": exported_symbols, "installed": installed,
+         "headers": headers, "subdirectory": subdirectory, "without_mpi": without_mpi}
+
+if __name__ == "__main__":
+    CASES[sys.argv[1]]()

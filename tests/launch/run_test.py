@@ -1,0 +1,233 @@
+"""launch/run: the command it makes, what it refuses, and how the jobs that it runs begin and end."""
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+RUN = os.path.join(os.environ["ZEROSCHED_SOURCE_DIR"], "launch", "run")
+CORES = len(os.sched_getaffinity(0))
+# A rank that says what it hears, and a program that hears nothing.
+LISTENER = "trap 'echo heard USR1; exit 75' USR1; echo up; for i in $(seq 300); do sleep 0.1; done; exit 1"
+DEAF = "trap '' USR1; echo up; for i in $(seq 300); do sleep 0.1; done"
+
+
+def environment(**more):
+    """Without what Slurm or the caller's own settings would add to the command."""
+    kept = {name: value for name, value in os.environ.items()
+            if not re.match(r"SLURM_|OMP_|OMPI_|GOMP_|KMP_|MKL_|NCCL_|CUDA_|TORCH_|UCX_|ZEROSCHED_|LD_LIBRARY_PATH", name)}
+    return {**kept, **more}
+
+
+def call(*arguments, env=None, text=None):
+    return subprocess.run([RUN, *arguments], env=env or environment(), input=text, capture_output=True, text=True,
+                          timeout=60)
+
+
+class Command(unittest.TestCase):
+    """What --dry-run prints."""
+
+    def command(self, *arguments, **variables):
+        result = call("--dry-run", *arguments, env=environment(**variables))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return shlex.split(result.stdout)
+
+    def option(self, command, name):
+        return [command[i + 1] for i, word in enumerate(command) if word == name]
+
+    def test_threads_get_cores(self):
+        command = self.command("-n", "1", "--threads", str(CORES), "prog")
+        self.assertEqual(self.option(command, "--map-by"), [f"ppr:1:node:PE={CORES}:OVERSUBSCRIBE"])
+        self.assertEqual(self.option(command, "--bind-to"), ["core"])
+        self.assertIn(f"OMP_NUM_THREADS={CORES}", self.option(command, "-x"))
+
+    def test_cores_are_shared_out(self):
+        self.assertIn(f"OMP_NUM_THREADS={CORES}", self.option(self.command("-n", "1", "prog"), "-x"))
+        command = self.command("-n", str(CORES), "prog")
+        self.assertIn("OMP_NUM_THREADS=1", self.option(command, "-x"))
+        self.assertEqual(self.option(command, "--bind-to"), ["core"])
+
+    def test_more_threads_than_cores_are_not_bound(self):
+        for arguments in (("-n", str(CORES + 1)), ("-n", "1", "--threads", str(CORES + 1)), ("-n", "1", "--no-bind")):
+            command = self.command(*arguments, "prog")
+            self.assertEqual(self.option(command, "--bind-to"), ["none"], arguments)
+            self.assertRegex(self.option(command, "--map-by")[0], "^ppr:[0-9]+:node:OVERSUBSCRIBE$")
+
+    def test_omp_num_threads_of_the_caller(self):
+        command = self.command("-n", "1", "prog", OMP_NUM_THREADS="3,2")
+        self.assertIn("OMP_NUM_THREADS=3", self.option(command, "-x"))
+
+    def test_hosts(self):
+        command = self.command("--hosts", "a,b", "--ranks-per-node", "3", "prog")
+        self.assertEqual(self.option(command, "--host"), ["a:3,b:3"])
+        self.assertEqual(self.option(command, "-n"), ["6"])
+        self.assertTrue(self.option(command, "--map-by")[0].startswith("ppr:3:node:"))
+        command = self.command("--hosts=a,b:4", "prog")
+        self.assertEqual(self.option(command, "--host"), ["a:1,b:4"])
+        self.assertEqual(self.option(command, "-n"), ["5"])
+        self.assertTrue(self.option(command, "--map-by")[0].startswith("slot:"))
+        self.assertEqual(self.option(self.command("--hosts", "a,b", "-n", "3", "prog"), "--host"), ["a:2,b:2"])
+
+    def test_hostfile(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
+            file.write("# ours\n\na slots=2  # fast\nb slots=1\n")
+            file.flush()
+            command = self.command("--hostfile", file.name, "prog")
+            self.assertEqual(self.option(command, "--host"), ["a:2,b:1"])
+            self.assertEqual(self.option(command, "-n"), ["3"])
+            file.write("c max_slots=3\n")
+            file.flush()
+            result = call("--hostfile", file.name, "prog")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("max_slots=3", result.stderr)
+
+    def test_gpus(self):
+        command = self.command("--hosts", "a,b", "--gpus", "0,2,3", "prog")
+        self.assertEqual(self.option(command, "-n"), ["6"])
+        self.assertIn("CUDA_VISIBLE_DEVICES=0,2,3", self.option(command, "-x"))
+        self.assertEqual(self.option(self.command("--gpus", "1", "-n", "2", "prog"), "-n"), ["2"])
+
+    def test_environment(self):
+        command = self.command("-n", "1", "--env", "GIVEN=a b", "--env", "NAMED", "prog", NAMED="1", NCCL_DEBUG="INFO",
+                               LD_LIBRARY_PATH="/lib", OTHER="no")
+        self.assertLessEqual({"GIVEN=a b", "NAMED", "NCCL_DEBUG", "LD_LIBRARY_PATH"}, set(self.option(command, "-x")))
+        self.assertNotIn("OTHER", self.option(command, "-x"))
+
+    def test_slurm_allocation(self):
+        slurm = dict(SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="4", SLURM_CPUS_ON_NODE="64",
+                     SLURM_CPUS_PER_TASK="1")
+        command = self.command("prog", **slurm)
+        self.assertEqual(self.option(command, "--host"), [])
+        self.assertEqual(self.option(command, "-n"), ["4"])
+        self.assertTrue(self.option(command, "--map-by")[0].startswith("ppr:2:node:"))
+        self.assertIn("OMP_NUM_THREADS=1", self.option(command, "-x"))
+        self.assertEqual(self.option(self.command("--ranks-per-node", "3", "prog", **slurm), "-n"), ["6"])
+        self.assertNotIn("CUDA_VISIBLE_DEVICES", self.option(self.command("prog", CUDA_VISIBLE_DEVICES="0", **slurm), "-x"))
+        self.assertIn("CUDA_VISIBLE_DEVICES", self.option(self.command("-n", "1", "prog", CUDA_VISIBLE_DEVICES="0"), "-x"))
+        slurm["SLURM_CPUS_ON_NODE"] = "1"
+        self.assertEqual(self.option(self.command("prog", **slurm), "--bind-to"), ["none"])
+
+    def test_lost_hosts(self):
+        command = self.command("-n", "1", "--lost-host-after", "30", "prog")
+        self.assertEqual(command[command.index("oob_tcp_keepalive_time") + 1], "27")
+
+    def test_open_mpi_5(self):
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "mpirun")
+            for version, code, expected in (("mpirun (Open MPI) 5.0.6", 0, "--prtemca"), ("HYDRA 4.0", 127, "not Open MPI")):
+                with open(fake, "w") as script:
+                    script.write(f"#!/bin/sh\necho '{version}'\n")
+                os.chmod(fake, 0o755)
+                result = call("--dry-run", "-n", "1", "prog", env=environment(PATH=f"{folder}:{os.environ['PATH']}"))
+                self.assertEqual(result.returncode, code, result.stderr)
+                self.assertIn(expected, result.stdout + result.stderr)
+
+    def test_arguments_arrive_as_they_are(self):
+        words = ["--n", "a b", "$HOME", "", "'", "--dry-run"]
+        result = call("-n", "1", "--", sys.executable, "-c", "import sys; print(sys.argv[1:])", *words)
+        self.assertEqual(result.stdout.strip(), str(words), result.stderr)
+        dry = call("--dry-run", "-n", "1", "--", "prog", *words)
+        self.assertEqual(shlex.split(dry.stdout)[-len(words):], words)
+
+
+class Refusals(unittest.TestCase):
+    def test_bad_options(self):
+        for arguments, expected in (
+                (["--rank", "2", "prog"], "no option --rank"),
+                (["-n"], "-n needs a value"),
+                (["-n", "0", "prog"], "-n is '0'"),
+                (["-n", "two", "prog"], "-n is 'two'"),
+                (["--threads=", "-n", "1", "prog"], "--threads needs a value"),
+                (["-n", "2"], "no program"),
+                (["prog"], "how many ranks"),
+                (["--hosts", "a,b", "prog"], "how many ranks"),
+                (["--hosts", "a,,b", "-n", "2", "prog"], "is not a host"),
+                (["--hosts", "a:0", "prog"], "'a:0' is not a host"),
+                (["--hosts", "a:2", "-n", "3", "prog"], "the hosts take 2"),
+                (["--hosts", "a:2", "--ranks-per-node", "2", "prog"], "contradicts"),
+                (["-n", "2", "--ranks-per-node", "2", "prog"], "either -n or --ranks-per-node"),
+                (["--hosts", "a", "--hostfile", "f", "-n", "1", "prog"], "either --hosts or --hostfile"),
+                (["--hostfile", "/no/such/file", "-n", "1", "prog"], "/no/such/file cannot be read"),
+                (["--gpus", "0,,1", "prog"], "--gpus is '0,,1'"),
+                (["--env", "1X=2", "-n", "1", "prog"], "--env is '1X=2'"),
+                (["--env", "NO_SUCH_VARIABLE", "-n", "1", "prog"], "NO_SUCH_VARIABLE=VALUE"),
+                (["--lost-host-after", "3", "-n", "1", "prog"], "at least 4")):
+            with self.subTest(arguments):
+                result = call(*arguments)
+                self.assertEqual(result.returncode, 2, result)
+                self.assertIn(expected, result.stderr)
+                self.assertEqual(result.stdout, "")
+
+    def test_no_mpirun(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for tool in ("bash", "env"):
+                os.symlink(shutil.which(tool), os.path.join(folder, tool))
+            result = call("-n", "1", "prog", env=environment(PATH=folder))
+        self.assertEqual(result.returncode, 127)
+        self.assertIn("launch/setup", result.stderr)
+
+
+class Jobs(unittest.TestCase):
+    def test_exit_codes(self):
+        for code in (0, 70, 75):
+            result = call("-n", "2", "sh", "-c", f"exit {code}")
+            self.assertEqual(result.returncode, code, result.stderr)
+        self.assertEqual(call("-n", "2", "sh", "-c", "kill -9 $$").returncode, 128 + 9)
+        self.assertNotIn(call("-n", "1", "/no/such/program").returncode, (0, 70, 75))
+
+    def test_ranks_get_environment_input_and_cores(self):
+        say = 'echo "$OMPI_COMM_WORLD_RANK $A $OMP_NUM_THREADS $(sed -n "s/^Cpus_allowed_list:\\t//p" /proc/self/status)"'
+        result = call("-n", "2", "--threads", "1", "--env", "A=x y", "sh", "-c", say)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        lines = sorted(result.stdout.splitlines())
+        self.assertEqual([line.rsplit(" ", 1)[0] for line in lines], ["0 x y 1", "1 x y 1"])
+        if CORES >= 2:
+            places = {line.rsplit(" ", 1)[1] for line in lines}
+            self.assertEqual(len(places), 2, f"the ranks share a core: {lines}")
+        self.assertEqual(call("-n", "2", "cat", text="to rank 0").stdout, "to rank 0")
+
+    def signalled(self, program, numbers, *options):
+        """Sends signals to launch/run once both ranks are up; returns exit code, output and seconds until its end."""
+        process = subprocess.Popen([RUN, "-n", "2", *options, "bash", "-c", program], env=environment(), text=True,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   start_new_session=True)
+        try:
+            for _ in range(2):
+                self.assertEqual(process.stdout.readline(), "up\n")
+            start = time.monotonic()
+            for number in numbers:
+                process.send_signal(number)
+                time.sleep(0.5)
+            out, err = process.communicate(timeout=40)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, out, err, time.monotonic() - start
+
+    def test_signals_reach_the_ranks(self):
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+            code, out, err, _ = self.signalled(LISTENER, [number])
+            self.assertEqual((code, out.count("heard USR1")), (75, 2), (number, out, err))
+
+    def test_grace_ends(self):
+        code, _, err, seconds = self.signalled(DEAF, [signal.SIGTERM], "--grace", "3")
+        self.assertNotIn(code, (0, 75))
+        self.assertIn("did not end within 3 s", err)
+        self.assertGreater(seconds, 3)
+        self.assertLess(seconds, 20)
+
+    def test_second_term_and_interrupt_end_at_once(self):
+        for numbers in ([signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]):
+            code, _, err, seconds = self.signalled(DEAF, numbers)
+            self.assertNotIn(code, (0, 75), err)
+            self.assertLess(seconds, 20)
+
+
+if __name__ == "__main__":
+    os.chdir(tempfile.gettempdir())
+    unittest.main(verbosity=2)

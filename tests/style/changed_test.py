@@ -1,0 +1,57 @@
+""".ci/style finds badly formatted lines and clang-tidy's complaints in what changed, and nothing else.
+
+usage: changed_test.py SOURCE_TREE
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+TREE = sys.argv[1]
+GOOD = "int twice(int a) { return 2 * a; }\n"
+UGLY = "int   thrice( int a ){return 3*a;}\n"
+WRONG = "int* nothing() { return 0; }\n"
+
+
+def write(tree, path, text):
+    os.makedirs(os.path.dirname(os.path.join(tree, path)), exist_ok=True)
+    with open(os.path.join(tree, path), "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def git(tree, *arguments):
+    subprocess.run(["git", "-c", "user.name=test", "-c", "user.email=test", *arguments], cwd=tree, check=True,
+                   capture_output=True)
+
+
+def style(text):
+    """Of a tree in which src/a.cpp, which was ugly, got `text` appended."""
+    with tempfile.TemporaryDirectory() as tree:
+        for path in (".clang-format", ".clang-tidy", ".ci/style"):
+            os.makedirs(os.path.dirname(os.path.join(tree, path)), exist_ok=True)
+            shutil.copy(os.path.join(TREE, path), os.path.join(tree, path))
+        write(tree, "build/release/compile_commands.json", json.dumps(
+            [{"directory": tree, "file": "src/a.cpp", "command": "g++ -std=c++17 -c src/a.cpp"}]))
+        write(tree, "src/a.cpp", UGLY)
+        git(tree, "init")
+        git(tree, "add", ".")
+        git(tree, "commit", "-m", "before")
+        write(tree, "src/a.cpp", UGLY + text)
+        git(tree, "commit", "-a", "-m", "after")
+        result = subprocess.run([os.path.join(tree, ".ci/style")], capture_output=True, text=True)
+        return result.returncode, result.stdout + result.stderr
+
+
+if __name__ == "__main__":
+    CODE, OUTPUT = style(GOOD)
+    if "SKIPPED: " in OUTPUT:
+        print(OUTPUT)
+        sys.exit(77)
+    if CODE != 0:
+        sys.exit(f"FAILED: a good change is refused:\n{OUTPUT}")
+    for BAD, EXPECTED in ((UGLY.replace("thrice", "f"), "not formatted"), (WRONG, "modernize-use-nullptr")):
+        CODE, OUTPUT = style(BAD)
+        if CODE == 0 or EXPECTED not in OUTPUT:
+            sys.exit(f"FAILED: '{BAD}' gives exit code {CODE} and not '{EXPECTED}':\n{OUTPUT}")
