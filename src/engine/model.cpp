@@ -26,7 +26,7 @@ void check_trainable(const at::Tensor& parameter, const std::string& name) {
   TORCH_CHECK(!parameter.is_inference(), "parameter '", name,
               "' was made in inference mode and cannot be trained.");
   TORCH_CHECK(kernels::is_supported(parameter.scalar_type()), "parameter '", name, "' is ",
-              c10::toString(parameter.scalar_type()), "; Float, Double and BFloat16 can be trained.");
+      c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.");
   TORCH_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(), "parameter '",
               name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
   TORCH_CHECK(parameter.device().is_cpu(), "parameter '", name, "' is on ", parameter.device(),

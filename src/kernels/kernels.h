@@ -11,7 +11,7 @@
 // every instruction set, so neither the number of threads nor the place in a shard changes a bit.
 namespace zerosched::kernels {
 
-/// True if parameters of this dtype can be trained: float32, float64, bfloat16.
+/// True if parameters of this dtype can be trained: float32, float64, bfloat16, float16.
 bool is_supported(c10::ScalarType param_dtype);
 
 /// The dtype of the state of such parameters: float64 for float64, else float32.
@@ -24,7 +24,7 @@ void update(Rule rule, const UpdateRange& range, const StepScalars& scalars);
 void interpolate(
     c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel);
 
-/// Sum of squares in double. The order of summation depends on `numel` alone, not on the number of threads.
+/// Sum of squares in double, in the order of summation.h, which depends on `numel` alone.
 double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel);
 
 }  // namespace zerosched::kernels

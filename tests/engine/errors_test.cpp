@@ -262,7 +262,8 @@ TEST_F(Construction, Models) {
   };
   expect_refused({}, {"nothing to train"});
   expect_refused(one("ints", at::ones({3}, at::kLong)), {"nothing to train"});
-  expect_refused(one("halves", at::ones({3}, at::kHalf).requires_grad_()), {"'halves' is Half", "BFloat16"});
+  expect_refused(one("complex", at::ones({3}, at::kComplexFloat).requires_grad_()),
+      {"'complex' is ComplexFloat", "BFloat16 and Half"});
   expect_refused(one("computed", parameters[0].second * 2), {"'computed' is not a leaf"});
   expect_refused(one("nothing", at::Tensor()), {"'nothing'", "undefined"});
   expect_refused(one("strided", at::ones({8})[0].expand({4}).detach().requires_grad_()),

@@ -52,6 +52,17 @@ TEST(Gradients, BFloat16) {
   }
 }
 
+// Reduced in float32 unless told otherwise.
+TEST(Gradients, Float16) {
+  for (const bool overlap : {true, false}) {
+    const NamedParameters parameters = make_parameters(odd_shapes(), at::kHalf);
+    const auto gradients = [&](int64_t step, int rank) { return random_gradients(parameters, step, rank); };
+    expect_trains(
+        parameters, buckets_of(150).overlap_backward(overlap),
+        [&](int64_t step) { backward(parameters, gradients(step, world()->rank())); }, gradients, 4e-6);
+  }
+}
+
 // Each as exact as its type: a bfloat16 gradient is rounded on its way, the others are not.
 TEST(Gradients, MixedDtypes) {
   NamedParameters parameters = make_parameters({{30}, {31}, {32}, {33}}, at::kFloat);

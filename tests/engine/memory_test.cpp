@@ -86,8 +86,9 @@ TEST(Memory, StateIsTwelveBytesPerParameterOverAllRanks) {
   EXPECT_LT(static_cast<double>(optimizer.state_bytes()), exact * 1.01);
 }
 
-TEST(Memory, StateOfBFloat16IsFloat32AndOfFloat64IsFloat64) {
-  for (const auto& [dtype, bytes] : {std::pair(at::kBFloat16, 12), std::pair(at::kDouble, 24)}) {
+TEST(Memory, StateOf16BitsIsFloat32AndOfFloat64IsFloat64) {
+  for (const auto& [dtype, bytes] :
+      {std::pair(at::kBFloat16, 12), std::pair(at::kHalf, 12), std::pair(at::kDouble, 24)}) {
     const NamedParameters parameters = make_parameters({{100000}}, dtype);
     const AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
     const double exact = bytes * 100000.0 / world()->size();

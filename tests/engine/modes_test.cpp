@@ -43,7 +43,7 @@ void train(const NamedParameters& parameters, ShardedOptimizer& optimizer, int s
 }
 
 TEST(Modes, EvalScopeShowsXAndBringsYBackBitForBit) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble}) {
     const NamedParameters parameters = make_parameters(odd_shapes(), dtype);
     AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), {}, buckets_of(300));
     for (int round = 0; round < 3; ++round) {

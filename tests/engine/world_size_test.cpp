@@ -37,10 +37,9 @@ Gradients same_on_every_rank(const NamedParameters& parameters, int64_t step) {
 const int64_t kBucketBytes[] = {1, 71 * 4, 1000, 25 << 20};
 
 TEST(WorldSize, AveragedGradientsGiveTheSameBitsForEveryWorldAndBucketSize) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
-    const State alone = train(
-        self_communicator(), odd_shapes(), ShardingOptions().gradients(GradientInput::already_averaged),
-        same_on_every_rank, 5, dtype);
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf}) {
+    const State alone = train(self_communicator(), odd_shapes(),
+        ShardingOptions().gradients(GradientInput::already_averaged), same_on_every_rank, 5, dtype);
     for (const int64_t bytes : kBucketBytes) {
       const State sharded = train(
           world(), odd_shapes(), buckets_of(bytes).gradients(GradientInput::already_averaged),

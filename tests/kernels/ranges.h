@@ -2,6 +2,7 @@
 
 #include <c10/core/ScalarType.h>
 #include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <cstdint>
 #include <cstring>
@@ -43,6 +44,7 @@ class Array {
     const char* at = memory_.data() + begin_ + static_cast<size_t>(i) * size();
     if (dtype_ == c10::ScalarType::Double) return read<double>(at);
     if (dtype_ == c10::ScalarType::Float) return read<float>(at);
+    if (dtype_ == c10::ScalarType::Half) return static_cast<float>(read<c10::Half>(at));
     return static_cast<float>(read<c10::BFloat16>(at));
   }
   void set(int64_t i, double value) {
@@ -51,6 +53,9 @@ class Array {
       std::memcpy(at, &value, sizeof(value));
     } else if (dtype_ == c10::ScalarType::Float) {
       const auto rounded = static_cast<float>(value);
+      std::memcpy(at, &rounded, sizeof(rounded));
+    } else if (dtype_ == c10::ScalarType::Half) {
+      const c10::Half rounded(static_cast<float>(value));
       std::memcpy(at, &rounded, sizeof(rounded));
     } else {
       const c10::BFloat16 rounded(static_cast<float>(value));

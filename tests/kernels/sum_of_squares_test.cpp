@@ -1,6 +1,7 @@
 #include "kernels/cpu/variant.h"
 #include "kernels/kernels.h"
 #include "kernels/ranges.h"
+#include "kernels/summation.h"
 
 #include <ATen/Parallel.h>
 
@@ -9,6 +10,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <vector>
 
 namespace zerosched::kernels {
 namespace {
@@ -18,7 +20,8 @@ using testing::Array;
 using testing::fill_normal;
 using testing::sizes;
 
-constexpr ScalarType kDtypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16};
+constexpr ScalarType kDtypes[] = {
+    ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
 
 Array normal(ScalarType dtype, int64_t numel) {
   std::mt19937 generator(7);
@@ -57,14 +60,46 @@ TEST(SumOfSquares, SameBitsForAnyNumberOfThreadsAndInstructionSet) {
       at::set_num_threads(threads);
       EXPECT_EQ(sum_of_squares(dtype, array.data(), array.numel()), expected) << threads << " threads";
     }
-    for (const int64_t numel : sizes()) {
-      const double baseline = kBaseline.sum_of_squares(dtype, array.data(), numel);
+    std::vector<int64_t> tile_sizes = sizes();
+    tile_sizes.insert(tile_sizes.end(), {kSumTileNumel - 1, kSumTileNumel});
+    for (const int64_t numel : tile_sizes) {
+      const double baseline = kBaseline.sum_tile(dtype, array.data(), numel);
       for (const Variant* variant : runnable_variants()) {
-        ASSERT_EQ(variant->sum_of_squares(dtype, array.data(), numel), baseline) << variant->name << " " << numel;
+        ASSERT_EQ(variant->sum_tile(dtype, array.data(), numel), baseline) << variant->name << " " << numel;
       }
     }
   }
   at::set_num_threads(threads_before);
+}
+
+// The order of summation.h, spelled out: a GPU adds in the same.
+TEST(SumOfSquares, AddsInTheStatedOrder) {
+  const int64_t numel = 40 * kSumTileNumel + 5 * kSumGroupNumel + 77;
+  const Array array = normal(ScalarType::Float, numel);
+  std::vector<double> lanes(kSumLanes);
+  for (int64_t tile = 0; tile * kSumTileNumel < numel; ++tile) {
+    std::vector<double> groups(kSumGroups);
+    for (int64_t group = 0; group < kSumGroups; ++group) {
+      std::vector<double> columns(kSumColumns);
+      for (int64_t i = 0; i < kSumGroupNumel; ++i) {
+        const int64_t at = tile * kSumTileNumel + group * kSumGroupNumel + i;
+        if (at < numel)
+          columns[i % kSumColumns] += array[at] * array[at];  // exact: a float's square fits a double
+      }
+      for (size_t half = 16; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; ++i) columns[i] += columns[i + half];
+      }
+      groups[group] = columns[0];
+    }
+    for (size_t half = 16; half > 0; half /= 2) {
+      for (size_t i = 0; i < half; ++i) groups[i] += groups[i + half];
+    }
+    lanes[tile % kSumLanes] += groups[0];
+  }
+  for (size_t half = 16; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  EXPECT_EQ(sum_of_squares(ScalarType::Float, array.data(), numel), lanes[0]);
 }
 
 TEST(SumOfSquares, HoldsWhatFloatCannot) {

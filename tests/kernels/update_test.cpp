@@ -32,9 +32,9 @@ struct Dtypes {
 
 const std::vector<Dtypes>& all_dtypes() {
   static const std::vector<Dtypes> values = {{ScalarType::Float, ScalarType::Float},
-                                             {ScalarType::Double, ScalarType::Double},
-                                             {ScalarType::BFloat16, ScalarType::BFloat16},
-                                             {ScalarType::BFloat16, ScalarType::Float}};
+      {ScalarType::Double, ScalarType::Double}, {ScalarType::BFloat16, ScalarType::BFloat16},
+      {ScalarType::BFloat16, ScalarType::Float}, {ScalarType::Half, ScalarType::Half},
+      {ScalarType::Half, ScalarType::Float}};
   return values;
 }
 
@@ -138,7 +138,10 @@ TEST(Update, FollowsTheFormulas) {
   for (const Dtypes dtypes : all_dtypes()) {
     const bool wide = dtypes.param == ScalarType::Double;
     const double bar = wide ? 1e-15 : 5e-7;
-    const double y_bar = dtypes.param == ScalarType::BFloat16 ? 1.0 / 256 : bar;
+    // Half a unit in the last of 8 and 11 bits.
+    const double y_bar = dtypes.param == ScalarType::BFloat16 ? 1.0 / 256
+                         : dtypes.param == ScalarType::Half   ? 1.0 / 2048
+                                                              : bar;
     const Range before = Range::random(dtypes, 4097);
     for (const double weight_decay : {0.0, 0.1}) {
       for (const double y_weight : {0.0, 0.1, 0.9, 1.0}) {
@@ -246,7 +249,7 @@ TEST(Update, DependsOnTheElementAloneNotOnItsPlace) {
 
 TEST(Update, BothEndsOfBeta1AndTheFirstStepAreExact) {
   for (const Dtypes dtypes : all_dtypes()) {
-    if (dtypes.param == ScalarType::BFloat16) continue;  // y is rounded there
+    if (c10::elementSize(dtypes.param) == 2) continue;  // y is rounded there
     const Range before = Range::random(dtypes, 1000);
     StepScalars s = ordinary_scalars();
     s.y_weight = 1;  // beta1 = 0
@@ -327,12 +330,16 @@ TEST(Update, NonFiniteGradientsReachOnlyTheirElement) {
 }
 
 TEST(Update, UnsupportedDtypesAreNamed) {
-  EXPECT_FALSE(is_supported(ScalarType::Half));
+  EXPECT_FALSE(is_supported(ScalarType::Int));
   Range range({ScalarType::Float, ScalarType::Float}, 1);
   UpdateRange raw = range.raw();
-  raw.grad_dtype = ScalarType::Double;
+  for (const ScalarType grad : {ScalarType::Double, ScalarType::Half, ScalarType::BFloat16}) {
+    raw.grad_dtype = grad;
+    EXPECT_THROW(update(kRule, raw, ordinary_scalars()), c10::Error);
+  }
+  raw.param_dtype = ScalarType::Half;  // with BFloat16 gradients
   EXPECT_THROW(update(kRule, raw, ordinary_scalars()), c10::Error);
-  raw.param_dtype = ScalarType::Half;
+  raw.param_dtype = raw.grad_dtype = ScalarType::Int;
   EXPECT_THROW(update(kRule, raw, ordinary_scalars()), c10::Error);
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/cpu/variant.h"
+#include "kernels/summation.h"
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
@@ -18,8 +19,6 @@ constexpr int64_t kOutOfCacheBytes = int64_t{1} << 20;
 constexpr int64_t kBlockNumel = 2048;
 // Blocks that are worth waking another thread for.
 constexpr int64_t kGrainBlocks = 16;
-// sum_of_squares adds up blocks of this size, and then the blocks in order.
-constexpr int64_t kSumNumel = 16384;
 
 const Variant& active() {
   static const Variant& fastest = *runnable_variants().back();
@@ -60,7 +59,7 @@ std::vector<const Variant*> runnable_variants() {
 
 bool is_supported(c10::ScalarType param_dtype) {
   return param_dtype == c10::ScalarType::Float || param_dtype == c10::ScalarType::Double ||
-         param_dtype == c10::ScalarType::BFloat16;
+         param_dtype == c10::ScalarType::BFloat16 || param_dtype == c10::ScalarType::Half;
 }
 
 c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
@@ -95,18 +94,18 @@ void interpolate(
 }
 
 double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel) {
-  const int64_t blocks = (numel + kSumNumel - 1) / kSumNumel;
-  std::vector<double> sums(static_cast<size_t>(blocks));
-  ::at::parallel_for(0, blocks, 2, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * kSumNumel;
-      sums[static_cast<size_t>(block)] = active().sum_of_squares(
-          dtype, at(data, begin, dtype), std::min(kSumNumel, numel - begin));
+  const int64_t tiles = (numel + kSumTileNumel - 1) / kSumTileNumel;
+  std::vector<double> sums(static_cast<size_t>(tiles));
+  ::at::parallel_for(0, tiles, 2, [&](int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      const int64_t begin = tile * kSumTileNumel;
+      sums[static_cast<size_t>(tile)] =
+          active().sum_tile(dtype, at(data, begin, dtype), std::min(kSumTileNumel, numel - begin));
     }
   });
-  double total = 0;
-  for (const double sum : sums) total += sum;
-  return total;
+  double lanes[kSumLanes] = {};
+  for (int64_t tile = 0; tile < tiles; ++tile) lanes[tile % kSumLanes] += sums[static_cast<size_t>(tile)];
+  return add_pairwise<kSumLanes>(lanes);
 }
 
 }  // namespace zerosched::kernels

@@ -17,7 +17,8 @@ struct Variant {
   void (*update)(Rule rule, const UpdateRange& range, const StepScalars& scalars, bool out_of_cache);
   void (*interpolate)(
       c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel);
-  double (*sum_of_squares)(c10::ScalarType dtype, const void* data, int64_t numel);
+  /// Sum of squares of a tile (summation.h), of at most kSumTileNumel elements.
+  double (*sum_tile)(c10::ScalarType dtype, const void* data, int64_t numel);
 };
 
 extern const Variant kBaseline;

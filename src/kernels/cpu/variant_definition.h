@@ -7,11 +7,10 @@
 #endif
 
 #include "kernels/cpu/variant.h"
+#include "kernels/element_types.h"
 #include "kernels/math.h"
-#include "kernels/rules/adamw.h"
-#include "kernels/rules/adamw_schedule_free.h"
-#include "kernels/rules/sgd.h"
-#include "kernels/rules/sgd_schedule_free.h"
+#include "kernels/rules/select.h"
+#include "kernels/summation.h"
 
 #include <cstdint>
 #include <cstring>
@@ -21,29 +20,6 @@
 
 namespace zerosched::kernels {
 namespace {
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-ZEROSCHED_ELEMENT float load(float value) { return value; }
-ZEROSCHED_ELEMENT double load(double value) { return value; }
-ZEROSCHED_ELEMENT float load(BFloat16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-
-ZEROSCHED_ELEMENT void store(float& out, float value) { out = value; }
-ZEROSCHED_ELEMENT void store(double& out, double value) { out = value; }
-// To nearest, ties to even; NaN stays NaN, with c10::BFloat16's bits.
-ZEROSCHED_ELEMENT void store(BFloat16& out, float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  out.bits = static_cast<uint16_t>((bits & 0x7fffffffU) > 0x7f800000U ? 0x7fc0U : rounded);
-}
 
 // What is prefetched, computed and streamed at a time.
 constexpr int64_t kChunkNumel = 64;
@@ -143,29 +119,25 @@ void update_range(const UpdateRange& r, const StepScalars& scalars, bool out_of_
 
 template <typename UpdateRule>
 void update_by(const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
-  if (range.param_dtype == c10::ScalarType::Double) {
-    update_range<UpdateRule, double, double, double>(range, scalars, out_of_cache);
-  } else if (range.param_dtype == c10::ScalarType::Float) {
-    update_range<UpdateRule, float, float, float>(range, scalars, out_of_cache);
-  } else if (range.grad_dtype == c10::ScalarType::BFloat16) {
-    update_range<UpdateRule, BFloat16, BFloat16, float>(range, scalars, out_of_cache);
-  } else {
-    update_range<UpdateRule, BFloat16, float, float>(range, scalars, out_of_cache);
+  const bool narrow_gradients = range.grad_dtype == range.param_dtype;
+  switch (range.param_dtype) {
+    case c10::ScalarType::Double:
+      return update_range<UpdateRule, double, double, double>(range, scalars, out_of_cache);
+    case c10::ScalarType::BFloat16:
+      if (narrow_gradients)
+        return update_range<UpdateRule, BFloat16, BFloat16, float>(range, scalars, out_of_cache);
+      return update_range<UpdateRule, BFloat16, float, float>(range, scalars, out_of_cache);
+    case c10::ScalarType::Half:
+      if (narrow_gradients)
+        return update_range<UpdateRule, Float16, Float16, float>(range, scalars, out_of_cache);
+      return update_range<UpdateRule, Float16, float, float>(range, scalars, out_of_cache);
+    default:
+      return update_range<UpdateRule, float, float, float>(range, scalars, out_of_cache);
   }
 }
 
 void update_by_rule(Rule rule, const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
-  switch (rule) {
-    case Rule::adamw_schedule_free:
-      if (!scalars.adaptive) return update_by<AdamWScheduleFreeRule<true, false>>(range, scalars, out_of_cache);
-      if (scalars.weight_decay != 0) return update_by<AdamWScheduleFreeRule<true>>(range, scalars, out_of_cache);
-      return update_by<AdamWScheduleFreeRule<false>>(range, scalars, out_of_cache);
-    case Rule::sgd_schedule_free: return update_by<SGDScheduleFreeRule>(range, scalars, out_of_cache);
-    case Rule::adamw: return update_by<AdamWRule>(range, scalars, out_of_cache);
-    case Rule::sgd:
-      if (scalars.nesterov) return update_by<SGDRule<true>>(range, scalars, out_of_cache);
-      return update_by<SGDRule<false>>(range, scalars, out_of_cache);
-  }
+  with_rule(rule, scalars, [&](auto chosen) { update_by<decltype(chosen)>(range, scalars, out_of_cache); });
 }
 
 template <typename Param, typename Real>
@@ -177,50 +149,67 @@ void interpolate_elements(
 
 void interpolate_range(
     c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel) {
-  if (param_dtype == c10::ScalarType::Double) {
+  const auto run = [&](auto param) {
+    using Param = decltype(param);
+    using Real = typename StateOf<Param>::type;
     interpolate_elements(
-        static_cast<double*>(out), static_cast<const double*>(x), static_cast<const double*>(z), weight, numel);
-  } else if (param_dtype == c10::ScalarType::Float) {
-    interpolate_elements(
-        static_cast<float*>(out), static_cast<const float*>(x), static_cast<const float*>(z), weight, numel);
-  } else {
-    interpolate_elements(
-        static_cast<BFloat16*>(out), static_cast<const float*>(x), static_cast<const float*>(z), weight, numel);
+        static_cast<Param*>(out), static_cast<const Real*>(x), static_cast<const Real*>(z), weight, numel);
+  };
+  switch (param_dtype) {
+    case c10::ScalarType::Double:
+      return run(double());
+    case c10::ScalarType::BFloat16:
+      return run(BFloat16());
+    case c10::ScalarType::Half:
+      return run(Float16());
+    default:
+      return run(float());
   }
 }
 
-// Sixteen running sums whatever the width of a vector, so that every instruction set adds in the same order.
 template <typename Value>
-double sum_of_squares_of(const Value* data, int64_t numel) {
-  constexpr int64_t kSums = 16;
-  double sums[kSums] = {};
-  const int64_t whole = numel / kSums * kSums;
-  for (int64_t i = 0; i < whole; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) {
+ZEROSCHED_ELEMENT double sum_group(const Value* data, int64_t numel) {
+  double columns[kSumColumns] = {};
+  const int64_t whole = numel / kSumColumns * kSumColumns;
+  for (int64_t i = 0; i < whole; i += kSumColumns) {
+    for (int64_t j = 0; j < kSumColumns; ++j) {
       const double value = static_cast<double>(load(data[i + j]));
-      sums[j] += value * value;
+      columns[j] = fused_multiply_add(value, value, columns[j]);
     }
   }
   for (int64_t i = whole; i < numel; ++i) {
     const double value = static_cast<double>(load(data[i]));
-    sums[i - whole] += value * value;
+    columns[i - whole] = fused_multiply_add(value, value, columns[i - whole]);
   }
-  for (int64_t width = kSums / 2; width > 0; width /= 2) {
-    for (int64_t j = 0; j < width; ++j) sums[j] += sums[j + width];
-  }
-  return sums[0];
+  return add_pairwise<kSumColumns>(columns);
 }
 
-double sum_of_squares_range(c10::ScalarType dtype, const void* data, int64_t numel) {
-  if (dtype == c10::ScalarType::Double) return sum_of_squares_of(static_cast<const double*>(data), numel);
-  if (dtype == c10::ScalarType::Float) return sum_of_squares_of(static_cast<const float*>(data), numel);
-  return sum_of_squares_of(static_cast<const BFloat16*>(data), numel);
+template <typename Value>
+double sum_tile(const Value* data, int64_t numel) {
+  double groups[kSumGroups] = {};
+  for (int64_t g = 0; g * kSumGroupNumel < numel; ++g) {
+    const int64_t begin = g * kSumGroupNumel;
+    groups[g] = sum_group(data + begin, numel - begin < kSumGroupNumel ? numel - begin : kSumGroupNumel);
+  }
+  return add_pairwise<kSumGroups>(groups);
+}
+
+double sum_tile_of(c10::ScalarType dtype, const void* data, int64_t numel) {
+  switch (dtype) {
+    case c10::ScalarType::Double:
+      return sum_tile(static_cast<const double*>(data), numel);
+    case c10::ScalarType::BFloat16:
+      return sum_tile(static_cast<const BFloat16*>(data), numel);
+    case c10::ScalarType::Half:
+      return sum_tile(static_cast<const Float16*>(data), numel);
+    default:
+      return sum_tile(static_cast<const float*>(data), numel);
+  }
 }
 
 }  // namespace
 
 extern const Variant ZEROSCHED_VARIANT;
-const Variant ZEROSCHED_VARIANT = {
-    ZEROSCHED_VARIANT_NAME, update_by_rule, interpolate_range, sum_of_squares_range};
+const Variant ZEROSCHED_VARIANT = {ZEROSCHED_VARIANT_NAME, update_by_rule, interpolate_range, sum_tile_of};
 
 }  // namespace zerosched::kernels

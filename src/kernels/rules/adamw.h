@@ -1,7 +1,7 @@
 #pragma once
 
 #include "kernels/math.h"
-#include "kernels/update.h"
+#include "kernels/step_scalars.h"
 
 namespace zerosched::kernels {
 

@@ -1,0 +1,104 @@
+#include "kernels/cuda/cuda_kernels.h"
+
+#include "kernels/element_types.h"
+#include "kernels/kernels.h"
+#include "kernels/summation.h"
+
+#include <c10/util/Exception.h>
+#include <cuda_runtime_api.h>
+
+namespace zerosched::kernels::cuda {
+namespace {
+
+using c10::ScalarType;
+
+void check(cudaError_t error, const char* what) {
+  TORCH_CHECK(error == cudaSuccess, "CUDA: ", what, " failed: ", cudaGetErrorString(error), " (",
+      cudaGetErrorName(error),
+      "). The cause may be an earlier kernel: run with CUDA_LAUNCH_BLOCKING=1 to see which.");
+}
+
+int64_t multiprocessors() {
+  int device = 0;
+  int count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  return count;
+}
+
+void check_aligned(const void* pointer, const char* what) {
+  TORCH_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, "a CUDA kernel's ", what, " is at ", pointer,
+      ", but must be aligned to 16 bytes.");
+}
+
+/// Calls function(Param()) with the type of elements of a dtype.
+template <typename Function>
+void with_element_type(ScalarType dtype, const Function& function) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return function(float());
+    case ScalarType::Double:
+      return function(double());
+    case ScalarType::BFloat16:
+      return function(BFloat16());
+    case ScalarType::Half:
+      return function(Float16());
+    default:
+      TORCH_CHECK(false, "no CUDA kernel for ", c10::toString(dtype), ".");
+  }
+}
+
+}  // namespace
+
+void update(Rule rule, const StepScalars& scalars, ScalarType param_dtype, ScalarType grad_dtype,
+    const ShardUpdate& shard, Stream stream) {
+  TORCH_CHECK(
+      is_supported(param_dtype) && (grad_dtype == param_dtype || grad_dtype == state_dtype(param_dtype)),
+      "no update kernel for ", c10::toString(param_dtype), " parameters with ", c10::toString(grad_dtype),
+      " gradients.");
+  if (shard.span_count == 0) return;
+  check_aligned(shard.y, "y");
+  for (const void* state : shard.state) check_aligned(state, "state");
+  with_element_type(param_dtype, [&](auto param) {
+    using Param = decltype(param);
+    if (grad_dtype == param_dtype) {
+      launch_update<Param, Param>(rule, scalars, shard, multiprocessors(), stream);
+    } else {
+      launch_update<Param, typename StateOf<Param>::type>(rule, scalars, shard, multiprocessors(), stream);
+    }
+  });
+  check(cudaGetLastError(), "the launch of an update");
+}
+
+void interpolate(ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
+    int64_t numel, Stream stream) {
+  if (numel == 0) return;
+  check_aligned(out, "out");
+  check_aligned(x, "x");
+  check_aligned(z, "z");
+  with_element_type(param_dtype, [&](auto param) {
+    launch_interpolate<decltype(param)>(out, x, z, weight, numel, multiprocessors(), stream);
+  });
+  check(cudaGetLastError(), "the launch of an interpolation");
+}
+
+int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) {
+  return tile_count(shard_numel, span_count, kSumTileNumel);
+}
+
+void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double* workspace, double* sum, Stream stream) {
+  if (span_count == 0) return;
+  with_element_type(grad_dtype, [&](auto grad) {
+    launch_sum_of_squares<decltype(grad)>(spans, span_count, shard_numel, workspace, sum, stream);
+  });
+  check(cudaGetLastError(), "the launch of a sum of squares");
+}
+
+void gradient_norm(const double* sum, const StepScalars* scalars, std::optional<double> max_norm,
+    bool skip_non_finite, GradientNorm* out, Stream stream) {
+  launch_gradient_norm(sum, scalars, max_norm.value_or(-1), skip_non_finite, out, stream);
+  check(cudaGetLastError(), "the launch of a gradient norm");
+}
+
+}  // namespace zerosched::kernels::cuda

@@ -1,0 +1,45 @@
+#pragma once
+
+#include "kernels/cuda/launch.h"
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+
+// The kernels on an NVIDIA GPU: the arithmetic of kernels.h on a whole shard at a time, with the same bits.
+//
+// Each function launches on `stream`, whose device must be the current one, and returns; none waits for the
+// device or allocates. All pointers but that to the rule's scalars are to device memory. All can be captured
+// in a CUDA graph, which keeps the arguments of the call: pointers, counts, dtypes, the variant of a rule,
+// `weight`, `max_norm`. What the pointers point at is read at every replay: spans, flags, scalars, norm.
+//
+// All throw where zerosched was built without CUDA, and c10::Error if a launch fails.
+namespace zerosched::kernels::cuda {
+
+/// One step of `rule` on a shard, elements outside of all spans untouched. Gradients are multiplied with
+/// norm->clip_factor; nothing changes if norm->found_inf is set.
+/// `scalars` is the host's copy of *shard.scalars. It chooses the variant of the rule (adaptive, nesterov,
+/// weight decay or none), and nothing else is read from it.
+void update(Rule rule, const StepScalars& scalars, c10::ScalarType param_dtype, c10::ScalarType grad_dtype,
+    const ShardUpdate& shard, Stream stream);
+
+/// out = lerp(x, z, weight), rounded to param_dtype, as kernels::interpolate. Aligned to 16 bytes, all three.
+void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
+    int64_t numel, Stream stream);
+
+/// Elements that sum_of_squares needs as its workspace.
+int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
+
+/// *sum = (*sum + s0) + s1 + ..., s of each span's used values as kernels::sum_of_squares gives it. Not
+/// finite if an element is not; for float64 also where squares overflow.
+void sum_of_squares(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double* workspace, double* sum, Stream stream);
+
+/// From the sum of squares of the summed gradient, over all shards: the norm of the averaged one, scaled by
+/// scalars->grad_scale, and what clipping it to max_norm takes. With `skip_non_finite`, a norm that is not
+/// finite sets found_inf.
+void gradient_norm(const double* sum, const StepScalars* scalars, std::optional<double> max_norm,
+    bool skip_non_finite, GradientNorm* out, Stream stream);
+
+}  // namespace zerosched::kernels::cuda

@@ -1,0 +1,45 @@
+#pragma once
+
+#include "kernels/cuda/gradient_norm.h"
+#include "kernels/cuda/gradient_span.h"
+#include "kernels/step_scalars.h"
+
+#include <cstdint>
+
+struct CUstream_st;  // cudaStream_t points to one
+
+// One launch a function, with the types of elements as template arguments. Defined in .cuh files and
+// instantiated in .cu files, a few each; cuda_kernels.cpp chooses among them. Callers look at
+// cudaGetLastError.
+namespace zerosched::kernels::cuda {
+
+using Stream = CUstream_st*;
+
+/// What one launch updates. All pointers are to device memory, y and state aligned to 16 bytes.
+struct ShardUpdate {
+  void* y;                        ///< written only; y before the step follows from the state
+  void* state[kMaxStateTensors];  ///< in the rule's order; the others are null
+  int64_t numel;                  ///< of the whole shard
+  const GradientSpan* spans;
+  int64_t span_count;
+  const StepScalars* scalars;
+  const GradientNorm* norm;  ///< null: no clipping, and inf and NaN are used like any gradient
+};
+
+template <typename Param, typename Grad>
+void launch_update(
+    Rule rule, const StepScalars& scalars, const ShardUpdate& u, int64_t multiprocessors, Stream stream);
+
+template <typename Param>
+void launch_interpolate(void* out, const void* x, const void* z, double weight, int64_t numel,
+    int64_t multiprocessors, Stream stream);
+
+template <typename Grad>
+void launch_sum_of_squares(const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double* workspace, double* sum, Stream stream);
+
+/// max_norm < 0: no clipping.
+void launch_gradient_norm(const double* sum, const StepScalars* scalars, double max_norm,
+    bool skip_non_finite, GradientNorm* out, Stream stream);
+
+}  // namespace zerosched::kernels::cuda

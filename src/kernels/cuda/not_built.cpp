@@ -1,0 +1,28 @@
+// In place of cuda_kernels.cpp where CUDA is not built.
+#include "kernels/cuda/cuda_kernels.h"
+
+#include <c10/util/Exception.h>
+
+namespace zerosched::kernels::cuda {
+namespace {
+
+[[noreturn]] void not_built() {
+  TORCH_CHECK(
+      false, "zerosched was built without CUDA: configure it with -DZEROSCHED_CUDA=ON, or train on the CPU.");
+}
+
+}  // namespace
+
+void update(Rule, const StepScalars&, c10::ScalarType, c10::ScalarType, const ShardUpdate&, Stream) {
+  not_built();
+}
+void interpolate(c10::ScalarType, void*, const void*, const void*, double, int64_t, Stream) { not_built(); }
+int64_t sum_of_squares_workspace_numel(int64_t, int64_t) { not_built(); }
+void sum_of_squares(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
+  not_built();
+}
+void gradient_norm(const double*, const StepScalars*, std::optional<double>, bool, GradientNorm*, Stream) {
+  not_built();
+}
+
+}  // namespace zerosched::kernels::cuda

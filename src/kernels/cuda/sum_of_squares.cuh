@@ -1,0 +1,143 @@
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/tiles.cuh"
+#include "kernels/element_types.h"
+#include "kernels/summation.h"
+
+#include <cstdint>
+
+// Sums of squares in the order of summation.h, in two kernels: one block a tile, then one block for all
+// tiles. A thread adds up as many columns of a group as one 16-byte access holds. The sum is in double, so it
+// is finite if and only if every element of a type narrower than that is: this is the check for inf and NaN
+// as well.
+namespace zerosched::kernels::cuda {
+
+inline constexpr unsigned kWholeWarp = 0xffffffffU;
+inline constexpr int kAddTilesThreads = 1024;
+
+/// Lane 0 of each run of kLanes lanes gets the pairwise sum of theirs.
+template <int kLanes>
+__device__ __forceinline__ double add_lanes(double sum) {
+#pragma unroll
+  for (int half = kLanes / 2; half > 0; half /= 2) sum += __shfl_down_sync(kWholeWarp, sum, half, kLanes);
+  return sum;
+}
+
+template <typename Grad>
+struct SumShape {
+  static constexpr int kCount = 16 / sizeof(Grad);  ///< columns of a thread
+  static constexpr int kLanes =
+      static_cast<int>(kSumColumns) / kCount;  ///< threads of a group, part of one warp
+  static constexpr int kThreads = kLanes * static_cast<int>(kSumGroups);
+};
+
+/// Row `row` of the thread's columns; zeros past the end.
+template <typename Grad>
+__device__ __forceinline__ Pack<Grad, SumShape<Grad>::kCount> load_bounded(const Grad* from, int64_t left) {
+  constexpr int kCount = SumShape<Grad>::kCount;
+  Pack<Grad, kCount> pack = {};
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    if (j < left) pack.values[j] = from[j];
+  }
+  return pack;
+}
+
+template <typename Grad>
+__device__ __forceinline__ void add_squares(double* columns, const Pack<Grad, SumShape<Grad>::kCount>& pack) {
+#pragma unroll
+  for (int j = 0; j < SumShape<Grad>::kCount; ++j) {
+    const double value = static_cast<double>(load(pack.values[j]));
+    columns[j] = fused_multiply_add(value, value, columns[j]);
+  }
+}
+
+/// tile_sums[tile]: 0 for tiles that no span needs or whose parameter nobody used. One block a tile.
+template <typename Grad>
+__global__ void __launch_bounds__(SumShape<Grad>::kThreads)
+    sum_tiles_kernel(const GradientSpan* spans, int64_t span_count, double* tile_sums) {
+  using Shape = SumShape<Grad>;
+  __shared__ double group_sums[kSumGroups];
+  const int group = threadIdx.x / Shape::kLanes;
+  const int lane = threadIdx.x % Shape::kLanes;
+  const Tile tile = find_tile<kSumTileNumel>(spans, span_count, blockIdx.x);
+  double columns[Shape::kCount] = {};
+  if (tile.numel != 0 && is_used<Grad>(spans[tile.span])) {
+    const Grad* gradient = in_global_memory<Grad>(spans[tile.span].values) + tile.begin;
+    const int64_t first = group * kSumGroupNumel + lane * Shape::kCount;
+    if (tile.numel == kSumTileNumel && is_pack_aligned(gradient)) {
+#pragma unroll 4
+      for (int64_t row = 0; row < kSumRows; ++row) {
+        add_squares<Grad>(columns, load_pack<Shape::kCount>(gradient + first + row * kSumColumns));
+      }
+    } else {
+#pragma unroll 1
+      for (int64_t row = 0; row < kSumRows; ++row) {
+        const int64_t i = first + row * kSumColumns;
+        add_squares<Grad>(columns, load_bounded(gradient + i, tile.numel - i));
+      }
+    }
+  }
+  // Pairwise over the columns: of other threads first, then the thread's own.
+#pragma unroll
+  for (int half = Shape::kLanes / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int j = 0; j < Shape::kCount; ++j) {
+      columns[j] += __shfl_down_sync(kWholeWarp, columns[j], half, Shape::kLanes);
+    }
+  }
+  if (lane == 0) group_sums[group] = add_pairwise<Shape::kCount>(columns);
+  __syncthreads();
+  if (threadIdx.x < kSumGroups) {
+    const double sum = add_lanes<kSumGroups>(group_sums[threadIdx.x]);
+    if (threadIdx.x == 0) tile_sums[blockIdx.x] = sum;
+  }
+}
+
+/// Adds each span's sum to *sum, in their order. One block.
+__global__ void __launch_bounds__(kAddTilesThreads)
+    add_tiles_kernel(const GradientSpan* spans, int64_t span_count, const double* tile_sums, double* sum) {
+  __shared__ double span_sums[kAddTilesThreads];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % static_cast<int>(kSumLanes);
+  const int warp = thread / static_cast<int>(kSumLanes);
+  for (int64_t base = 0; base < span_count; base += kAddTilesThreads) {
+    const int count =
+        static_cast<int>(span_count - base < kAddTilesThreads ? span_count - base : kAddTilesThreads);
+    // Most spans of a long table are small: one tile, of which nothing has to be added.
+    if (thread < count) {
+      const int64_t span = base + thread;
+      span_sums[thread] = spans[span].numel > 0 ? tile_sums[first_tile<kSumTileNumel>(spans, span)] : 0;
+    }
+    __syncthreads();
+    for (int i = warp; i < count; i += kAddTilesThreads / kSumLanes) {
+      const int64_t span = base + i;
+      if (spans[span].numel <= kSumTileNumel) continue;
+      const int64_t tiles = (spans[span].numel + kSumTileNumel - 1) / kSumTileNumel;
+      const double* sums = tile_sums + first_tile<kSumTileNumel>(spans, span);
+      double lane_sum = 0;
+      for (int64_t tile = lane; tile < tiles; tile += kSumLanes) lane_sum += sums[tile];
+      lane_sum = add_lanes<kSumLanes>(lane_sum);
+      if (lane == 0) span_sums[i] = lane_sum;
+    }
+    __syncthreads();
+    if (thread == 0) {
+      double total = *sum;
+      for (int i = 0; i < count; ++i) total += span_sums[i];
+      *sum = total;
+    }
+    __syncthreads();
+  }
+}
+
+template <typename Grad>
+void launch_sum_of_squares(const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double* workspace, double* sum, Stream stream) {
+  const int64_t tiles = tile_count(shard_numel, span_count, kSumTileNumel);
+  ZEROSCHED_LAUNCH(
+      sum_tiles_kernel<Grad>, tiles, SumShape<Grad>::kThreads, stream, spans, span_count, workspace);
+  ZEROSCHED_LAUNCH(add_tiles_kernel, 1, kAddTilesThreads, stream, spans, span_count, workspace, sum);
+}
+
+}  // namespace zerosched::kernels::cuda

@@ -1,0 +1,114 @@
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/tiles.cuh"
+#include "kernels/element_types.h"
+#include "kernels/rules/select.h"
+
+#include <algorithm>
+#include <cstdint>
+
+namespace zerosched::kernels::cuda {
+
+inline constexpr int kUpdateThreads = 256;
+// As many blocks as leave registers for every load of a pack to be in flight at once: 3 to 7 of 16 bytes a thread.
+template <typename Param>
+inline constexpr int kUpdateBlocksPerMultiprocessor = sizeof(Param) == 8 ? 2 : 3;
+inline constexpr int64_t kUpdateTileNumel = 4096;
+
+template <typename Param, typename Real>
+struct UpdateArguments {
+  Param* y;
+  Real* state[kMaxStateTensors];
+  const GradientSpan* spans;
+  int64_t span_count;
+  int64_t tile_count;
+  const StepScalars* scalars;
+  const GradientNorm* norm;  ///< null: no clipping
+};
+
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
+__device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& a, int64_t i,
+    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s) {
+  constexpr int kCount = 16 / sizeof(Param);
+  constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  const Pack<Grad, kCount> g = load_pack<kCount>(gradient);
+  Pack<Real, kCount> first = load_pack<kCount>(a.state[0] + i);
+  Pack<Real, kCount> second = load_pack<kCount>(a.state[1] + i);
+  Pack<Real, kCount> third = {};
+  if constexpr (kHasThird) third = load_pack<kCount>(a.state[2] + i);
+  Pack<Param, kCount> y;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    const Real y_j = UpdateRule::apply(
+        static_cast<Real>(load(g.values[j])), first.values[j], second.values[j], third.values[j], s);
+    store(y.values[j], y_j);
+  }
+  store_pack(a.state[0] + i, first);
+  store_pack(a.state[1] + i, second);
+  if constexpr (kHasThird) store_pack(a.state[2] + i, third);
+  store_pack(a.y + i, y);
+}
+
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
+__device__ __forceinline__ void update_element(const UpdateArguments<Param, Real>& a, int64_t i,
+    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s) {
+  constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  Real first = a.state[0][i];
+  Real second = a.state[1][i];
+  Real third = 0;
+  if constexpr (kHasThird) third = a.state[2][i];
+  store(a.y[i], UpdateRule::apply(static_cast<Real>(load(*gradient)), first, second, third, s));
+  a.state[0][i] = first;
+  a.state[1][i] = second;
+  if constexpr (kHasThird) a.state[2][i] = third;
+}
+
+/// One step of a shard. Blocks take tiles in turn; an element's result depends on that element alone.
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
+__global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor<Param>)
+    update_kernel(const UpdateArguments<Param, Real> a) {
+  using Coefficients = typename UpdateRule::template Coefficients<Real>;
+  constexpr int kCount = 16 / sizeof(Param);
+  __shared__ SharedStorage<Coefficients> shared;
+  if (a.norm != nullptr && a.norm->found_inf != 0) return;
+  if (threadIdx.x == 0) {
+    StepScalars scalars = *a.scalars;
+    if (a.norm != nullptr) scalars.grad_scale *= a.norm->clip_factor;
+    shared.construct(scalars);
+  }
+  __syncthreads();
+  const Coefficients s = shared.value();
+  for (int64_t number = blockIdx.x; number < a.tile_count; number += gridDim.x) {
+    const Tile tile = find_tile<kUpdateTileNumel>(a.spans, a.span_count, number);
+    if (tile.numel == 0) continue;
+    const GradientSpan span = a.spans[tile.span];
+    if (!is_used<Grad>(span)) continue;
+    const Grad* gradient = in_global_memory<Grad>(span.values) + tile.begin;
+    const int64_t begin = span.begin + tile.begin;
+    const int64_t in_packs = is_pack_aligned(gradient) ? tile.numel / kCount * kCount : 0;
+#pragma unroll 1
+    for (int64_t i = threadIdx.x * kCount; i < in_packs; i += kUpdateThreads * kCount) {
+      update_pack<UpdateRule>(a, begin + i, gradient + i, s);
+    }
+#pragma unroll 1
+    for (int64_t i = in_packs + threadIdx.x; i < tile.numel; i += kUpdateThreads) {
+      update_element<UpdateRule>(a, begin + i, gradient + i, s);
+    }
+  }
+}
+
+template <typename Param, typename Grad>
+void launch_update(
+    Rule rule, const StepScalars& scalars, const ShardUpdate& u, int64_t multiprocessors, Stream stream) {
+  using Real = typename StateOf<Param>::type;
+  UpdateArguments<Param, Real> a{static_cast<Param*>(u.y), {}, u.spans, u.span_count,
+      tile_count(u.numel, u.span_count, kUpdateTileNumel), u.scalars, u.norm};
+  for (size_t i = 0; i < kMaxStateTensors; ++i) a.state[i] = static_cast<Real*>(u.state[i]);
+  const int64_t blocks = std::min(a.tile_count, multiprocessors * kUpdateBlocksPerMultiprocessor<Param>);
+  with_rule(rule, scalars, [&](auto chosen) {
+    ZEROSCHED_LAUNCH((update_kernel<decltype(chosen), Param, Grad, Real>), blocks, kUpdateThreads, stream, a);
+  });
+}
+
+}  // namespace zerosched::kernels::cuda

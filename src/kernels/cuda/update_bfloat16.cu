@@ -1,0 +1,9 @@
+#include "kernels/cuda/update.cuh"
+
+namespace zerosched::kernels::cuda {
+
+template void launch_update<BFloat16, BFloat16>(
+    Rule, const StepScalars&, const ShardUpdate&, int64_t, Stream);
+template void launch_update<BFloat16, float>(Rule, const StepScalars&, const ShardUpdate&, int64_t, Stream);
+
+}  // namespace zerosched::kernels::cuda

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+
+namespace zerosched::kernels {
+
+/// The arithmetic of a step, one header each in rules/. The state tensors of each in order, by their names in
+/// arXiv 2405.15682; for adamw and sgd x is the parameters themselves in the state's precision.
+enum class Rule {
+  adamw_schedule_free,  ///< z, x, v
+  sgd_schedule_free,    ///< z, x
+  adamw,                ///< x, m, v
+  sgd,                  ///< x, m
+};
+
+inline constexpr size_t kMaxStateTensors = 3;
+
+/// The scalars of one step of one parameter group, computed on the host in double. Plain data, so that a GPU
+/// kernel can read the same struct from device memory. A rule reads those it needs.
+struct StepScalars {
+  double grad_scale = 1;        ///< 1/world size * loss scale * clip, applied to the summed gradient
+  double lr = 0;                ///< lr_k, warmup included
+  double beta1 = 0;             ///< decay of m
+  double beta2 = 0;             ///< decay of v
+  double bias_correction1 = 1;  ///< what m is divided by
+  double bias_correction2 = 1;  ///< what v is divided by
+  double eps = 0;
+  double weight_decay = 0;
+  double y_weight_before = 0;  ///< 1 - beta1 of the step that made the current y: y = lerp(x, z, this)
+  double c = 0;                ///< weight of z in the average: x = lerp(x, z, c)
+  double y_weight = 0;         ///< 1 - beta1 now: y = lerp(x, z, this)
+  bool adaptive = true;        ///< adamw_schedule_free: divide by the root of v
+  bool nesterov = false;       ///< sgd
+};
+
+}  // namespace zerosched::kernels

@@ -1,0 +1,103 @@
+#include "beyond_int.h"
+
+#include "kernels/cuda/launch.h"
+#include "kernels/element_types.h"
+#include "kernels/rules/sgd.h"
+#include "kernels/summation.h"
+
+#include "cuda_runtime.h"
+
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+using namespace zerosched::kernels;
+
+constexpr int64_t kNumel = (int64_t{1} << 31) + 3 * 4096 + 13;
+constexpr int64_t kUpdateTile = 4096;
+// More than any launch has blocks for, so that every tile has a block of its own.
+constexpr int64_t kMultiprocessors = 1 << 20;
+
+/// Address space that becomes memory, of zeros, where it is touched.
+template <typename T>
+class Sparse {
+ public:
+  Sparse() {
+    void* memory =
+        mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cuda_shim::require(memory != MAP_FAILED, "no address space for a large array");
+    data_ = static_cast<T*>(memory);
+  }
+  ~Sparse() { munmap(data_, kBytes); }
+  Sparse(const Sparse&) = delete;
+  Sparse& operator=(const Sparse&) = delete;
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  static constexpr size_t kBytes = static_cast<size_t>(kNumel) * sizeof(T);
+  T* data_;
+};
+
+const std::vector<int64_t>& places() {
+  static const std::vector<int64_t> values = {
+      0, 5, (int64_t{1} << 31) - 1, int64_t{1} << 31, (int64_t{1} << 31) + 4096, kNumel - 14, kNumel - 1};
+  return values;
+}
+
+std::vector<unsigned> blocks_of(int64_t tile_numel) {
+  std::vector<unsigned> blocks;
+  for (const int64_t place : places()) {
+    const auto block = static_cast<unsigned>(place / tile_numel);
+    if (blocks.empty() || blocks.back() != block) blocks.push_back(block);
+  }
+  return blocks;
+}
+
+}  // namespace
+
+bool run_beyond_int() {
+  Sparse<BFloat16> y, gradient;
+  Sparse<float> x, m;
+  int64_t count = 0;
+  for (const int64_t place : places()) {
+    store(gradient[place], 1.0F + static_cast<float>(count));
+    x[place] = 8;
+    ++count;
+  }
+  StepScalars scalars;
+  scalars.lr = 0.5;
+  const cuda::GradientSpan span{gradient.data(), 0, kNumel, nullptr};
+  bool right = true;
+
+  cuda_shim::run_only_blocks(blocks_of(kUpdateTile));
+  cuda::launch_update<BFloat16, BFloat16>(Rule::sgd, scalars,
+      {y.data(), {x.data(), m.data(), nullptr}, kNumel, &span, 1, &scalars, nullptr}, kMultiprocessors,
+      nullptr);
+  count = 0;
+  for (const int64_t place : places()) {
+    const float expected = 8 - 0.5F * (1.0F + static_cast<float>(count++));
+    right = right && x[place] == expected && load(y[place]) == expected;
+  }
+
+  std::vector<double> workspace(static_cast<size_t>(cuda::tile_count(kNumel, 1, kSumTileNumel)));
+  double sum = 0;
+  std::vector<unsigned> blocks =
+      blocks_of(kSumTileNumel);  // block 0 is also the only one of the second kernel
+  cuda_shim::run_only_blocks(blocks);
+  cuda::launch_sum_of_squares<BFloat16>(&span, 1, kNumel, workspace.data(), &sum, nullptr);
+  right = right && sum == 1 + 4 + 9 + 16 + 25 + 36 + 49;
+
+  constexpr int64_t kInterpolateBlock = 256 * 8;
+  for (const int64_t place : places()) x[place] = 3;
+  blocks = blocks_of(kInterpolateBlock);
+  blocks.push_back(0);  // the first threads also take what is left after the last pack
+  cuda_shim::run_only_blocks(blocks);
+  cuda::launch_interpolate<BFloat16>(y.data(), x.data(), m.data(), 0, kNumel, kMultiprocessors, nullptr);
+  for (const int64_t place : places()) right = right && load(y[place]) == 3;
+  cuda_shim::run_only_blocks({});
+  return right;
+}

@@ -1,0 +1,258 @@
+// The CUDA kernels' source, run on the CPU by cuda_shim/ under ASan and UBSan, against the CPU's own kernels:
+// every bit must be the same. Memory that kernels see is exactly as long as they may touch.
+#include "kernels/cuda_cases.h"
+#include "kernels/summation.h"
+
+#include "cuda_runtime.h"
+
+#include <c10/util/Exception.h>
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace zerosched::kernels {
+namespace {
+
+using c10::ScalarType;
+using cuda::GradientNorm;
+using cuda::GradientSpan;
+using testing::all_dtypes;
+using testing::all_rules;
+using testing::Array;
+using testing::Dtypes;
+using testing::fill_normal;
+using testing::Shard;
+using testing::span_sizes;
+using testing::Variant;
+
+/// A copy of an array that ends where its memory ends, at an offset, in bytes, from 16-byte alignment.
+class Device {
+ public:
+  explicit Device(const Array& array, size_t offset = 0) : bytes_(array.byte_count()), offset_(offset) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 16, bytes_ + offset_ + (bytes_ + offset_ == 0)) != 0) std::abort();
+    memory_.reset(static_cast<char*>(memory));
+    if (bytes_ > 0) std::memcpy(data(), array.data(), bytes_);
+  }
+  void* data() const { return memory_.get() + offset_; }
+  bool same_bits(const Array& other) const {
+    return bytes_ == 0 || std::memcmp(data(), other.data(), bytes_) == 0;
+  }
+
+ private:
+  struct Free {
+    void operator()(char* memory) const { std::free(memory); }
+  };
+  size_t bytes_, offset_;
+  std::unique_ptr<char, Free> memory_;
+};
+
+/// A shard in the shim's device memory; gradients at an offset, as those that autograd made may be.
+struct OnDevice {
+  Device y, g, flags;
+  std::vector<Device> state;
+  std::vector<GradientSpan> spans;
+  int64_t numel;
+
+  explicit OnDevice(const Shard& shard, int64_t gradient_offset = 0)
+      : y(shard.y),
+        g(shard.g, static_cast<size_t>(gradient_offset) * c10::elementSize(shard.dtypes.grad)),
+        flags(shard.flags),
+        numel(shard.numel) {
+    for (const Array& tensor : shard.state) state.emplace_back(tensor);
+    const auto grad_bytes = static_cast<int64_t>(c10::elementSize(shard.dtypes.grad));
+    for (size_t i = 0; i < shard.sizes.size(); ++i) {
+      const char* flag = static_cast<const char*>(flags.data()) + static_cast<int64_t>(i) * grad_bytes;
+      spans.push_back({static_cast<const char*>(g.data()) + shard.begins[i] * grad_bytes, shard.begins[i],
+          shard.sizes[i], i == 0 ? nullptr : flag});
+    }
+  }
+
+  void update(const Variant& variant, const Dtypes& dtypes, const GradientNorm* norm = nullptr) const {
+    cuda::ShardUpdate shard{
+        y.data(), {}, numel, spans.data(), static_cast<int64_t>(spans.size()), &variant.scalars, norm};
+    for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
+    cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, nullptr);
+  }
+  double sum_of_squares(ScalarType grad_dtype, double sum) const {
+    const auto count = static_cast<int64_t>(spans.size());
+    std::vector<double> workspace(static_cast<size_t>(cuda::sum_of_squares_workspace_numel(numel, count)),
+        std::numeric_limits<double>::quiet_NaN());
+    cuda::sum_of_squares(grad_dtype, spans.data(), count, numel, workspace.data(), &sum, nullptr);
+    return sum;
+  }
+  bool same_bits(const Shard& shard) const {
+    for (size_t i = 0; i < state.size(); ++i) {
+      if (!state[i].same_bits(shard.state[i])) return false;
+    }
+    return y.same_bits(shard.y) && g.same_bits(shard.g);
+  }
+};
+
+std::string describe(const Variant& variant, const Dtypes& dtypes) {
+  return std::string(variant.name) + ", " + c10::toString(dtypes.param) + " with " +
+         c10::toString(dtypes.grad) + " gradients";
+}
+
+class CudaShim : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    cuda_shim::set_order(1);
+    cuda_shim::set_multiprocessors(1);
+  }
+};
+
+TEST_F(CudaShim, UpdateGivesTheBitsOfTheCpu) {
+  uint32_t seed = 1;
+  for (const Dtypes& dtypes : all_dtypes()) {
+    for (const Variant& variant : all_rules()) {
+      for (const bool some_unused : {false, true}) {
+        for (const int64_t offset : {0, 1}) {
+          cuda_shim::set_order(seed % 4);  // also in their own order
+          Shard expected(dtypes, span_sizes(), some_unused, ++seed);
+          const OnDevice shard(expected, offset);
+          shard.update(variant, dtypes);
+          expected.update_on_cpu(variant.rule, variant.scalars);
+          ASSERT_TRUE(shard.same_bits(expected)) << describe(variant, dtypes) << ", offset " << offset;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaShim, UpdateIsClippedByWhatIsInDeviceMemory) {
+  for (const Dtypes& dtypes : all_dtypes()) {
+    const Variant variant = all_rules()[1];
+    Shard expected(dtypes, {5000, 3}, false, 7);
+    const OnDevice shard(expected);
+    const GradientNorm norm{10, 0.3, 0};
+    shard.update(variant, dtypes, &norm);
+    StepScalars clipped = variant.scalars;
+    clipped.grad_scale *= 0.3;
+    expected.update_on_cpu(variant.rule, clipped);
+    EXPECT_TRUE(shard.same_bits(expected)) << describe(variant, dtypes);
+  }
+}
+
+TEST_F(CudaShim, FoundInfChangesNothing) {
+  for (const Dtypes& dtypes : all_dtypes()) {
+    for (const Variant& variant : all_rules()) {
+      const Shard before(dtypes, {5000, 3}, false, 7);
+      const OnDevice shard(before);
+      const GradientNorm norm{std::numeric_limits<double>::infinity(), 1, 1};
+      shard.update(variant, dtypes, &norm);
+      EXPECT_TRUE(shard.same_bits(before)) << describe(variant, dtypes);
+    }
+  }
+}
+
+TEST_F(CudaShim, InterpolateGivesTheBitsOfTheCpu) {
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const int64_t numel : span_sizes()) {
+      std::mt19937 generator(3);
+      Array x(state_dtype(dtype), numel), z(state_dtype(dtype), numel), expected(dtype, numel);
+      fill_normal(x, generator, 1.0);
+      fill_normal(z, generator, 1.0);
+      for (const double weight : {0.0, 0.1, 0.9, 1.0}) {
+        interpolate(dtype, expected.data(), x.data(), z.data(), weight, numel);
+        const Device out(Array(dtype, numel)), from(x), to(z);
+        cuda::interpolate(dtype, out.data(), from.data(), to.data(), weight, numel, nullptr);
+        ASSERT_TRUE(out.same_bits(expected)) << c10::toString(dtype) << " " << numel;
+      }
+    }
+  }
+}
+
+TEST_F(CudaShim, SumOfSquaresGivesTheBitsOfTheCpu) {
+  uint32_t seed = 1;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    // More tiles than lanes only once: that takes a while.
+    const int64_t tiles = dtype == ScalarType::BFloat16 ? 34 : 3;
+    for (const std::vector<int64_t>& sizes :
+        {span_sizes(), std::vector<int64_t>{tiles * kSumTileNumel + 1234, 5}}) {
+      for (const int64_t offset : {0, 1}) {
+        for (const bool some_unused : {false, true}) {
+          cuda_shim::set_order(++seed);
+          Shard expected({dtype, dtype}, sizes, some_unused, seed);
+          const OnDevice shard(expected, offset);
+          ASSERT_EQ(shard.sum_of_squares(dtype, 0.5), expected.sum_of_squares_on_cpu(0.5))
+              << c10::toString(dtype);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaShim, SumOfSquaresOfThousandsOfSpans) {
+  std::vector<int64_t> sizes(1100, 3);  // more than the second kernel takes at a time
+  sizes[1050] = 40000;
+  Shard expected({ScalarType::BFloat16, ScalarType::BFloat16}, sizes, true, 3);
+  const OnDevice shard(expected);
+  EXPECT_EQ(shard.sum_of_squares(ScalarType::BFloat16, 0), expected.sum_of_squares_on_cpu(0));
+}
+
+TEST_F(CudaShim, NonFiniteElementsShowInTheNorm) {
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const double bad :
+        {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+      Shard shard({dtype, dtype}, {20000, 100}, false, 5);
+      shard.g.set(19'999, bad);
+      const double sum = OnDevice(shard).sum_of_squares(dtype, 0);
+      EXPECT_FALSE(std::isfinite(sum));
+      StepScalars scalars;
+      GradientNorm norm{};
+      cuda::gradient_norm(&sum, &scalars, std::nullopt, true, &norm, nullptr);
+      EXPECT_EQ(norm.found_inf, 1);
+      cuda::gradient_norm(&sum, &scalars, std::nullopt, false, &norm, nullptr);
+      EXPECT_EQ(norm.found_inf, 0) << "without loss scaling they are used like any gradient";
+    }
+  }
+}
+
+// As Engine::clip_factor.
+TEST_F(CudaShim, NormAndClipFactor) {
+  StepScalars scalars;
+  scalars.grad_scale = 0.125;
+  const double sum = 1234.5;
+  const double expected = std::sqrt(sum) * 0.125;
+  GradientNorm norm{};
+  cuda::gradient_norm(&sum, &scalars, 1.0, true, &norm, nullptr);
+  EXPECT_EQ(norm.norm, expected);
+  EXPECT_EQ(norm.clip_factor, 1.0 / (expected + 1e-6));
+  EXPECT_EQ(norm.found_inf, 0);
+  cuda::gradient_norm(&sum, &scalars, 100.0, true, &norm, nullptr);
+  EXPECT_EQ(norm.clip_factor, 1);
+  cuda::gradient_norm(&sum, &scalars, std::nullopt, true, &norm, nullptr);
+  EXPECT_EQ(norm.clip_factor, 1);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  cuda::gradient_norm(&nan, &scalars, 1.0, false, &norm, nullptr);
+  EXPECT_TRUE(std::isnan(norm.clip_factor));
+}
+
+TEST_F(CudaShim, WrongCallsAreNamed) {
+  const Dtypes floats{ScalarType::Float, ScalarType::Float};
+  const Variant variant = all_rules()[0];
+  const OnDevice shard(Shard(floats, {8}, false, 1));
+  EXPECT_THROW(shard.update(variant, {ScalarType::Float, ScalarType::BFloat16}), c10::Error);
+  EXPECT_THROW(shard.update(variant, {ScalarType::Int, ScalarType::Int}), c10::Error);
+  cuda::ShardUpdate skewed{
+      static_cast<char*>(shard.y.data()) + 4, {}, 4, shard.spans.data(), 1, &variant.scalars, nullptr};
+  try {
+    cuda::update(variant.rule, variant.scalars, ScalarType::Float, ScalarType::Float, skewed, nullptr);
+    FAIL() << "a y that is not aligned was taken";
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what()).find("aligned to 16 bytes"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace zerosched::kernels
