@@ -1,12 +1,13 @@
-// Trains a small convolutional network with BatchNorm on Fashion-MNIST and evaluates it at x twice: with the running
-// statistics of training, which were gathered at y and do not fit x, and after zerosched::update_batch_norm.
+// Trains a small convolutional network with BatchNorm on Fashion-MNIST and evaluates it at x twice: with the
+// running statistics of training, which were gathered at y and do not fit x, and after
+// zerosched::update_batch_norm.
 
 #include "fashion_mnist.h"
 
 #include <mpi.h>
-#include <nlohmann/json.hpp>
 #include <torch/torch.h>
 #include <zerosched/zerosched.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <iostream>
@@ -76,7 +77,8 @@ int main(int argc, char** argv) {
     const auto batch = order.slice(0, first, first + options.batch);
     optimizer.zero_grad();
     const auto output = model->forward(data.training.images.index_select(0, batch));
-    const auto loss = torch::nn::functional::cross_entropy(output, data.training.labels.index_select(0, batch));
+    const auto loss =
+        torch::nn::functional::cross_entropy(output, data.training.labels.index_select(0, batch));
     loss.backward();
     optimizer.step();
     if (session.rank() == 0 && (step + 1) % 100 == 0) {
@@ -90,19 +92,18 @@ int main(int argc, char** argv) {
   // 40 batches of 128 images on each rank are enough for means and variances.
   std::vector<torch::Tensor> loader;
   for (int64_t i = 0; i < 40; ++i) {
-    const int64_t first = (i * session.world_size() + session.rank()) * 128 % (data.training.labels.size(0) - 128);
+    const int64_t first =
+        (i * session.world_size() + session.rank()) * 128 % (data.training.labels.size(0) - 128);
     loader.push_back(data.training.images.slice(0, first, first + 128));
   }
   zerosched::update_batch_norm(model, loader, *session.communicator());
   const double updated = test_accuracy(session, model, data.test);
 
   if (session.rank() == 0) {
-    std::cout << "test accuracy at x after " << steps << " steps: " << stale << " with the statistics of training, "
-              << updated << " after update_batch_norm\n";
-    const nlohmann::json report = {{"world_size", session.world_size()},
-                                   {"steps", steps},
-                                   {"accuracy_stale", stale},
-                                   {"accuracy_updated", updated}};
+    std::cout << "test accuracy at x after " << steps << " steps: " << stale
+              << " with the statistics of training, " << updated << " after update_batch_norm\n";
+    const nlohmann::json report = {{"world_size", session.world_size()}, {"steps", steps},
+        {"accuracy_stale", stale}, {"accuracy_updated", updated}};
     if (options.json) std::cout << report << '\n';
   }
   return 0;

@@ -132,26 +132,28 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// or train(). Writes through Tensor::data() or a raw pointer pass unseen, and the next step undoes them.
   void reset_from_parameters();
 
-  /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names, the
-  /// scalars and options of each group, frozen parameters, the module's buffers, and what the trainer adds. It loads
-  /// at any world size and with any bucket size.
+  /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names,
+  /// the scalars and options of each group, frozen parameters, the module's buffers, and what the trainer
+  /// adds. It loads at any world size and with any bucket size.
   ///
-  /// Collective; `dir` must be the same folder on every rank, on a file system that all of them share. Every rank
-  /// writes its shard. The folder is written under a temporary name beside `dir`, synced and then renamed, so that
-  /// `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was at `dir` is replaced, but
-  /// nothing else is. Last of all the link `latest` beside `dir` is made to name it. Throws on every rank, naming the rank and the reason,
-  /// if anything fails; then no trace is left, and older checkpoints are untouched.
+  /// Collective; `dir` must be the same folder on every rank, on a file system that all of them share. Every
+  /// rank writes its shard. The folder is written under a temporary name beside `dir`, synced and then
+  /// renamed, so that `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was
+  /// at `dir` is replaced, but nothing else is. Last of all the link `latest` beside `dir` is made to name
+  /// it. Throws on every rank, naming the rank and the reason, if anything fails; then no trace is left, and
+  /// older checkpoints are untouched.
   void save_checkpoint(
       const std::string& dir, const CheckpointExtra& extra = {}, const CheckpointOptions& options = {});
 
-  /// Takes up the state that save_checkpoint() left in `dir`: z, x, v, the scalars and options of each group, frozen
-  /// parameters and buffers. Parameters become y or x, whichever mode this optimizer is in. Returns what the trainer
-  /// added.
+  /// Takes up the state that save_checkpoint() left in `dir`: z, x, v, the scalars and options of each group,
+  /// frozen parameters and buffers. Parameters become y or x, whichever mode this optimizer is in. Returns
+  /// what the trainer added.
   ///
-  /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and groups.
-  /// Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws on every rank,
-  /// naming the file or parameter, if something is missing, damaged or does not fit; then nothing has changed. Should
-  /// the file system fail after that, the optimizer is unusable and says so at every call.
+  /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and
+  /// groups. Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws
+  /// on every rank, naming the file or parameter, if something is missing, damaged or does not fit; then
+  /// nothing has changed. Should the file system fail after that, the optimizer is unusable and says so at
+  /// every call.
   CheckpointExtra load_checkpoint(const std::string& dir);
 
   /// Local.
@@ -169,13 +171,9 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
-  ShardedOptimizer(
-      std::vector<ParameterGroup> groups,
-      NamedParameters module_buffers,
-      std::shared_ptr<Communicator> communicator,
-      std::unique_ptr<torch::optim::OptimizerOptions> defaults,
-      ShardingOptions sharding,
-      std::unique_ptr<detail::Algorithm> algorithm);
+  ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
+      std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
+      ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm);
 
   /// The named parameters of `module` as one group, and its buffers.
   static std::vector<ParameterGroup> groups_of(const torch::nn::Module& module);

@@ -12,7 +12,7 @@ namespace zerosched {
 
 /// What .grad holds when step() is called.
 enum class GradientInput {
-  local,             ///< the gradient of this rank's own batch: zerosched averages over ranks
+  local,  ///< the gradient of this rank's own batch: zerosched averages over ranks
   /// The trainer has averaged .grad over ranks itself: zerosched only takes its slice, after one small
   /// all-reduce that checks that ranks agree on which parameters have a gradient.
   already_averaged,

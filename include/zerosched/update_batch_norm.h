@@ -66,7 +66,8 @@ void update_batch_norm(ModuleOrHolder& module, Loader& loader, Communicator& com
     } else {
       return *module;
     }
-  }();
+  }
+  ();
   detail::BatchNormPass pass(implementation);
   std::string error;
   try {

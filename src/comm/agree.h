@@ -14,8 +14,8 @@ namespace zerosched::detail {
 /// lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
 ZEROSCHED_EXPORT void agree(Communicator& communicator, const std::string& local_error);
 
-/// Runs `function`, on every rank, and makes an exception of some ranks one of all, as above. Collective; `function`
-/// itself may not be, because a rank that fails in it would leave the others waiting.
+/// Runs `function`, on every rank, and makes an exception of some ranks one of all, as above. Collective;
+/// `function` itself may not be, because a rank that fails in it would leave the others waiting.
 template <typename Function>
 void agree_on(Communicator& communicator, Function&& function) {
   std::string error;

@@ -23,8 +23,8 @@ using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
 /// A sharded optimizer without its face. One step:
 ///
 ///   launch_missing     every bucket's gradients are on their way to the ranks that own them
-///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, one all-reduced scalar
-///   for each bucket, in launch order
+///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, one
+///   all-reduced scalar for each bucket, in launch order
 ///     reduced          wait for this rank's slice of the summed gradient
 ///     update           z, x, v and this rank's slice of y, in one pass
 ///     all_gather       y, asynchronously, while the next bucket is updated
@@ -34,16 +34,14 @@ using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
 class Engine {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
-  Engine(
-      const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
-      std::shared_ptr<Communicator> communicator,
-      const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
-      std::unique_ptr<Algorithm> algorithm);
+  Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
+      std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
+      const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm);
   ~Engine();
 
   void step(const GroupOptions& options);
-  /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing is
-  /// changed but the gradients, which are used up, and the result is false on every rank. Collective.
+  /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing
+  /// is changed but the gradients, which are used up, and the result is false on every rank. Collective.
   bool step_scaled(const GroupOptions& options, double loss_scale);
   void zero_grad(bool set_to_none);
   void train();
@@ -74,8 +72,8 @@ class Engine {
   std::string why_not_savable() const;
   /// Why the state cannot be replaced now; empty if it can. Local.
   std::string why_not_replaceable() const;
-  /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups, and puts
-  /// x or y, as the mode asks, into the parameters. Collective.
+  /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups,
+  /// and puts x or y, as the mode asks, into the parameters. Collective.
   void state_was_replaced(std::vector<GroupState> groups);
   /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
   at::Tensor gathered(int64_t bucket, Point point);
@@ -112,8 +110,8 @@ class Engine {
   std::vector<GroupState> groups_;
   std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
   bool training_ = true;
-  double grad_norm_ = -1;    ///< of the last step; negative: not known
-  double grad_scale_ = 1;    ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
+  double grad_norm_ = -1;  ///< of the last step; negative: not known
+  double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
   Timings timings_;
   int exceptions_at_start_;
 };

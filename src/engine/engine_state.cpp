@@ -15,8 +15,7 @@
 
 namespace zerosched::detail {
 
-Engine::Engine(
-    const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
+Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
     std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
     const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm)
     : communicator_(std::move(communicator)),

@@ -8,14 +8,14 @@
 namespace zerosched {
 
 GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(options.init_scale()) {
-  TORCH_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ", scale_,
-              ".");
+  TORCH_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ",
+      scale_, ".");
   TORCH_CHECK(options.growth_factor() > 1, "GradScalerOptions::growth_factor must be more than 1, got ",
-              options.growth_factor(), ".");
+      options.growth_factor(), ".");
   TORCH_CHECK(options.backoff_factor() > 0 && options.backoff_factor() < 1,
-              "GradScalerOptions::backoff_factor must be between 0 and 1, got ", options.backoff_factor(), ".");
+      "GradScalerOptions::backoff_factor must be between 0 and 1, got ", options.backoff_factor(), ".");
   TORCH_CHECK(options.growth_interval() > 0, "GradScalerOptions::growth_interval must be positive, got ",
-              options.growth_interval(), ".");
+      options.growth_interval(), ".");
 }
 
 at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * scale_; }
@@ -37,8 +37,8 @@ bool GradScaler::step(ShardedOptimizer& optimizer) {
 void GradScaler::load_state(double scale, int64_t growth_tracker) {
   TORCH_CHECK(std::isfinite(scale) && scale > 0, "GradScaler: the scale must be positive, got ", scale, ".");
   TORCH_CHECK(growth_tracker >= 0 && growth_tracker < options_.growth_interval(),
-              "GradScaler: growth_tracker must be from 0 to below growth_interval, ", options_.growth_interval(),
-              ", got ", growth_tracker, ".");
+      "GradScaler: growth_tracker must be from 0 to below growth_interval, ", options_.growth_interval(),
+      ", got ", growth_tracker, ".");
   scale_ = scale;
   growth_tracker_ = growth_tracker;
 }

@@ -27,7 +27,7 @@ struct Model {
   std::vector<ParameterSpec> specs;
   std::vector<at::Tensor> frozen;      ///< parameters without gradients
   std::vector<std::string> frozen_names;
-  std::vector<at::Tensor> buffers;     ///< of the module
+  std::vector<at::Tensor> buffers;  ///< of the module
   std::vector<std::string> buffer_names;
   std::vector<TiedName> tied;
   at::Device device = at::kCPU;

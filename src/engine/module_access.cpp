@@ -18,15 +18,15 @@ NamedParameters ShardedOptimizer::buffers_of(const torch::nn::Module& module) {
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {
   TORCH_CHECK(false,
-              "torch::save of a sharded optimizer would write this rank's shard only. Call save_checkpoint(dir) on "
-              "every rank instead: it saves all shards, and they load at any world size.");
+      "torch::save of a sharded optimizer would write this rank's shard only. Call save_checkpoint(dir) on "
+      "every rank instead: it saves all shards, and they load at any world size.");
 }
 
 void ShardedOptimizer::load(torch::serialize::InputArchive&) {
   TORCH_CHECK(false,
-              "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
-              "was cut. Call load_checkpoint(dir) on every rank; or load weights into the module, and then call "
-              "reset_from_parameters() on every rank.");
+      "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
+      "was cut. Call load_checkpoint(dir) on every rank; or load weights into the module, and then call "
+      "reset_from_parameters() on every rank.");
 }
 
 }  // namespace zerosched

@@ -31,13 +31,9 @@ NoSync::~NoSync() {
   if (engine_) engine_->leave_no_sync();
 }
 
-ShardedOptimizer::ShardedOptimizer(
-    std::vector<ParameterGroup> groups,
-    NamedParameters module_buffers,
-    std::shared_ptr<Communicator> communicator,
-    std::unique_ptr<torch::optim::OptimizerOptions> defaults,
-    ShardingOptions sharding,
-    std::unique_ptr<detail::Algorithm> algorithm)
+ShardedOptimizer::ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
+    std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
+    ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
   TORCH_CHECK(communicator != nullptr,
               "the optimizer was given a null communicator; take Session::communicator(), or "

@@ -32,8 +32,8 @@ bool add_if(std::vector<Layer>& layers, const std::string& name, torch::nn::Modu
   if (layer == nullptr) return false;
   if (!layer->running_mean.defined()) return true;  // track_running_stats(false)
   layers.push_back({name, layer, &layer->options.momentum(), layer->running_mean, layer->running_var,
-                    layer->num_batches_tracked, layer->options.momentum(), layer->is_training(),
-                    layer->running_mean.clone(), layer->running_var.clone(), layer->num_batches_tracked.clone()});
+      layer->num_batches_tracked, layer->options.momentum(), layer->is_training(),
+      layer->running_mean.clone(), layer->running_var.clone(), layer->num_batches_tracked.clone()});
   return true;
 }
 
@@ -73,7 +73,8 @@ class BatchNormPass::Impl {
   void finish(Communicator& communicator, const std::string& local_error) {
     agree(communicator, local_error);
     const at::NoGradGuard no_grad;
-    // Sums over batches, so that ranks with more of them weigh more: per layer the mean, the variance, the count.
+    // Sums over batches, so that ranks with more of them weigh more: per layer the mean, the variance, the
+    // count.
     std::vector<at::Tensor> parts;
     for (const Layer& layer : layers_) {
       const at::Tensor count = layer.batch_count.to(at::kCPU, at::kDouble).reshape({1});
@@ -94,7 +95,7 @@ class BatchNormPass::Impl {
       const at::Tensor var = next(layer.var.numel());
       const at::Tensor count = next(1);
       TORCH_CHECK(count.item<double>() > 0, "update_batch_norm: no rank's loader gave layer '", layer.name,
-                  "' a batch, so it has no statistics; pass a loader that is not empty.");
+          "' a batch, so it has no statistics; pass a loader that is not empty.");
       layer.mean.copy_(mean / count);
       layer.var.copy_(var / count);
       layer.batch_count.fill_(static_cast<int64_t>(count.item<double>()));
@@ -120,6 +121,8 @@ void BatchNormPass::finish(Communicator& communicator, const std::string& local_
   impl_->finish(communicator, local_error);
 }
 
-std::string BatchNormPass::message_of(const std::exception& exception) { return detail::message_of(exception); }
+std::string BatchNormPass::message_of(const std::exception& exception) {
+  return detail::message_of(exception);
+}
 
 }  // namespace zerosched::detail

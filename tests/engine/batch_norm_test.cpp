@@ -46,7 +46,8 @@ std::vector<at::Tensor> batches_of(int rank) {
 }
 
 std::vector<at::Tensor> statistics(const Net& net) {
-  return {net->first->running_mean, net->first->running_var, net->second->running_mean, net->second->running_var};
+  return {
+      net->first->running_mean, net->first->running_var, net->second->running_mean, net->second->running_var};
 }
 
 TEST(UpdateBatchNorm, AveragesOverTheBatchesOfAllRanks) {
@@ -189,7 +190,7 @@ TEST(UpdateBatchNorm, AFailingForwardOfOneRankIsTheErrorOfAll) {
   const int last = world()->size() - 1;
   if (world()->rank() == last) batches.push_back(at::zeros({13, 5}));
   expect_error([&] { update_batch_norm(net, batches, *world()); },
-               {"rank " + std::to_string(last) + ": thirteen samples"});
+      {"rank " + std::to_string(last) + ": thirteen samples"});
   EXPECT_EQ(net->first->running_mean[0].item<double>(), 3);
   EXPECT_EQ(net->second->running_var[0].item<double>(), 1);
   EXPECT_FALSE(net->first->is_training());

@@ -1,5 +1,6 @@
-// What libFuzzer makes of the readers of files: any bytes are read as a safetensors header, as a manifest and as the
-// name of a piece. Nothing may crash, and what is accepted must come back the same after it is written.
+// What libFuzzer makes of the readers of files: any bytes are read as a safetensors header, as a manifest and
+// as the name of a piece. Nothing may crash, and what is accepted must come back the same after it is
+// written.
 #include "io/manifest.h"
 #include "io/piece_name.h"
 #include "io/safetensors.h"
@@ -74,17 +75,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto again = parse_piece_name(to_text(*name));
     require(again && again->state == name->state && again->begin == name->begin && again->end == name->end &&
                 again->parameter == name->parameter,
-            "names come back");
+        "names come back");
     ++accepted_names;
   }
   return 0;
 }
 
-// libFuzzer's exit does not run at_exit handlers in all of its modes, but it destroys statics when it ends by itself.
+// libFuzzer's exit does not run at_exit handlers in all of its modes, but it destroys statics when it ends by
+// itself.
 static const struct Report {
   ~Report() {
     std::fprintf(stderr, "accepted: %lld headers, %lld manifests, %lld names\n",
-                 static_cast<long long>(accepted_headers), static_cast<long long>(accepted_manifests),
-                 static_cast<long long>(accepted_names));
+        static_cast<long long>(accepted_headers), static_cast<long long>(accepted_manifests),
+        static_cast<long long>(accepted_names));
   }
 } report;
