@@ -17,7 +17,7 @@ struct Wire {
   int64_t sequence;
   int64_t launched;
   int32_t kind;
-  uint8_t patient, has_last, has_asked, reserved;
+  uint8_t patient, relayed, has_last, has_asked;
   Header last, asked;
 };
 static_assert(std::is_trivially_copyable_v<Wire>);
@@ -38,6 +38,7 @@ void ControlChannel::send(int peer, const ControlMessage& message) {
   wire.launched = message.progress.launched;
   wire.kind = static_cast<int32_t>(message.kind);
   wire.patient = message.patient;
+  wire.relayed = message.relayed;
   wire.has_last = message.progress.has_last;
   wire.has_asked = message.progress.has_asked;
   wire.last = message.progress.last;
@@ -92,6 +93,7 @@ std::vector<ControlMessage> ControlChannel::receive() {
         message.kind = static_cast<ControlMessage::Kind>(wire.kind);
         message.sequence = wire.sequence;
         message.patient = wire.patient != 0;
+        message.relayed = wire.relayed != 0;
         message.progress.launched = wire.launched;
         message.progress.has_last = wire.has_last != 0;
         message.progress.has_asked = wire.has_asked != 0;

@@ -9,7 +9,6 @@ namespace zerosched::detail {
 
 namespace {
 
-constexpr size_t kHistory = 256;
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
 // How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
 constexpr auto kHeaderPatience = std::chrono::seconds(1);
@@ -56,8 +55,7 @@ void Group::start_queued() {
       operation = std::move(queue_.front());
       queue_.pop_front();
     }
-    history_.push_back(operation->header());
-    if (history_.size() > kHistory) history_.pop_front();
+    history_.add(operation->header());
     active_.push_back(operation);
     operation->start();
   }
@@ -106,11 +104,8 @@ bool Group::poll_operations(Clock::time_point now) {
     look_into(operation, now);
     ++it;
   }
-  if (!history_.empty()) {
-    first_active_.store(
-        active_.empty() ? history_.back().sequence + 1 : active_.front()->header().sequence,
-        std::memory_order_release);
-  }
+  first_active_.store(
+      active_.empty() ? history_.next() : active_.front()->header().sequence, std::memory_order_release);
   return moved;
 }
 
@@ -130,8 +125,14 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
 bool Group::poll_control(Clock::time_point now) {
   if (now - last_control_ < kControlInterval) return false;
   last_control_ = now;
+  pass_on_relayed();
   const auto messages = control_.receive();
   for (const auto& message : messages) {
+    if (message.relayed) {
+      const std::lock_guard<std::mutex> lock(queue_mutex_);
+      relayed_in_.push_back(message);
+      continue;
+    }
     switch (message.kind) {
       case ControlMessage::Kind::note: fail_quietly(message.text); break;
       case ControlMessage::Kind::query:
@@ -150,6 +151,27 @@ bool Group::poll_control(Clock::time_point now) {
   return !messages.empty();
 }
 
+void Group::relay(int peer, ControlMessage message) {
+  message.relayed = true;
+  message.source = peer;
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  relayed_out_.push_back(std::move(message));
+}
+
+std::vector<ControlMessage> Group::take_relayed() {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  return std::exchange(relayed_in_, {});
+}
+
+void Group::pass_on_relayed() {
+  std::deque<ControlMessage> messages;
+  {
+    const std::lock_guard<std::mutex> lock(queue_mutex_);
+    messages.swap(relayed_out_);
+  }
+  for (const auto& message : messages) send(message.source, message);
+}
+
 // MPI may still read and write the buffers of collectives that did not end: nobody can take them back, as a
 // cancelled collective is not something MPI has. So they are never freed.
 void Group::bury() {
@@ -166,7 +188,9 @@ void Group::tell_if_due() {
   ControlMessage note;
   note.text = failure();
   try {
-    send_to_all(note);
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer != rank_) send(peer, note);
+    }
     sending_ = true;
   } catch (const c10::Error&) {
     // A transport that cannot even send this leaves the other ranks to their own timeouts.
@@ -176,25 +200,6 @@ void Group::tell_if_due() {
 bool Group::idle() {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   return queue_.empty() && active_.empty() && !sending_;
-}
-
-ControlMessage::Progress Group::progress(int64_t sequence) const {
-  ControlMessage::Progress progress;
-  if (history_.empty()) return progress;
-  progress.launched = history_.back().sequence + 1;
-  progress.has_last = true;
-  progress.last = history_.back();
-  if (sequence >= history_.front().sequence && sequence < progress.launched) {
-    progress.has_asked = true;
-    progress.asked = history_[static_cast<size_t>(sequence - history_.front().sequence)];
-  }
-  return progress;
-}
-
-void Group::send_to_all(const ControlMessage& message) {
-  for (int peer = 0; peer < size_; ++peer) {
-    if (peer != rank_) send(peer, message);
-  }
 }
 
 void Group::close() {

@@ -12,7 +12,7 @@
 
 namespace zerosched::detail {
 
-class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
+class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public ControlRelay {
  public:
   /// Takes over `group`.
   MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
@@ -30,6 +30,9 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
 
   /// The first failure of this communicator or of a duplicate of it, also one that is gone.
   std::string family_failure() const { return group_->failure_state()->message_of_family(); }
+
+  void relay(int peer, const ControlMessage& message) override;
+  std::vector<ControlMessage> take_relayed() override;
 
   /// Waits for all ranks as long as all of them are alive, whatever the timeout.
   void patient_barrier(CollectiveLabel label);

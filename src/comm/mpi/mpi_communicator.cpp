@@ -99,6 +99,16 @@ std::string MpiCommunicator::failure() const {
   return group_->failure();
 }
 
+void MpiCommunicator::relay(int peer, const ControlMessage& message) {
+  group_->relay(peer, message);
+  Progress::instance().notify(*group_);
+}
+
+std::vector<ControlMessage> MpiCommunicator::take_relayed() {
+  Progress::instance().drive_if_inline();
+  return group_->take_relayed();
+}
+
 void MpiCommunicator::patient_barrier(CollectiveLabel label) {
   check();
   auto operation = std::make_shared<Barrier>(

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/mpi/header.h"
+#include "comm/header.h"
 
 #include <zerosched/communicator.h>
 

@@ -1,4 +1,4 @@
-#include "comm/mpi/header.h"
+#include "comm/header.h"
 
 #include "comm/label.h"
 
