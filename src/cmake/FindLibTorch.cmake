@@ -4,6 +4,10 @@
 # Looks at Torch_DIR and CMAKE_PREFIX_PATH, in the forms that find_package(Torch) accepts.
 # Defines LibTorch_FOUND, LibTorch_VERSION, LibTorch_LIBRARY_DIR and the target zerosched::torch, which links
 # libtorch_cpu and libc10 only: libtorch.so would load every CUDA library into programs that use none.
+#
+# Of a CUDA build also LibTorch_CUDA_VERSION_MAJOR and the target zerosched::torch_cuda: what code that calls the
+# CUDA runtime links beside it, libc10_cuda and the very libcudart that libc10_cuda loads. No toolkit is needed
+# for it; one that is found by find_package(CUDAToolkit) beforehand or afterwards supplies the headers.
 set(_roots ${LibTorch_ROOT})
 if(Torch_DIR)
   list(APPEND _roots "${Torch_DIR}/../../..")
@@ -55,5 +59,31 @@ if(LibTorch_FOUND)
         INTERFACE_LINK_LIBRARIES "${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}"
         # A wheel's libraries find each other and CUDA's at run time, not at link time.
         INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
+  endif()
+
+  find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS "${LibTorch_LIBRARY_DIR}" NO_DEFAULT_PATH)
+  mark_as_advanced(LibTorch_C10_CUDA_LIBRARY)
+  if(LibTorch_C10_CUDA_LIBRARY AND NOT TARGET zerosched::torch_cuda)
+    # The name it asks the loader for: libcudart.so.13, or with a hash in the archives.
+    file(STRINGS "${LibTorch_C10_CUDA_LIBRARY}" _cudart REGEX "^libcudart[-.0-9a-f]*[.]so[.][0-9]+" LIMIT_COUNT 1)
+    string(REGEX MATCH "^libcudart[-.0-9a-f]*[.]so[.]([0-9]+)[.0-9]*" _cudart "${_cudart}")
+    set(LibTorch_CUDA_VERSION_MAJOR "${CMAKE_MATCH_1}")
+    # A wheel's lie beside torch in nvidia/*/lib, an archive's with LibTorch itself, conda's in the prefix.
+    file(GLOB _cudart_dirs "${LibTorch_LIBRARY_DIR}/../../nvidia/*/lib")
+    find_library(
+      LibTorch_CUDART_LIBRARY
+      NAMES "${_cudart}"
+      HINTS "${LibTorch_LIBRARY_DIR}" ${_cudart_dirs}
+      PATHS "${LibTorch_LIBRARY_DIR}/../../../.." /usr/local/cuda ENV CUDA_HOME ENV CUDA_PATH
+      PATH_SUFFIXES lib64)
+    mark_as_advanced(LibTorch_CUDART_LIBRARY)
+    if(LibTorch_CUDART_LIBRARY)
+      add_library(zerosched::torch_cuda INTERFACE IMPORTED)
+      set_target_properties(
+        zerosched::torch_cuda
+        PROPERTIES INTERFACE_LINK_LIBRARIES "${LibTorch_C10_CUDA_LIBRARY};${LibTorch_CUDART_LIBRARY};zerosched::torch")
+    endif()
+    unset(_cudart)
+    unset(_cudart_dirs)
   endif()
 endif()
