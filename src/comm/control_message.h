@@ -19,9 +19,9 @@ struct ControlMessage {
   };
   /// What a rank has launched.
   struct Progress {
-    int64_t launched = 0;   ///< how many collectives
-    bool has_last = false;  ///< `last` is the newest of them
-    bool has_asked = false; ///< `asked` is the one asked for; false if not launched yet or long ago
+    int64_t launched = 0;    ///< how many collectives
+    bool has_last = false;   ///< `last` is the newest of them
+    bool has_asked = false;  ///< `asked` is the one asked for; false if not launched yet or long ago
     Header last{};
     Header asked{};
   };
@@ -40,6 +40,8 @@ struct ControlMessage {
 class ZEROSCHED_EXPORT ControlRelay {
  public:
   virtual ~ControlRelay() = default;
+  /// Whether the communicator may be used by a thread of the library's own beside the caller's.
+  virtual bool any_thread_may_call() const = 0;
   virtual void relay(int peer, const ControlMessage& message) = 0;
   /// The messages that other ranks have relayed to this one, in the order of their arrival.
   virtual std::vector<ControlMessage> take_relayed() = 0;

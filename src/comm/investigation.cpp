@@ -58,7 +58,8 @@ void Investigation::on_reply(const ControlMessage& reply) {
 }
 
 Investigation::Outcome Investigation::step(Investigated& group, steady_clock::time_point now) {
-  const bool all_answered = std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+  const bool all_answered =
+      std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
   if (!all_answered && now < grace_ends_) return Outcome::open;
   if (all_answered && patient_) {
     active_ = false;
@@ -92,8 +93,9 @@ std::string Investigation::verdict(const Investigated& group) const {
       const bool alike = describe(*collective) == describe(progress->asked);
       const auto text = alike ? describe_in_full : describe;
       std::ostringstream message;
-      message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank " << rank << " in "
-              << text(progress->asked) << "; every rank must call the same collectives in the same order";
+      message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank "
+              << rank << " in " << text(progress->asked)
+              << "; every rank must call the same collectives in the same order";
       return message.str();
     }
     if (progress->launched <= sequence_) {

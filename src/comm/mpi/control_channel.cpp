@@ -49,15 +49,8 @@ void ControlChannel::send(int peer, const ControlMessage& message) {
   transfer.bytes.resize(sizeof(wire) + text_bytes);
   std::memcpy(transfer.bytes.data(), &wire, sizeof(wire));
   std::memcpy(transfer.bytes.data() + sizeof(wire), message.text.data(), text_bytes);
-  ZEROSCHED_MPI_CALL(
-      MPI_Isend,
-      transfer.bytes.data(),
-      static_cast<int>(transfer.bytes.size()),
-      MPI_BYTE,
-      peer,
-      kControlTag,
-      comm_,
-      &transfer.request);
+  ZEROSCHED_MPI_CALL(MPI_Isend, transfer.bytes.data(), static_cast<int>(transfer.bytes.size()), MPI_BYTE,
+      peer, kControlTag, comm_, &transfer.request);
 }
 
 std::vector<ControlMessage> ControlChannel::receive() {
@@ -73,8 +66,7 @@ std::vector<ControlMessage> ControlChannel::receive() {
     auto& transfer = incoming_.back();
     transfer.source = status.MPI_SOURCE;
     transfer.bytes.resize(static_cast<size_t>(byte_count));
-    ZEROSCHED_MPI_CALL(
-        MPI_Imrecv, transfer.bytes.data(), byte_count, MPI_BYTE, &envelope, &transfer.request);
+    ZEROSCHED_MPI_CALL(MPI_Imrecv, transfer.bytes.data(), byte_count, MPI_BYTE, &envelope, &transfer.request);
   }
   std::vector<ControlMessage> messages;
   for (auto transfer = incoming_.begin(); transfer != incoming_.end();) {

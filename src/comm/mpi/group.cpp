@@ -10,6 +10,9 @@ namespace zerosched::detail {
 namespace {
 
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
+// Of a group that has failed and told so. Such groups stay, and under some mpiruns every look gives up the
+// core.
+constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 // How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
 constexpr auto kHeaderPatience = std::chrono::seconds(1);
 
@@ -114,8 +117,8 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
     if (operation.headers_agree() || now - operation.error_time() > kHeaderPatience) {
-      fail(
-          "mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " + operation.error());
+      fail("mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " +
+           operation.error());
     }
   } else if (now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds)) {
     investigation_.begin(*this, operation.header().sequence, operation.patient(), now);
@@ -123,9 +126,10 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
 }
 
 bool Group::poll_control(Clock::time_point now) {
-  if (now - last_control_ < kControlInterval) return false;
-  last_control_ = now;
   pass_on_relayed();
+  const bool afterwards = failed() && !must_tell_ && !sending_;
+  if (now - last_control_ < (afterwards ? kControlIntervalAfterwards : kControlInterval)) return false;
+  last_control_ = now;
   const auto messages = control_.receive();
   for (const auto& message : messages) {
     if (message.relayed) {
@@ -134,7 +138,9 @@ bool Group::poll_control(Clock::time_point now) {
       continue;
     }
     switch (message.kind) {
-      case ControlMessage::Kind::note: fail_quietly(message.text); break;
+      case ControlMessage::Kind::note:
+        fail_quietly(message.text);
+        break;
       case ControlMessage::Kind::query:
         if (failed()) {
           ControlMessage note;
@@ -144,7 +150,9 @@ bool Group::poll_control(Clock::time_point now) {
           investigation_.on_query(*this, message, now);
         }
         break;
-      case ControlMessage::Kind::reply: investigation_.on_reply(message); break;
+      case ControlMessage::Kind::reply:
+        investigation_.on_reply(message);
+        break;
     }
   }
   sending_ = control_.sending();
@@ -170,6 +178,7 @@ void Group::pass_on_relayed() {
     messages.swap(relayed_out_);
   }
   for (const auto& message : messages) send(message.source, message);
+  sending_ = sending_ || !messages.empty();
 }
 
 // MPI may still read and write the buffers of collectives that did not end: nobody can take them back, as a
@@ -177,6 +186,7 @@ void Group::pass_on_relayed() {
 void Group::bury() {
   {
     const std::lock_guard<std::mutex> lock(queue_mutex_);
+    active_.insert(active_.end(), queue_.begin(), queue_.end());  // copies to the host may be under way
     queue_.clear();
   }
   for (auto& operation : active_) keep_for_ever(std::move(operation));

@@ -37,6 +37,9 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
   uint64_t id() const { return id_; }
   MPI_Comm comm() const { return comm_; }
   const MpiOptions& options() const { return options_; }
+  device::Runtime& runtime() const {
+    return options_.runtime != nullptr ? *options_.runtime : device::cuda();
+  }
   const std::shared_ptr<Failure>& failure_state() const { return failure_; }
 
   void launch(const std::shared_ptr<Operation>& operation);
@@ -53,7 +56,9 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
   std::vector<ControlMessage> take_relayed();
 
   /// Whether collective `sequence` and all before it have ended.
-  bool ended_up_to(int64_t sequence) const { return sequence < first_active_.load(std::memory_order_acquire); }
+  bool ended_up_to(int64_t sequence) const {
+    return sequence < first_active_.load(std::memory_order_acquire);
+  }
 
   // Driver.
   struct Polled {
@@ -100,9 +105,9 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
 
   std::mutex queue_mutex_;
   std::deque<std::shared_ptr<Operation>> queue_;
-  int64_t next_sequence_ = 0;                // under queue_mutex_
-  std::deque<ControlMessage> relayed_out_;   // under queue_mutex_; `source` is the receiver here
-  std::vector<ControlMessage> relayed_in_;   // under queue_mutex_
+  int64_t next_sequence_ = 0;               // under queue_mutex_
+  std::deque<ControlMessage> relayed_out_;  // under queue_mutex_; `source` is the receiver here
+  std::vector<ControlMessage> relayed_in_;  // under queue_mutex_
 
   std::deque<std::shared_ptr<Operation>> active_;  // in the order of their numbers
   std::atomic<int64_t> first_active_{0};           // number of the oldest collective that has not ended
