@@ -39,11 +39,11 @@ def members_of(group):
 class Job:
     """The end of one run: code, stdout, stderr, seconds."""
 
-    def __init__(self, mode, ranks=RANKS, limit=30, **extra):
+    def __init__(self, mode, ranks=RANKS, limit=30, mpirun=(), **extra):
         mark = f"{os.getpid()}-{mode}"
         command = [PROGRAM, mode]
         if ranks:
-            command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] + command
+            command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", *mpirun, "-n", str(ranks)] + command
         start = time.monotonic()
         process = subprocess.Popen(command, env=environment(ZEROSCHED_TEST_JOB=mark, **extra), text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -182,6 +182,29 @@ def terminate_alone():
 
 def slow_rank():
     expect(Job("slow_rank"), 0, seconds=15)
+
+
+def gave_up_nccl(job):
+    for rank in range(LAST):
+        check(job, stops(rank, "nccl: gave up all_reduce #2 'gradients' (bucket 0, step 1) after 2 s; "
+                               f"rank {LAST} does not respond (stopped, dead or cut off)") in job.err,
+              f"rank {rank} should name the rank that is gone")
+    check(job, "went on" not in job.out, "nobody may go on")
+
+
+def nccl_stopped():
+    job = Job("stopped", limit=40)
+    expect(job, 70, seconds=25)
+    gave_up_nccl(job)
+
+
+def nccl_killed():
+    # As it is: mpirun ends the job.
+    job = Job("killed")
+    check(job, job.code != 0 and job.seconds < 20, "a killed rank must not be a success")
+    check(job, "went on" not in job.out, "nobody may go on")
+    # Where the launcher lets the others live (its exit code is then 0, whatever theirs), they find out.
+    gave_up_nccl(Job("killed", limit=40, mpirun=["--enable-recovery"]))
 
 
 globals()[CASE]()
