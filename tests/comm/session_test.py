@@ -116,7 +116,19 @@ def two_sessions():
 
 def bad_options():
     expect(Job("bad_options", ranks=2), 0,
-           out=['unknown backend "gloo"', "no NCCL communicator", "timeout is 0", "CPU only", "sum 2 of 2"])
+           out=['unknown backend "gloo"', "timeout is 0", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
+
+
+def without_gpu():
+    """What needs a GPU says so on every rank, and the job ends in good order."""
+    for ranks in (0, 2):
+        job = Job("nccl", ranks=ranks, CUDA_VISIBLE_DEVICES="")
+        expect(job, 0, out=['caught: rank 0: session: the backend "nccl" needs a GPU, but '])
+        check(job, job.out.count("caught: ") == max(ranks, 1), "every rank should say so")
+        job = Job("cuda", ranks=ranks, CUDA_VISIBLE_DEVICES="")
+        expect(job, 0, out=["caught: rank 0: session: the device is cuda:0, but "])
+        check(job, job.out.count("caught: ") == max(ranks, 1), "every rank should say so")
+        expect(Job("all_reduce", ranks=ranks, CUDA_VISIBLE_DEVICES=""), 0, out=[f"sum {max(ranks, 1)} of"])
 
 
 def uncaught():
