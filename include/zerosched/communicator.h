@@ -24,9 +24,9 @@ enum class ReduceOp : uint8_t { sum, max, min };
 /// Says what a collective is for. All ranks must give the same label to the same collective: backends
 /// compare it across ranks, so a mismatch becomes an error that quotes both instead of mixed-up data.
 struct CollectiveLabel {
-  const char* what = "";   ///< a string literal, for example "gradients"
-  int64_t bucket = -1;     ///< bucket number, -1 if there is none
-  int64_t step = -1;       ///< step number, -1 if there is none
+  const char* what = "";  ///< a string literal, for example "gradients"
+  int64_t bucket = -1;    ///< bucket number, -1 if there is none
+  int64_t step = -1;      ///< step number, -1 if there is none
 };
 
 /// What a communicator has moved so far, per kind of collective. Bytes are those of the whole tensor that
@@ -85,7 +85,8 @@ class ZEROSCHED_EXPORT Communicator {
   /// shard_out := slice rank() of the element-wise sum of all ranks' `flat`. `flat` has size() equal slices
   /// of shard_out.numel() elements each and the dtype of shard_out: float32, float64, bfloat16 or float16.
   /// The order of summation depends on size() alone: a balanced binary tree over the ranks. 16-bit types
-  /// are summed in float32 and rounded once. With size() 1 both may be the same memory.
+  /// are summed in float32 and rounded once. (Order and precision of CUDA tensors over nccl are NCCL's.)
+  /// Slice rank() of `flat` may be `shard_out`.
   std::shared_ptr<Work> reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label = {});
 

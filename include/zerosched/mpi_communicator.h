@@ -16,6 +16,10 @@ namespace zerosched {
 /// MPI_THREAD_MULTIPLE there is no such thread: collectives advance, and notes and timeouts are seen, only
 /// inside calls into the communicator, and a warning on rank 0 says so.
 ///
+/// CPU tensors take part directly, CUDA tensors through pinned host memory: a copy to the host starts when
+/// the current stream gets there, MPI has the data once it has arrived, and Work::wait() blocks the host
+/// until the copy back is queued and makes the current stream wait for it. Several ranks may share a GPU.
+///
 /// Must be destroyed before MPI_Finalize. Throws c10::Error where zerosched was built with ZEROSCHED_MPI=OFF.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> mpi_communicator(
     MPI_Comm parent, double timeout_seconds = 600);

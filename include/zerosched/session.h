@@ -12,9 +12,12 @@
 namespace zerosched {
 
 struct ZEROSCHED_EXPORT SessionOptions {
-  /// Where this rank's model lives; by default the CPU.
+  /// Where this rank's model lives: at::kCPU or a CUDA device, at::kCUDA being the one of the rank's position
+  /// on its node. By default that one, where zerosched was built with CUDA and sees a GPU, else the CPU.
   TORCH_ARG(std::optional<at::Device>, device) = std::nullopt;
-  /// "auto" (mpi under mpirun or srun --mpi=pmix, else self), "self" or "mpi".
+  /// "self", "mpi", "nccl" or "auto". Under mpirun or srun --mpi=pmix auto is nccl if every rank has a GPU of
+  /// its own and mpi if ranks share GPUs (their tensors travel through host memory, and a warning says so) or
+  /// are on the CPU; otherwise it is self.
   TORCH_ARG(std::string, backend) = "auto";
   /// Seconds after which a collective that does not end is given up, on every rank. Must be positive.
   TORCH_ARG(double, timeout) = 600;
@@ -29,6 +32,8 @@ struct ZEROSCHED_EXPORT SessionOptions {
 class ZEROSCHED_EXPORT Session {
  public:
   /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.
+  /// Throws c10::Error on every rank if the options do not fit the machine of any; MPI is finalised then if
+  /// it was initialised here, so there can be no second attempt.
   Session(int& argc, char**& argv, SessionOptions options = {});
   explicit Session(SessionOptions options = {});
   ~Session();

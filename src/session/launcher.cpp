@@ -20,26 +20,18 @@ bool has_process_manager() { return is_set("PMIX_RANK") || is_set("PMI_RANK") ||
 
 }  // namespace
 
-std::string choose_backend(const std::string& requested) {
-  TORCH_CHECK(
-      requested != "nccl",
-      "session: this build has no NCCL communicator; use the backend \"auto\", \"mpi\" or \"self\"");
-  TORCH_CHECK(
-      requested == "auto" || requested == "self" || requested == "mpi",
-      "session: unknown backend \"",
-      requested,
-      "\"; it must be \"auto\", \"self\" or \"mpi\"");
+std::string choose_transport(const std::string& requested) {
+  TORCH_CHECK(requested == "auto" || requested == "self" || requested == "mpi" || requested == "nccl",
+      "session: unknown backend \"", requested, "\"; it must be \"auto\", \"self\", \"mpi\" or \"nccl\"");
   if (requested == "self") return requested;
   if (!started_by_open_mpi() && !has_process_manager()) {
     // Every task would be a world of its own and train alone, without an error.
     const int tasks = integer("SLURM_STEP_NUM_TASKS");
-    TORCH_CHECK(
-        !(is_set("SLURM_STEP_ID") && tasks > 1),
-        "session: srun has started ",
-        tasks,
-        " tasks without a way for MPI to connect them; start them with \"srun --mpi=pmix\" or with mpirun, or "
+    TORCH_CHECK(!(is_set("SLURM_STEP_ID") && tasks > 1), "session: srun has started ", tasks,
+        " tasks without a way for MPI to connect them; start them with \"srun --mpi=pmix\" or with mpirun, "
+        "or "
         "ask for the backend \"self\" if every task is to train alone");
-    return requested == "auto" ? "self" : requested;
+    return requested == "mpi" ? "mpi" : "self";
   }
   return "mpi";
 }

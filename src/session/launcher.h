@@ -4,10 +4,10 @@
 
 namespace zerosched::detail {
 
-/// "mpi" or "self" for what SessionOptions::backend asks for; "auto" is decided from the environment that
-/// mpirun and srun leave. Throws if the backend is unknown, or if several processes were started in a way
-/// that MPI cannot connect.
-std::string choose_backend(const std::string& requested);
+/// "mpi" or "self": how ranks find each other for what SessionOptions::backend asks for. "auto" and "nccl"
+/// are decided from the environment that mpirun and srun leave. Throws if the backend is unknown, or if
+/// several processes were started in a way that MPI cannot connect.
+std::string choose_transport(const std::string& requested);
 
 /// How many processes the launcher says it has started, or 0 if it does not say.
 int launched_processes();

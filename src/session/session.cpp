@@ -1,7 +1,10 @@
 #include <zerosched/session.h>
 
+#include <zerosched/nccl_communicator.h>
+
 #include "session/job.h"
 #include "session/launcher.h"
+#include "session/placement.h"
 #include "session/report.h"
 
 #include <c10/util/Exception.h>
@@ -49,34 +52,29 @@ std::string note_of(const std::string& failure, const std::string& own_text) {
 }
 
 void check_options(const SessionOptions& options) {
-  TORCH_CHECK(
-      std::isfinite(options.timeout()) && options.timeout() > 0,
-      "session: the timeout is ",
-      options.timeout(),
-      " s; it must be positive and finite");
-  TORCH_CHECK(
-      !options.device() || options.device()->is_cpu(),
-      "session: the device is ",
-      *options.device(),
-      ", but this build has communicators for the CPU only; leave out SessionOptions::device or set it to at::kCPU");
+  TORCH_CHECK(std::isfinite(options.timeout()) && options.timeout() > 0, "session: the timeout is ",
+      options.timeout(), " s; it must be positive and finite");
+  TORCH_CHECK(!options.device() || options.device()->is_cpu() || options.device()->is_cuda(),
+      "session: the device is ", *options.device(), "; it must be at::kCPU or a CUDA device");
 }
 
 }  // namespace
 
 class Session::Impl {
  public:
-  Impl(int* argc, char*** argv, const SessionOptions& options) : device_(options.device().value_or(at::kCPU)) {
+  Impl(int* argc, char*** argv, const SessionOptions& options) {
     check_options(options);
-    const std::string backend = detail::choose_backend(options.backend());
+    const std::string transport = detail::choose_transport(options.backend());
     TORCH_CHECK(
         !session_exists.exchange(true), "session: there is one already; at most one may exist at a time");
     try {
-      job_ = backend == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
+      job_ =
+          transport == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
+      place(options);
     } catch (...) {
       session_exists = false;
       throw;
     }
-    communicator_ = job_->communicator();
     current_rank = communicator_->rank();
     current_job = job_.get();
     previous_handler = std::set_terminate(on_terminate);
@@ -123,7 +121,28 @@ class Session::Impl {
   at::Device device() const { return device_; }
 
  private:
-  at::Device device_;
+  void place(const SessionOptions& options) {
+    const auto root = job_->communicator();
+    try {
+      const auto make_nccl = [&](at::Device device) {
+        return nccl_communicator(root, device, options.timeout());
+      };
+      auto placement = detail::place_session(root, options, device::cuda(), make_nccl);
+      device_ = placement.device;
+      communicator_ = std::move(placement.communicator);
+    } catch (const std::exception& error) {
+      const std::string failure = job_->failure();
+      if (failure.empty()) {
+        job_->finish();  // every rank throws this, so none waits for another
+        throw;
+      }
+      // The job can no longer be left in good order.
+      detail::report_end(root->rank(), failure);
+      end(failure);
+    }
+  }
+
+  at::Device device_ = at::kCPU;
   int exceptions_at_start_ = std::uncaught_exceptions();
   std::unique_ptr<detail::Job> job_;
   std::shared_ptr<Communicator> communicator_;

@@ -2,6 +2,8 @@
 #include "support/gather.h"
 #include "support/world.h"
 
+#include <zerosched/nccl_communicator.h>
+
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 #include <mpi.h>
@@ -54,6 +56,22 @@ TEST(InlineProgress, AnotherThreadMayLaunchButNotWait) {
   }).join();
   EXPECT_NE(error.find("MPI_THREAD_MULTIPLE"), std::string::npos) << error;
   work->wait();
+  EXPECT_EQ(value.item().toDouble(), world->size());
+}
+
+TEST(InlineProgress, NcclIsRefused) {
+  // Its failures are looked for by a thread of the library's own, which could not call MPI.
+  const auto world = testing::world();
+  std::string error;
+  try {
+    nccl_communicator(world);
+  } catch (const c10::Error& e) {
+    error = e.what_without_backtrace();
+  }
+  EXPECT_NE(error.find(ZEROSCHED_TEST_NCCL ? "MPI_THREAD_MULTIPLE" : "ZEROSCHED_CUDA=ON"), std::string::npos)
+      << error;
+  auto value = at::full({1}, 1.0);
+  world->all_reduce(value)->wait();
   EXPECT_EQ(value.item().toDouble(), world->size());
 }
 

@@ -59,8 +59,7 @@ int run(const std::string& mode, int argc, char** argv) {
     all_reduce(session);
   } else if (mode == "bad_options") {
     for (const auto& options :
-         {SessionOptions().backend("gloo"), SessionOptions().backend("nccl"), SessionOptions().timeout(0),
-          SessionOptions().device(at::Device(at::kCUDA, 0))}) {
+        {SessionOptions().backend("gloo"), SessionOptions().timeout(0), SessionOptions().device(at::kMeta)}) {
       try {
         Session session(argc, argv, options);
       } catch (const std::exception& error) {
@@ -69,6 +68,15 @@ int run(const std::string& mode, int argc, char** argv) {
     }
     Session session(argc, argv);
     all_reduce(session);
+  } else if (mode == "nccl" || mode == "cuda") {
+    const auto options =
+        mode == "nccl" ? SessionOptions().backend("nccl") : SessionOptions().device(at::Device(at::kCUDA, 0));
+    try {
+      Session session(argc, argv, options);
+      all_reduce(session);
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+    }
   } else if (mode == "uncaught") {
     Session session(argc, argv);
     all_reduce(session);

@@ -39,11 +39,11 @@ def members_of(group):
 class Job:
     """The end of one run: code, stdout, stderr, seconds."""
 
-    def __init__(self, mode, ranks=RANKS, limit=30, **extra):
+    def __init__(self, mode, ranks=RANKS, limit=30, mpirun=(), **extra):
         mark = f"{os.getpid()}-{mode}"
         command = [PROGRAM, mode]
         if ranks:
-            command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] + command
+            command = [MPIEXEC, "--oversubscribe", "--bind-to", "none", *mpirun, "-n", str(ranks)] + command
         start = time.monotonic()
         process = subprocess.Popen(command, env=environment(ZEROSCHED_TEST_JOB=mark, **extra), text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -116,7 +116,19 @@ def two_sessions():
 
 def bad_options():
     expect(Job("bad_options", ranks=2), 0,
-           out=['unknown backend "gloo"', "no NCCL communicator", "timeout is 0", "CPU only", "sum 2 of 2"])
+           out=['unknown backend "gloo"', "timeout is 0", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
+
+
+def without_gpu():
+    """What needs a GPU says so on every rank, and the job ends in good order."""
+    for ranks in (0, 2):
+        job = Job("nccl", ranks=ranks, CUDA_VISIBLE_DEVICES="")
+        expect(job, 0, out=['caught: rank 0: session: the backend "nccl" needs a GPU, but '])
+        check(job, job.out.count("caught: ") == max(ranks, 1), "every rank should say so")
+        job = Job("cuda", ranks=ranks, CUDA_VISIBLE_DEVICES="")
+        expect(job, 0, out=["caught: rank 0: session: the device is cuda:0, but "])
+        check(job, job.out.count("caught: ") == max(ranks, 1), "every rank should say so")
+        expect(Job("all_reduce", ranks=ranks, CUDA_VISIBLE_DEVICES=""), 0, out=[f"sum {max(ranks, 1)} of"])
 
 
 def uncaught():
@@ -182,6 +194,29 @@ def terminate_alone():
 
 def slow_rank():
     expect(Job("slow_rank"), 0, seconds=15)
+
+
+def gave_up_nccl(job):
+    for rank in range(LAST):
+        check(job, stops(rank, "nccl: gave up all_reduce #2 'gradients' (bucket 0, step 1) after 2 s; "
+                               f"rank {LAST} does not respond (stopped, dead or cut off)") in job.err,
+              f"rank {rank} should name the rank that is gone")
+    check(job, "went on" not in job.out, "nobody may go on")
+
+
+def nccl_stopped():
+    job = Job("stopped", limit=40)
+    expect(job, 70, seconds=25)
+    gave_up_nccl(job)
+
+
+def nccl_killed():
+    # As it is: mpirun ends the job.
+    job = Job("killed")
+    check(job, job.code != 0 and job.seconds < 20, "a killed rank must not be a success")
+    check(job, "went on" not in job.out, "nobody may go on")
+    # Where the launcher lets the others live (its exit code is then 0, whatever theirs), they find out.
+    gave_up_nccl(Job("killed", limit=40, mpirun=["--enable-recovery"]))
 
 
 globals()[CASE]()

@@ -17,7 +17,7 @@ struct Wire {
   int64_t sequence;
   int64_t launched;
   int32_t kind;
-  uint8_t patient, has_last, has_asked, reserved;
+  uint8_t patient, relayed, has_last, has_asked;
   Header last, asked;
 };
 static_assert(std::is_trivially_copyable_v<Wire>);
@@ -38,6 +38,7 @@ void ControlChannel::send(int peer, const ControlMessage& message) {
   wire.launched = message.progress.launched;
   wire.kind = static_cast<int32_t>(message.kind);
   wire.patient = message.patient;
+  wire.relayed = message.relayed;
   wire.has_last = message.progress.has_last;
   wire.has_asked = message.progress.has_asked;
   wire.last = message.progress.last;
@@ -48,15 +49,8 @@ void ControlChannel::send(int peer, const ControlMessage& message) {
   transfer.bytes.resize(sizeof(wire) + text_bytes);
   std::memcpy(transfer.bytes.data(), &wire, sizeof(wire));
   std::memcpy(transfer.bytes.data() + sizeof(wire), message.text.data(), text_bytes);
-  ZEROSCHED_MPI_CALL(
-      MPI_Isend,
-      transfer.bytes.data(),
-      static_cast<int>(transfer.bytes.size()),
-      MPI_BYTE,
-      peer,
-      kControlTag,
-      comm_,
-      &transfer.request);
+  ZEROSCHED_MPI_CALL(MPI_Isend, transfer.bytes.data(), static_cast<int>(transfer.bytes.size()), MPI_BYTE,
+      peer, kControlTag, comm_, &transfer.request);
 }
 
 std::vector<ControlMessage> ControlChannel::receive() {
@@ -72,8 +66,7 @@ std::vector<ControlMessage> ControlChannel::receive() {
     auto& transfer = incoming_.back();
     transfer.source = status.MPI_SOURCE;
     transfer.bytes.resize(static_cast<size_t>(byte_count));
-    ZEROSCHED_MPI_CALL(
-        MPI_Imrecv, transfer.bytes.data(), byte_count, MPI_BYTE, &envelope, &transfer.request);
+    ZEROSCHED_MPI_CALL(MPI_Imrecv, transfer.bytes.data(), byte_count, MPI_BYTE, &envelope, &transfer.request);
   }
   std::vector<ControlMessage> messages;
   for (auto transfer = incoming_.begin(); transfer != incoming_.end();) {
@@ -92,6 +85,7 @@ std::vector<ControlMessage> ControlChannel::receive() {
         message.kind = static_cast<ControlMessage::Kind>(wire.kind);
         message.sequence = wire.sequence;
         message.patient = wire.patient != 0;
+        message.relayed = wire.relayed != 0;
         message.progress.launched = wire.launched;
         message.progress.has_last = wire.has_last != 0;
         message.progress.has_asked = wire.has_asked != 0;

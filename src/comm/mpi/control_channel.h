@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/mpi/header.h"
+#include "comm/control_message.h"
 
 #include <mpi.h>
 
@@ -10,30 +10,6 @@
 #include <vector>
 
 namespace zerosched::detail {
-
-/// What the ranks of a communicator tell each other besides data.
-struct ControlMessage {
-  enum class Kind : int32_t {
-    note,   ///< the communicator has given up, `text` says why
-    query,  ///< asks where the receiver is relative to collective `sequence`
-    reply,  ///< answers a query
-  };
-  /// What a rank has launched.
-  struct Progress {
-    int64_t launched = 0;   ///< how many collectives
-    bool has_last = false;  ///< `last` is the newest of them
-    bool has_asked = false; ///< `asked` is the one asked for; false if not launched yet or long ago
-    Header last{};
-    Header asked{};
-  };
-
-  Kind kind = Kind::note;
-  int64_t sequence = -1;
-  bool patient = false;  ///< query: of a collective that may take as long as all ranks are alive
-  Progress progress;     ///< reply
-  std::string text;      ///< note
-  int source = -1;       ///< set when received
-};
 
 /// Point-to-point messages of the library on a communicator of its own. Nothing here blocks: a message to a
 /// rank that is dead or stopped just stays in flight. Used under the progress lock.

@@ -9,8 +9,10 @@ namespace zerosched::detail {
 
 namespace {
 
-constexpr size_t kHistory = 256;
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
+// Of a group that has failed and told so. Such groups stay, and under some mpiruns every look gives up the
+// core.
+constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 // How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
 constexpr auto kHeaderPatience = std::chrono::seconds(1);
 
@@ -56,8 +58,7 @@ void Group::start_queued() {
       operation = std::move(queue_.front());
       queue_.pop_front();
     }
-    history_.push_back(operation->header());
-    if (history_.size() > kHistory) history_.pop_front();
+    history_.add(operation->header());
     active_.push_back(operation);
     operation->start();
   }
@@ -106,11 +107,8 @@ bool Group::poll_operations(Clock::time_point now) {
     look_into(operation, now);
     ++it;
   }
-  if (!history_.empty()) {
-    first_active_.store(
-        active_.empty() ? history_.back().sequence + 1 : active_.front()->header().sequence,
-        std::memory_order_release);
-  }
+  first_active_.store(
+      active_.empty() ? history_.next() : active_.front()->header().sequence, std::memory_order_release);
   return moved;
 }
 
@@ -119,8 +117,8 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
     if (operation.headers_agree() || now - operation.error_time() > kHeaderPatience) {
-      fail(
-          "mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " + operation.error());
+      fail("mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " +
+           operation.error());
     }
   } else if (now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds)) {
     investigation_.begin(*this, operation.header().sequence, operation.patient(), now);
@@ -128,12 +126,21 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
 }
 
 bool Group::poll_control(Clock::time_point now) {
-  if (now - last_control_ < kControlInterval) return false;
+  pass_on_relayed();
+  const bool afterwards = failed() && !must_tell_ && !sending_;
+  if (now - last_control_ < (afterwards ? kControlIntervalAfterwards : kControlInterval)) return false;
   last_control_ = now;
   const auto messages = control_.receive();
   for (const auto& message : messages) {
+    if (message.relayed) {
+      const std::lock_guard<std::mutex> lock(queue_mutex_);
+      relayed_in_.push_back(message);
+      continue;
+    }
     switch (message.kind) {
-      case ControlMessage::Kind::note: fail_quietly(message.text); break;
+      case ControlMessage::Kind::note:
+        fail_quietly(message.text);
+        break;
       case ControlMessage::Kind::query:
         if (failed()) {
           ControlMessage note;
@@ -143,11 +150,35 @@ bool Group::poll_control(Clock::time_point now) {
           investigation_.on_query(*this, message, now);
         }
         break;
-      case ControlMessage::Kind::reply: investigation_.on_reply(message); break;
+      case ControlMessage::Kind::reply:
+        investigation_.on_reply(message);
+        break;
     }
   }
   sending_ = control_.sending();
   return !messages.empty();
+}
+
+void Group::relay(int peer, ControlMessage message) {
+  message.relayed = true;
+  message.source = peer;
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  relayed_out_.push_back(std::move(message));
+}
+
+std::vector<ControlMessage> Group::take_relayed() {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  return std::exchange(relayed_in_, {});
+}
+
+void Group::pass_on_relayed() {
+  std::deque<ControlMessage> messages;
+  {
+    const std::lock_guard<std::mutex> lock(queue_mutex_);
+    messages.swap(relayed_out_);
+  }
+  for (const auto& message : messages) send(message.source, message);
+  sending_ = sending_ || !messages.empty();
 }
 
 // MPI may still read and write the buffers of collectives that did not end: nobody can take them back, as a
@@ -155,6 +186,7 @@ bool Group::poll_control(Clock::time_point now) {
 void Group::bury() {
   {
     const std::lock_guard<std::mutex> lock(queue_mutex_);
+    active_.insert(active_.end(), queue_.begin(), queue_.end());  // copies to the host may be under way
     queue_.clear();
   }
   for (auto& operation : active_) keep_for_ever(std::move(operation));
@@ -166,7 +198,9 @@ void Group::tell_if_due() {
   ControlMessage note;
   note.text = failure();
   try {
-    send_to_all(note);
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer != rank_) send(peer, note);
+    }
     sending_ = true;
   } catch (const c10::Error&) {
     // A transport that cannot even send this leaves the other ranks to their own timeouts.
@@ -176,25 +210,6 @@ void Group::tell_if_due() {
 bool Group::idle() {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   return queue_.empty() && active_.empty() && !sending_;
-}
-
-ControlMessage::Progress Group::progress(int64_t sequence) const {
-  ControlMessage::Progress progress;
-  if (history_.empty()) return progress;
-  progress.launched = history_.back().sequence + 1;
-  progress.has_last = true;
-  progress.last = history_.back();
-  if (sequence >= history_.front().sequence && sequence < progress.launched) {
-    progress.has_asked = true;
-    progress.asked = history_[static_cast<size_t>(sequence - history_.front().sequence)];
-  }
-  return progress;
-}
-
-void Group::send_to_all(const ControlMessage& message) {
-  for (int peer = 0; peer < size_; ++peer) {
-    if (peer != rank_) send(peer, message);
-  }
 }
 
 void Group::close() {

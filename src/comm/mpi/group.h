@@ -1,8 +1,9 @@
 #pragma once
 
 #include "comm/failure.h"
+#include "comm/history.h"
+#include "comm/investigation.h"
 #include "comm/mpi/control_channel.h"
-#include "comm/mpi/investigation.h"
 #include "comm/mpi/mpi_options.h"
 #include "comm/mpi/operation.h"
 #include "comm/mpi/reduce_tree.h"
@@ -20,33 +21,44 @@ namespace zerosched::detail {
 
 /// The state behind one MPI communicator: its queue of collectives, those in flight, and what is needed to
 /// give up. Calls marked "driver" are made under the progress lock (see Progress); the others by anyone.
-class Group : public std::enable_shared_from_this<Group> {
+class Group final : public Investigated, public std::enable_shared_from_this<Group> {
  public:
   /// Takes over `comm`, a communicator of the library's own. `id` is the same on every rank and differs from
   /// that of any other group of the job.
   Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure);
-  ~Group();
+  ~Group() override;
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
 
-  int rank() const { return rank_; }
-  int size() const { return size_; }
+  const char* name() const override { return "mpi"; }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  double timeout_seconds() const override { return options_.timeout_seconds; }
   uint64_t id() const { return id_; }
   MPI_Comm comm() const { return comm_; }
   const MpiOptions& options() const { return options_; }
+  device::Runtime& runtime() const {
+    return options_.runtime != nullptr ? *options_.runtime : device::cuda();
+  }
   const std::shared_ptr<Failure>& failure_state() const { return failure_; }
 
   void launch(const std::shared_ptr<Operation>& operation);
 
-  bool failed() const { return failure_->is_set(); }
+  bool failed() const override { return failure_->is_set(); }
   std::string failure() const { return failure_->message(); }
   /// Gives up, and lets the next drive tell the other ranks.
-  void fail(const std::string& message);
+  void fail(const std::string& message) override;
   /// Gives up without telling: the message came from another rank, or MPI is gone.
   void fail_quietly(const std::string& message) { failure_->set(message); }
 
+  /// Messages for the communicator that is bootstrapped over this one.
+  void relay(int peer, ControlMessage message);
+  std::vector<ControlMessage> take_relayed();
+
   /// Whether collective `sequence` and all before it have ended.
-  bool ended_up_to(int64_t sequence) const { return sequence < first_active_.load(std::memory_order_acquire); }
+  bool ended_up_to(int64_t sequence) const {
+    return sequence < first_active_.load(std::memory_order_acquire);
+  }
 
   // Driver.
   struct Polled {
@@ -57,10 +69,8 @@ class Group : public std::enable_shared_from_this<Group> {
   void start_queued();
   Polled poll();
   bool idle();
-  /// Where this rank is, relative to collective `sequence`.
-  ControlMessage::Progress progress(int64_t sequence) const;
-  void send(int peer, const ControlMessage& message) { control_.send(peer, message); }
-  void send_to_all(const ControlMessage& message);
+  ControlMessage::Progress progress(int64_t sequence) const override { return history_.progress(sequence); }
+  void send(int peer, const ControlMessage& message) override { control_.send(peer, message); }
   /// MPI is about to be finalised: gives up, without MPI.
   void close();
   /// Frees the MPI communicator. A group that failed never does: its requests are still pending in MPI.
@@ -82,6 +92,7 @@ class Group : public std::enable_shared_from_this<Group> {
   bool poll_operations(Clock::time_point now);
   void look_into(Operation& operation, Clock::time_point now);
   bool poll_control(Clock::time_point now);
+  void pass_on_relayed();
   void bury();
   void tell_if_due();
 
@@ -94,11 +105,13 @@ class Group : public std::enable_shared_from_this<Group> {
 
   std::mutex queue_mutex_;
   std::deque<std::shared_ptr<Operation>> queue_;
-  int64_t next_sequence_ = 0;  // under queue_mutex_
+  int64_t next_sequence_ = 0;               // under queue_mutex_
+  std::deque<ControlMessage> relayed_out_;  // under queue_mutex_; `source` is the receiver here
+  std::vector<ControlMessage> relayed_in_;  // under queue_mutex_
 
   std::deque<std::shared_ptr<Operation>> active_;  // in the order of their numbers
   std::atomic<int64_t> first_active_{0};           // number of the oldest collective that has not ended
-  std::deque<Header> history_;  // of the newest collectives, oldest first
+  History history_;
   ControlChannel control_;
   Investigation investigation_;
   Clock::time_point last_control_{};

@@ -7,12 +7,14 @@
 
 #include <mpi.h>
 
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 namespace zerosched::detail {
 
-class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
+class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public ControlRelay {
  public:
   /// Takes over `group`.
   MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
@@ -31,6 +33,10 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
   /// The first failure of this communicator or of a duplicate of it, also one that is gone.
   std::string family_failure() const { return group_->failure_state()->message_of_family(); }
 
+  bool any_thread_may_call() const override;
+  void relay(int peer, const ControlMessage& message) override;
+  std::vector<ControlMessage> take_relayed() override;
+
   /// Waits for all ranks as long as all of them are alive, whatever the timeout.
   void patient_barrier(CollectiveLabel label);
 
@@ -43,9 +49,14 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator {
   std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
   std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
 
-  std::shared_ptr<Work> launch(std::shared_ptr<Operation> operation);
+  template <typename Kind>
+  std::shared_ptr<Work> launch(const Header& header, std::vector<StagedTensor> tensors);
+  std::shared_ptr<Work> enqueue(std::shared_ptr<Operation> operation);
+  std::shared_ptr<StagingArea> staging_area(int device);
 
   std::shared_ptr<Group> group_;
+  std::mutex staging_mutex_;
+  std::map<int, std::shared_ptr<StagingArea>> staging_areas_;  // under staging_mutex_, by device
 };
 
 /// mpi_communicator() with what tests change. Collective over `parent`.

@@ -1,8 +1,8 @@
 #include <zerosched/mpi_communicator.h>
 
+#include "comm/backoff.h"
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
-#include "comm/mpi/backoff.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/mpi/progress.h"
@@ -19,14 +19,8 @@ namespace detail {
 
 namespace {
 
-void require_cpu(const at::Tensor& tensor, Collective kind) {
-  TORCH_CHECK(
-      tensor.device().is_cpu(),
-      "mpi: ",
-      name_of(kind),
-      ": this backend moves CPU tensors, but the tensor is on ",
-      tensor.device(),
-      "; move it to the CPU or use a backend for that device");
+StagedTensor in_and_out(const at::Tensor& tensor) {
+  return {tensor, 0, static_cast<int64_t>(tensor.nbytes()), true};
 }
 
 // A duplicate without the parent's hints, some of which (no wildcard receives, say) would break ours.
@@ -38,7 +32,8 @@ MPI_Comm duplicate_of(MPI_Comm parent) {
 }
 
 // All ranks are known to be here.
-std::shared_ptr<Group> make_group(MPI_Comm parent, const MpiOptions& options, std::shared_ptr<Failure> failure) {
+std::shared_ptr<Group> make_group(
+    MPI_Comm parent, const MpiOptions& options, std::shared_ptr<Failure> failure) {
   const MPI_Comm comm = duplicate_of(parent);
   std::random_device random;
   uint64_t id = (static_cast<uint64_t>(random()) << 32) | random();
@@ -56,10 +51,8 @@ void await_all_ranks(MPI_Comm parent, double timeout_seconds) {
   Backoff backoff(Backoff::Kind::waiting);
   for (int done = 0; !done;) {
     ZEROSCHED_MPI_CALL(MPI_Test, &request, &done, MPI_STATUS_IGNORE);
-    TORCH_CHECK(
-        done || Clock::now() - start < std::chrono::duration<double>(timeout_seconds),
-        "mpi: not every rank called mpi_communicator() within ",
-        timeout_seconds,
+    TORCH_CHECK(done || Clock::now() - start < std::chrono::duration<double>(timeout_seconds),
+        "mpi: not every rank called mpi_communicator() within ", timeout_seconds,
         " s; every rank of the parent communicator must call it");
     if (!done) backoff.pause(false);
   }
@@ -99,76 +92,109 @@ std::string MpiCommunicator::failure() const {
   return group_->failure();
 }
 
+bool MpiCommunicator::any_thread_may_call() const { return Progress::instance().has_thread(); }
+
+void MpiCommunicator::relay(int peer, const ControlMessage& message) {
+  group_->relay(peer, message);
+  Progress::instance().notify(*group_);
+}
+
+std::vector<ControlMessage> MpiCommunicator::take_relayed() {
+  Progress::instance().drive_if_inline();
+  return group_->take_relayed();
+}
+
 void MpiCommunicator::patient_barrier(CollectiveLabel label) {
   check();
   auto operation = std::make_shared<Barrier>(
       group_, make_header(Collective::barrier, label, nullptr), std::vector<at::Tensor>{});
   operation->be_patient();
-  launch(operation)->wait();
+  enqueue(operation)->wait();
 }
 
 at::Tensor MpiCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
+  if (device.is_cpu()) return empty_host_tensor(numel, dtype);
   TORCH_CHECK(
-      device.is_cpu(),
-      "mpi: allocate: this backend moves CPU tensors and has no memory on ",
-      device,
-      "; use a backend for that device");
-  return empty_host_tensor(numel, dtype);
+      device.is_cuda(), "mpi: allocate: there is no memory on ", device, "; the device must be CPU or CUDA");
+  const int index = device.has_index() ? device.index() : 0;
+  return staging_area(index)->runtime().empty(numel, dtype, index);
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_reduce_scatter(
     const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) {
-  require_cpu(flat, Collective::reduce_scatter);
-  return launch(std::make_shared<ReduceScatter>(
-      group_, make_header(Collective::reduce_scatter, label, &flat), std::vector<at::Tensor>{flat, shard_out}));
+  StagedTensor in = in_and_out(flat);
+  in.comes_back = false;
+  StagedTensor out = in_and_out(shard_out);
+  out.bytes_in = 0;
+  return launch<ReduceScatter>(make_header(Collective::reduce_scatter, label, &flat), {in, out});
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_all_gather(const at::Tensor& flat, CollectiveLabel label) {
-  require_cpu(flat, Collective::all_gather);
-  return launch(std::make_shared<AllGather>(
-      group_, make_header(Collective::all_gather, label, &flat), std::vector<at::Tensor>{flat}));
+  StagedTensor staged = in_and_out(flat);
+  staged.bytes_in /= size();
+  staged.first_byte_in = rank() * staged.bytes_in;
+  return launch<AllGather>(make_header(Collective::all_gather, label, &flat), {staged});
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_all_reduce(
     const at::Tensor& tensor, ReduceOp op, CollectiveLabel label) {
-  require_cpu(tensor, Collective::all_reduce);
   auto header = make_header(Collective::all_reduce, label, &tensor);
   header.reduction = static_cast<uint8_t>(op);
-  return launch(std::make_shared<AllReduce>(group_, header, std::vector<at::Tensor>{tensor}));
+  return launch<AllReduce>(header, {in_and_out(tensor)});
 }
 
-std::shared_ptr<Work> MpiCommunicator::do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) {
-  require_cpu(tensor, Collective::broadcast);
+std::shared_ptr<Work> MpiCommunicator::do_broadcast(
+    const at::Tensor& tensor, int root, CollectiveLabel label) {
   auto header = make_header(Collective::broadcast, label, &tensor);
   header.root = root;
-  return launch(std::make_shared<Broadcast>(group_, header, std::vector<at::Tensor>{tensor}));
+  StagedTensor staged = in_and_out(tensor);
+  staged.comes_back = rank() != root;
+  if (rank() != root) staged.bytes_in = 0;
+  return launch<Broadcast>(header, {staged});
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_barrier(CollectiveLabel label) {
-  return launch(std::make_shared<Barrier>(
-      group_, make_header(Collective::barrier, label, nullptr), std::vector<at::Tensor>{}));
+  return launch<Barrier>(make_header(Collective::barrier, label, nullptr), {});
 }
 
-std::shared_ptr<Work> MpiCommunicator::launch(std::shared_ptr<Operation> operation) {
+template <typename Kind>
+std::shared_ptr<Work> MpiCommunicator::launch(const Header& header, std::vector<StagedTensor> tensors) {
+  const at::Device device = tensors.empty() ? at::kCPU : group_->runtime().device_of(tensors[0].tensor);
+  if (device.is_cpu()) {
+    std::vector<at::Tensor> on_host;
+    for (const auto& staged : tensors) on_host.push_back(staged.tensor);
+    return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host)));
+  }
+  TORCH_CHECK(device.is_cuda(), "mpi: ", name_of(static_cast<Collective>(header.kind)), ": the tensor is on ",
+      device, "; this backend moves CPU and CUDA tensors");
+  auto staging = std::make_unique<Staging>(staging_area(device.index()), std::move(tensors));
+  auto on_host = staging->host_tensors();
+  return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), std::move(staging)));
+}
+
+std::shared_ptr<Work> MpiCommunicator::enqueue(std::shared_ptr<Operation> operation) {
   group_->launch(operation);
   Progress::instance().notify(*group_);
   return operation;
 }
 
+std::shared_ptr<StagingArea> MpiCommunicator::staging_area(int device) {
+  auto& runtime = group_->runtime();
+  TORCH_CHECK(runtime.device_count() > 0, "mpi: tensors on cuda:", device, ", but ", runtime.why_no_device());
+  const std::lock_guard<std::mutex> lock(staging_mutex_);
+  auto& area = staging_areas_[device];
+  if (area == nullptr) area = std::make_shared<StagingArea>(runtime, device);
+  return area;
+}
+
 std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options) {
-  TORCH_CHECK(
-      std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0,
-      "mpi: the timeout is ",
-      options.timeout_seconds,
-      " s; it must be positive and finite");
+  TORCH_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0, "mpi: the timeout is ",
+      options.timeout_seconds, " s; it must be positive and finite");
   int initialized = 0;
   int finalized = 0;
   MPI_Initialized(&initialized);
   MPI_Finalized(&finalized);
-  TORCH_CHECK(
-      initialized && !finalized,
-      "mpi: MPI is ",
-      finalized ? "finalised already" : "not initialised",
+  TORCH_CHECK(initialized && !finalized, "mpi: MPI is ", finalized ? "finalised already" : "not initialised",
       "; call MPI_Init_thread first, or let zerosched::Session do it");
   TORCH_CHECK(parent != MPI_COMM_NULL, "mpi: the parent communicator is MPI_COMM_NULL");
   int between_groups = 0;

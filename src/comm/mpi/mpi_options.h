@@ -1,5 +1,7 @@
 #pragma once
 
+#include "device/runtime.h"
+
 #include <cstdint>
 
 namespace zerosched::detail {
@@ -11,6 +13,8 @@ struct MpiOptions {
   int64_t max_count = int64_t{1} << 30;
   /// The most bytes of partial sums that a chunk of a reduce-scatter takes.
   int64_t chunk_bytes = int64_t{256} << 10;
+  /// Of the devices whose tensors are staged; null: device::cuda(). Outlives the communicator.
+  device::Runtime* runtime = nullptr;
 };
 
 }  // namespace zerosched::detail

@@ -1,6 +1,6 @@
 #include "comm/mpi/operation.h"
 
-#include "comm/mpi/backoff.h"
+#include "comm/backoff.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/group.h"
 #include "comm/mpi/progress.h"
@@ -10,8 +10,9 @@
 
 namespace zerosched::detail {
 
-Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors)
-    : group_(std::move(group)), header_(header), tensors_(std::move(tensors)) {}
+Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+    std::unique_ptr<Staging> staging)
+    : group_(std::move(group)), header_(header), tensors_(std::move(tensors)), staging_(std::move(staging)) {}
 
 void Operation::enqueue(uint64_t group, int64_t sequence) {
   header_.group = group;
@@ -21,21 +22,22 @@ void Operation::enqueue(uint64_t group, int64_t sequence) {
 
 void Operation::wait() {
   auto& progress = Progress::instance();
-  // Without a progress thread the older collectives end in here too: other ranks may need this one to take part in
-  // what its caller has dropped or will look at late.
+  // Without a progress thread the older collectives end in here too: other ranks may need this one to take
+  // part in what its caller has dropped or will look at late.
   const auto through = [&] {
-    return ended() && (progress.has_thread() || group_->ended_up_to(header_.sequence));
+    return usable() && (progress.has_thread() || group_->ended_up_to(header_.sequence));
   };
-  if (through()) return;
-  TORCH_CHECK(!group_->failed(), group_->failure());
-  const Progress::Waiter waiter;
-  Backoff backoff(Backoff::Kind::waiting);
-  for (;;) {
-    const bool moved = progress.drive();
-    if (through()) return;
+  if (!through()) {
     TORCH_CHECK(!group_->failed(), group_->failure());
-    backoff.pause(moved);
+    const Progress::Waiter waiter;
+    for (Backoff backoff(Backoff::Kind::waiting);;) {
+      const bool moved = progress.drive();
+      if (through()) break;
+      TORCH_CHECK(!group_->failed(), group_->failure());
+      backoff.pause(moved);
+    }
   }
+  if (staging_ != nullptr) staging_->wait();
 }
 
 bool Operation::done() const noexcept {
@@ -49,29 +51,22 @@ void Operation::start() {
   const int size = group_->size();
   for (int distance = 1; distance < size; distance *= 2) rounds_.emplace_back();
   for (size_t k = 0; k < rounds_.size(); ++k) {
-    ZEROSCHED_MPI_CALL(
-        MPI_Irecv,
-        &rounds_[k].received,
-        static_cast<int>(sizeof(Header)),
-        MPI_BYTE,
-        (group_->rank() + size - (1 << k)) % size,
-        header_tag(header_.sequence),
-        group_->comm(),
+    ZEROSCHED_MPI_CALL(MPI_Irecv, &rounds_[k].received, static_cast<int>(sizeof(Header)), MPI_BYTE,
+        (group_->rank() + size - (1 << k)) % size, header_tag(header_.sequence), group_->comm(),
         &rounds_[k].receive);
   }
   if (!rounds_.empty()) send_header();
-  if (starts_at_once() || headers_agree()) guarded_data(true);
+  if (may_start_data()) guarded_data(true);
 }
 
 bool Operation::poll() {
   bool moved = poll_headers();
   if (!data_started_) {
-    // MPI wants its collectives started in one order on all ranks, whose headers may arrive in another.
-    if (headers_agree() && !group_->older_has_not_started()) moved = guarded_data(true) || moved;
+    if (may_start_data()) moved = guarded_data(true) || moved;
     if (!data_started_) group_->set_older_has_not_started();
   }
   if (data_started_ && !data_done_) moved = guarded_data(false) || moved;
-  if (data_done_ && headers_agree() && headers_sent()) {
+  if (data_done_ && headers_agree() && headers_sent() && bring_back()) {
     tensors_.clear();
     ended_.store(true, std::memory_order_release);
     moved = true;
@@ -79,15 +74,22 @@ bool Operation::poll() {
   return moved;
 }
 
+bool Operation::may_start_data() {
+  // MPI wants its collectives started in one order on all ranks, whose headers may arrive in another.
+  if (!starts_at_once() && (!headers_agree() || group_->older_has_not_started())) return false;
+  return staging_ == nullptr || staging_->arrived_on_host();
+}
+
+// The results of a staged collective to the device; whether they are there.
+bool Operation::bring_back() {
+  if (staging_ == nullptr) return true;
+  if (!staging_->sent_back()) staging_->send_back();
+  return staging_->through();
+}
+
 void Operation::send_header() {
-  ZEROSCHED_MPI_CALL(
-      MPI_Isend,
-      &header_,
-      static_cast<int>(sizeof(Header)),
-      MPI_BYTE,
-      (group_->rank() + (1 << round_)) % group_->size(),
-      header_tag(header_.sequence),
-      group_->comm(),
+  ZEROSCHED_MPI_CALL(MPI_Isend, &header_, static_cast<int>(sizeof(Header)), MPI_BYTE,
+      (group_->rank() + (1 << round_)) % group_->size(), header_tag(header_.sequence), group_->comm(),
       &rounds_[round_].send);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
-#include "comm/mpi/header.h"
+#include "comm/header.h"
+#include "comm/mpi/staging.h"
 
 #include <zerosched/communicator.h>
 
@@ -27,7 +28,9 @@ using Clock = std::chrono::steady_clock;
 /// job without naming either.
 class Operation : public Work {
  public:
-  Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors);
+  /// `tensors` are in host memory: those of `staging` if there is one.
+  Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+      std::unique_ptr<Staging> staging = nullptr);
 
   void wait() override;
   bool done() const noexcept override;
@@ -75,10 +78,15 @@ class Operation : public Work {
   bool poll_headers();
   bool headers_sent();
   bool guarded_data(bool start);
+  bool may_start_data();
+  bool bring_back();
+  /// Whether wait() may return: tensors of a device are then on their way, and the stream waits for them.
+  bool usable() const { return staging_ != nullptr ? staging_->sent_back() : ended(); }
 
   std::shared_ptr<Group> group_;
   Header header_;
   std::vector<at::Tensor> tensors_;
+  std::unique_ptr<Staging> staging_;
   std::vector<Round> rounds_;
   size_t round_ = 0;
   bool mismatch_ = false;

@@ -1,6 +1,6 @@
 #include "comm/mpi/progress.h"
 
-#include "comm/mpi/backoff.h"
+#include "comm/backoff.h"
 #include "comm/mpi/check.h"
 
 #include <algorithm>
@@ -100,9 +100,9 @@ void Progress::drive_if_inline() noexcept {
 }
 
 Progress::Waiter::Waiter() {
-  TORCH_CHECK(
-      instance().may_call_mpi(),
-      "mpi: MPI was initialised below MPI_THREAD_SERIALIZED, so only the thread that initialised it can wait for "
+  TORCH_CHECK(instance().may_call_mpi(),
+      "mpi: MPI was initialised below MPI_THREAD_SERIALIZED, so only the thread that initialised it can wait "
+      "for "
       "a collective; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
   ++instance().waiting_;
 }

@@ -1,4 +1,4 @@
-#include "comm/mpi/header.h"
+#include "comm/header.h"
 
 #include "comm/label.h"
 
@@ -45,7 +45,8 @@ std::string describe(const Header& header) {
 
 std::string describe_in_full(const Header& header) {
   std::string text = describe(header) + " of " + std::to_string(header.byte_count) + " bytes";
-  if (header.dtype >= 0) text += std::string(" of ") + c10::toString(static_cast<at::ScalarType>(header.dtype));
+  if (header.dtype >= 0)
+    text += std::string(" of ") + c10::toString(static_cast<at::ScalarType>(header.dtype));
   if (static_cast<Collective>(header.kind) == Collective::all_reduce) {
     static constexpr const char* kReductions[] = {"sum", "max", "min"};
     text += std::string(", ") + kReductions[header.reduction % 3];

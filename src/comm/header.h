@@ -8,18 +8,18 @@
 
 namespace zerosched::detail {
 
-/// What a rank is in: sent with every collective to other ranks, which compare it with their own, as bytes. So
-/// it is zeroed before it is filled.
+/// What a rank is in: sent with every collective to other ranks, which compare it with their own, as bytes.
+/// So it is zeroed before it is filled.
 struct Header {
-  uint64_t group;       ///< which communicator
-  int64_t sequence;     ///< number of the collective on its communicator, from 0
-  int64_t byte_count;   ///< of the whole tensor
+  uint64_t group;      ///< which communicator
+  int64_t sequence;    ///< number of the collective on its communicator, from 0
+  int64_t byte_count;  ///< of the whole tensor
   int64_t bucket;
   int64_t step;
   uint64_t label_hash;  ///< of the whole label, of which `what` keeps the beginning
   int32_t root;         ///< broadcast only, else -1
   uint8_t kind;
-  int8_t dtype;         ///< -1 for a barrier
+  int8_t dtype;  ///< -1 for a barrier
   uint8_t reduction;
   uint8_t reserved;
   char what[48];

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/mpi/control_channel.h"
+#include "comm/control_message.h"
 
 #include <chrono>
 #include <optional>
@@ -9,7 +9,22 @@
 
 namespace zerosched::detail {
 
-class Group;
+/// A communicator as the ranks that look into it see it.
+class Investigated {
+ public:
+  virtual ~Investigated() = default;
+  /// The backend, which messages start with.
+  virtual const char* name() const = 0;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual double timeout_seconds() const = 0;
+  virtual bool failed() const = 0;
+  /// Where this rank is, relative to collective `sequence`.
+  virtual ControlMessage::Progress progress(int64_t sequence) const = 0;
+  virtual void send(int peer, const ControlMessage& message) = 0;
+  /// Gives up, and tells the other ranks.
+  virtual void fail(const std::string& message) = 0;
+};
 
 /// Finds out who is missing from a collective that does not end, so that every rank gives up with one and the
 /// same message.
@@ -20,17 +35,17 @@ class Group;
 class Investigation {
  public:
   bool active() const { return active_; }
-  void begin(Group& group, int64_t sequence, bool patient, std::chrono::steady_clock::time_point now);
-  void on_query(Group& group, const ControlMessage& query, std::chrono::steady_clock::time_point now);
+  void begin(Investigated& group, int64_t sequence, bool patient, std::chrono::steady_clock::time_point now);
+  void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now);
   void on_reply(const ControlMessage& reply);
 
   enum class Outcome { open, all_alive, failed };
   /// `failed`: the group has been failed with the verdict. `all_alive`: nothing is wrong with a patient
   /// collective. Both end the investigation.
-  Outcome step(Group& group, std::chrono::steady_clock::time_point now);
+  Outcome step(Investigated& group, std::chrono::steady_clock::time_point now);
 
  private:
-  std::string verdict(const Group& group) const;
+  std::string verdict(const Investigated& group) const;
 
   bool active_ = false;
   bool patient_ = false;

@@ -8,8 +8,8 @@
 
 namespace zerosched::detail {
 
-/// How a thread that polls MPI leaves the core to others. Ranks are often bound to one core that computation,
-/// the progress thread and, when oversubscribed, other ranks share.
+/// How a thread that polls a transport leaves the core to others. Ranks are often bound to one core that
+/// computation, the progress thread and, when oversubscribed, other ranks share.
 class Backoff {
  public:
   enum class Kind {

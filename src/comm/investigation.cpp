@@ -1,6 +1,4 @@
-#include "comm/mpi/investigation.h"
-
-#include "comm/mpi/group.h"
+#include "comm/investigation.h"
 
 #include <algorithm>
 #include <sstream>
@@ -15,8 +13,8 @@ steady_clock::duration seconds(double count) {
   return std::chrono::duration_cast<steady_clock::duration>(std::chrono::duration<double>(count));
 }
 
-// How long ranks have for an answer; their progress threads look every 50 ms.
-double grace_seconds(const Group& group) { return std::min(2.0, group.options().timeout_seconds / 2); }
+// How long ranks have for an answer; their background threads look every 50 ms.
+double grace_seconds(const Investigated& group) { return std::min(2.0, group.timeout_seconds() / 2); }
 
 std::string ranks_text(const std::vector<int>& ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
@@ -29,7 +27,7 @@ std::string ranks_text(const std::vector<int>& ranks) {
 
 }  // namespace
 
-void Investigation::begin(Group& group, int64_t sequence, bool patient, steady_clock::time_point now) {
+void Investigation::begin(Investigated& group, int64_t sequence, bool patient, steady_clock::time_point now) {
   if (active_ || group.failed()) return;
   active_ = true;
   sequence_ = sequence;
@@ -41,10 +39,12 @@ void Investigation::begin(Group& group, int64_t sequence, bool patient, steady_c
   query.kind = ControlMessage::Kind::query;
   query.sequence = sequence;
   query.patient = patient;
-  group.send_to_all(query);
+  for (int peer = 0; peer < group.size(); ++peer) {
+    if (peer != group.rank()) group.send(peer, query);
+  }
 }
 
-void Investigation::on_query(Group& group, const ControlMessage& query, steady_clock::time_point now) {
+void Investigation::on_query(Investigated& group, const ControlMessage& query, steady_clock::time_point now) {
   ControlMessage reply;
   reply.kind = ControlMessage::Kind::reply;
   reply.sequence = query.sequence;
@@ -57,8 +57,9 @@ void Investigation::on_reply(const ControlMessage& reply) {
   if (active_ && reply.sequence == sequence_) known_[static_cast<size_t>(reply.source)] = reply.progress;
 }
 
-Investigation::Outcome Investigation::step(Group& group, steady_clock::time_point now) {
-  const bool all_answered = std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+Investigation::Outcome Investigation::step(Investigated& group, steady_clock::time_point now) {
+  const bool all_answered =
+      std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
   if (!all_answered && now < grace_ends_) return Outcome::open;
   if (all_answered && patient_) {
     active_ = false;
@@ -73,7 +74,7 @@ Investigation::Outcome Investigation::step(Group& group, steady_clock::time_poin
   return Outcome::failed;
 }
 
-std::string Investigation::verdict(const Group& group) const {
+std::string Investigation::verdict(const Investigated& group) const {
   const Header* collective = nullptr;
   int collective_rank = -1;
   std::vector<int> silent;
@@ -92,8 +93,9 @@ std::string Investigation::verdict(const Group& group) const {
       const bool alike = describe(*collective) == describe(progress->asked);
       const auto text = alike ? describe_in_full : describe;
       std::ostringstream message;
-      message << "mpi: rank " << collective_rank << " is in " << text(*collective) << ", rank " << rank << " in "
-              << text(progress->asked) << "; every rank must call the same collectives in the same order";
+      message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank "
+              << rank << " in " << text(progress->asked)
+              << "; every rank must call the same collectives in the same order";
       return message.str();
     }
     if (progress->launched <= sequence_) {
@@ -106,9 +108,9 @@ std::string Investigation::verdict(const Group& group) const {
     }
   }
   std::ostringstream message;
-  message << "mpi: gave up "
+  message << group.name() << ": gave up "
           << (collective != nullptr ? describe(*collective) : "collective #" + std::to_string(sequence_))
-          << " after " << group.options().timeout_seconds << " s";
+          << " after " << group.timeout_seconds() << " s";
   if (!silent.empty()) {
     message << "; " << ranks_text(silent) << (silent.size() == 1 ? " does" : " do")
             << " not respond (stopped, dead or cut off)";

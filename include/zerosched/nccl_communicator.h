@@ -1,0 +1,49 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <optional>
+
+namespace zerosched {
+
+/// A communicator over NCCL for CUDA tensors of one GPU per rank. Collective over `bootstrap`, which connects
+/// the same ranks and stays the caller's: an MPI communicator, or self_communicator() for a world of one.
+///
+/// `device` is the rank's GPU; by default the one of its position on the node. NCCL (2.14 or newer) is loaded
+/// when the first such communicator is made, and LibTorch's own is taken where there is one.
+///
+/// What differs from other backends:
+/// - Collectives run on a high-priority stream of the communicator's own. A launch is ordered after what the
+///   current stream holds by then, Work::wait() makes the current stream wait, and the host waits for
+///   neither; except for a barrier's wait(), which blocks the host until all ranks have come and their
+///   collectives are through. Work::done() asks the device.
+/// - Sums are NCCL's: in the dtype of the tensors, 16-bit types too, in an order that depends on the
+/// topology. Pass
+///   float32 tensors to sum gradients without rounding in between.
+/// - allocate() registers memory of NCCL's own as symmetric windows (NCCL 2.27 or newer) where every rank
+/// can.
+/// - CPU tensors are carried by a duplicate of `bootstrap`.
+/// - All ranks must launch on their NCCL communicators in one order, also across communicators: kernels of
+/// one wait
+///   for other ranks while they hold the GPU.
+///
+/// A failure of any rank, an error that NCCL reports and a collective that takes longer than
+/// `timeout_seconds` are noticed by a thread that looks 20 times a second; it aborts NCCL's communicator, and
+/// every rank throws one message. NCCL itself would wait for ever for a rank that does not come or that is in
+/// another collective; the message says which.
+///
+/// Destroy it, its works and the tensors that it has allocated before `bootstrap`'s transport is finalised
+/// and before main() returns. The destructor waits a second for collectives in flight; what is not through
+/// then, the thread ends.
+///
+/// Throws c10::Error on every rank if any of them has no GPU, no NCCL or an NCCL that is too old, if two
+/// ranks share a GPU, or if the ranks cannot connect within the timeout; and where zerosched was built
+/// without CUDA.
+ZEROSCHED_EXPORT std::shared_ptr<Communicator> nccl_communicator(
+    const std::shared_ptr<Communicator>& bootstrap, std::optional<at::Device> device = std::nullopt,
+    double timeout_seconds = 600);
+
+}  // namespace zerosched

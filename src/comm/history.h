@@ -1,0 +1,41 @@
+#pragma once
+
+#include "comm/control_message.h"
+#include "comm/header.h"
+
+#include <cstdint>
+#include <deque>
+
+namespace zerosched::detail {
+
+/// The newest collectives of a communicator on this rank: what it answers when another rank asks.
+class History {
+ public:
+  void add(const Header& header) {
+    headers_.push_back(header);
+    if (headers_.size() > kKept) headers_.pop_front();
+  }
+
+  /// Number of the collective after the newest.
+  int64_t next() const { return headers_.empty() ? 0 : headers_.back().sequence + 1; }
+
+  /// Where this rank is, relative to collective `sequence`.
+  ControlMessage::Progress progress(int64_t sequence) const {
+    ControlMessage::Progress progress;
+    if (headers_.empty()) return progress;
+    progress.launched = next();
+    progress.has_last = true;
+    progress.last = headers_.back();
+    if (sequence >= headers_.front().sequence && sequence < progress.launched) {
+      progress.has_asked = true;
+      progress.asked = headers_[static_cast<size_t>(sequence - headers_.front().sequence)];
+    }
+    return progress;
+  }
+
+ private:
+  static constexpr size_t kKept = 256;
+  std::deque<Header> headers_;  // oldest first
+};
+
+}  // namespace zerosched::detail

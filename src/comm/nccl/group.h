@@ -1,0 +1,108 @@
+#pragma once
+
+#include "comm/history.h"
+#include "comm/investigation.h"
+#include "comm/nccl/comm.h"
+#include "comm/nccl/memory.h"
+#include "comm/nccl/options.h"
+
+#include <zerosched/communicator.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace zerosched::detail {
+
+class NcclWork;
+
+/// The state behind one NCCL communicator: its stream, its collectives in flight, and what is needed to give
+/// up.
+///
+/// Failure has one home, the bootstrap communicator: to fail is to abort it, which tells the other ranks, and
+/// what it says when it has failed is what this one says. The watching thread then aborts NCCL's
+/// communicator.
+class NcclGroup final : public Investigated, public std::enable_shared_from_this<NcclGroup> {
+ public:
+  /// Takes over `host`, a communicator over the same ranks of the library's own, and `comm`, which has
+  /// joined. `id` is the same on every rank and differs from that of any other group of the job.
+  NcclGroup(std::shared_ptr<Communicator> host, std::shared_ptr<NcclComm> comm, int device, uint64_t id,
+      const NcclOptions& options);
+  ~NcclGroup() override;
+  NcclGroup(const NcclGroup&) = delete;
+  NcclGroup& operator=(const NcclGroup&) = delete;
+
+  const char* name() const override { return "nccl"; }
+  int rank() const override { return host_->rank(); }
+  int size() const override { return host_->size(); }
+  double timeout_seconds() const override { return options_.timeout_seconds; }
+  bool failed() const override { return !host_->failure().empty(); }
+  ControlMessage::Progress progress(int64_t sequence) const override;
+  void send(int peer, const ControlMessage& message) override;
+  void fail(const std::string& message) override;
+
+  /// Throws the failure if there is one.
+  void check() const { host_->check(); }
+  /// Carries what is not on the device.
+  Communicator& host() const { return *host_; }
+  device::Runtime& runtime() const { return *options_.runtime; }
+  const NcclApi& api() const { return *options_.api; }
+  const NcclOptions& options() const { return options_; }
+  int device() const { return device_; }
+  NcclMemory& memory() const { return *memory_; }
+
+  /// Makes one NCCL call on the communicator's stream, ordered after what the current stream holds now.
+  /// `tensors` are held until the device has done with them.
+  using Call = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
+  std::shared_ptr<NcclWork> launch(
+      const char* name, Header header, std::vector<at::Tensor> tensors, const Call& call);
+
+  /// The watching thread's. Returns when the group has been closed and nothing is in flight, or it has
+  /// failed.
+  void watch();
+  /// Lets watch() end; returns whether it has within `seconds`.
+  bool close(double seconds);
+
+ private:
+  struct InFlight {
+    Header header;
+    std::shared_ptr<NcclWork> work;
+    std::vector<at::Tensor> tensors;
+    std::chrono::steady_clock::time_point launched;
+  };
+
+  void step();
+  void reap();
+  void listen(std::chrono::steady_clock::time_point now);
+  void look_into_oldest(std::chrono::steady_clock::time_point now);
+  bool finish_closing();
+
+  std::shared_ptr<Communicator> host_;
+  ControlRelay* relay_;  // host_ as what carries messages; null in a world of one
+  std::shared_ptr<NcclComm> comm_;
+  int device_;
+  uint64_t id_;
+  NcclOptions options_;
+  std::shared_ptr<NcclMemory> memory_;
+  device::Stream stream_;
+  device::Event caller_ready_;  // under launch_mutex_
+
+  std::mutex launch_mutex_;  // collectives reach NCCL in the order of their numbers
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<InFlight> in_flight_;  // under mutex_, in the order of their numbers
+  History history_;                 // under mutex_
+  bool closing_ = false;            // under mutex_
+  bool closed_ = false;             // under mutex_
+  bool look_now_ = false;           // under mutex_
+
+  // The watching thread's.
+  Investigation investigation_;
+  bool aborted_ = false;
+};
+
+}  // namespace zerosched::detail

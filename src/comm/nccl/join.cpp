@@ -1,0 +1,133 @@
+#include "comm/nccl/join.h"
+
+#include "comm/agree.h"
+#include "comm/message_of.h"
+#include "comm/nccl/alternative.h"
+#include "comm/nccl/group.h"
+#include "comm/placement.h"
+
+#include <c10/util/Exception.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <utility>
+
+namespace zerosched::detail {
+
+namespace {
+
+// What rank 0 tells the others.
+struct Invitation {
+  ncclUniqueId nccl;
+  uint64_t group;
+};
+
+// Runs what may fail on some ranks only, and makes the failure everyone's.
+void together(Communicator& host, const std::function<void()>& part) {
+  std::string error;
+  try {
+    part();
+  } catch (const std::exception& e) {
+    error = message_of(e);
+  }
+  agree(host, error);
+}
+
+void check_host(const Communicator& host) {
+  const auto* relay = dynamic_cast<const ControlRelay*>(&host);
+  TORCH_CHECK(relay != nullptr || host.size() == 1, "nccl: a ", host.backend(),
+      " communicator cannot bootstrap NCCL; pass an MPI communicator");
+  TORCH_CHECK(relay == nullptr || relay->any_thread_may_call(),
+      "nccl: the bootstrap communicator can be used by one thread only, and NCCL's failures are looked for "
+      "by "
+      "another; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
+}
+
+int choose_device(const Communicator& host, std::optional<at::Device> wanted, device::Runtime& runtime) {
+  const int count = runtime.device_count();
+  TORCH_CHECK(
+      count > 0, "nccl: ", runtime.why_no_device(), "; or without a GPU per rank: ", kHostStagedAlternative);
+  if (!wanted) return device_of_local_rank(host, runtime);
+  TORCH_CHECK(wanted->is_cuda(), "nccl: the device is ", *wanted, "; it must be a CUDA device");
+  const int index = wanted->has_index() ? wanted->index() : device_of_local_rank(host, runtime);
+  TORCH_CHECK(index < count, "nccl: the device is ", *wanted, ", but there are ", count, " GPUs");
+  return index;
+}
+
+Invitation invite(Communicator& host, const NcclApi& api) {
+  Invitation invitation{};
+  together(host, [&] {
+    if (host.rank() != 0) return;
+    const ncclResult_t result = api.get_unique_id(&invitation.nccl);
+    TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
+    std::random_device random;
+    invitation.group = (static_cast<uint64_t>(random()) << 32) | random();
+  });
+  std::string bytes(reinterpret_cast<const char*>(&invitation), sizeof(invitation));
+  bytes = broadcast_bytes(host, bytes, 0, {"NCCL's unique id"});
+  std::memcpy(&invitation, bytes.data(), sizeof(invitation));
+  return invitation;
+}
+
+// A rank that fails while others are still joining reaches them through the host communicator only.
+void connect(Communicator& host, NcclComm& comm, const Invitation& invitation, double timeout_seconds) {
+  const std::string where = "nccl: rank " + std::to_string(host.rank()) + ": ";
+  together(host, [&] {
+    try {
+      comm.start(host.size(), host.rank(), invitation.nccl);
+    } catch (const c10::Error& error) {
+      TORCH_CHECK(
+          false, "nccl: ", error.what_without_backtrace(), "; or without NCCL: ", kHostStagedAlternative);
+    }
+  });
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration<double>(timeout_seconds);
+  try {
+    comm.await_start([&] {
+      host.check();
+      TORCH_CHECK(Clock::now() < end, "the ranks did not connect within ", timeout_seconds,
+          " s; NCCL_DEBUG=INFO shows which network NCCL tries, NCCL_SOCKET_IFNAME names another");
+    });
+  } catch (const c10::Error& error) {
+    host.abort(where + error.what_without_backtrace());
+    comm.abort();
+    host.check();
+    throw;
+  }
+  agree(host, "");  // nobody goes on before everyone has joined
+}
+
+}  // namespace
+
+std::shared_ptr<NcclGroup> join_nccl(
+    Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options) {
+  TORCH_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0, "nccl: the timeout is ",
+      options.timeout_seconds, " s; it must be positive and finite");
+  const std::shared_ptr<Communicator> host = bootstrap.duplicate();
+  if (options.runtime == nullptr) options.runtime = &device::cuda();
+  auto& runtime = *options.runtime;
+  int index = -1;
+  together(*host, [&] {
+    check_host(*host);
+    index = choose_device(*host, device, runtime);
+    if (options.api == nullptr) options.api = &nccl_api();
+    check_nccl_version(*options.api);
+  });
+  const std::string shared = shared_device(*host, runtime, index);
+  TORCH_CHECK(shared.empty(), "nccl: ", shared,
+      ", and NCCL needs a GPU per rank; start no more ranks on a node than it has "
+      "GPUs; or with ranks that share one: ",
+      kHostStagedAlternative);
+  const Invitation invitation = invite(*host, *options.api);
+  auto comm = std::make_shared<NcclComm>(*options.api, runtime, index);
+  connect(*host, *comm, invitation, options.timeout_seconds);
+  std::shared_ptr<NcclGroup> group;
+  together(*host,
+      [&] { group = std::make_shared<NcclGroup>(host, std::move(comm), index, invitation.group, options); });
+  return group;
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "comm/nccl/options.h"
+
+#include <zerosched/communicator.h>
+
+#include <memory>
+#include <optional>
+
+namespace zerosched::detail {
+
+class NcclGroup;
+
+/// Connects the ranks of `bootstrap` through NCCL. Collective; what is wrong on one rank is thrown on all.
+std::shared_ptr<NcclGroup> join_nccl(
+    Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options);
+
+}  // namespace zerosched::detail

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "comm/nccl/options.h"
+
+#include <zerosched/communicator.h>
+
+#include <memory>
+#include <optional>
+#include <thread>
+
+namespace zerosched::detail {
+
+class NcclGroup;
+class NcclWork;
+struct Header;
+
+class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_rank);
+
+  /// Gives everything back in this order: collectives in flight end; windows of live tensors are
+  /// deregistered; NCCL's communicator is finalised and destroyed; the watching thread ends; stream and
+  /// events go with the last Work, memory with the last tensor. After a failure, or with collectives that do
+  /// not end, the communicator is aborted instead, by the thread, and nobody waits for it.
+  ~NcclCommunicator() override;
+
+  const char* backend() const override { return "nccl"; }
+  std::shared_ptr<Communicator> duplicate() override;
+  void abort(const std::string& message) noexcept override;
+  std::string failure() const override;
+
+ private:
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override;
+  std::shared_ptr<Work> do_reduce_scatter(
+      const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_all_gather(const at::Tensor& flat, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_all_reduce(const at::Tensor& tensor, ReduceOp op, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
+  std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
+
+  /// Whether the host communicator is to carry the tensor; throws if it is on another GPU.
+  bool on_host(const at::Tensor& tensor, Collective kind) const;
+
+  std::shared_ptr<NcclGroup> group_;
+  at::Tensor barrier_;  // one element, on the device
+  std::thread watcher_;
+};
+
+/// nccl_communicator() with what tests change. Collective over `bootstrap`.
+ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_nccl_communicator(
+    Communicator& bootstrap, std::optional<at::Device> device, const NcclOptions& options);
+
+}  // namespace zerosched::detail

@@ -1,0 +1,172 @@
+#include <zerosched/nccl_communicator.h>
+
+#include "comm/nccl/group.h"
+#include "comm/nccl/join.h"
+#include "comm/nccl/nccl_backend.h"
+#include "comm/nccl/types.h"
+#include "comm/nccl/work.h"
+
+#include <c10/util/Exception.h>
+
+#include <csignal>
+#include <utility>
+
+#include <pthread.h>
+
+namespace zerosched {
+
+namespace detail {
+
+namespace {
+
+// What the destructor allows collectives in flight. An exception that unwinds passes here with collectives
+// whose other ranks will not come, before it gets to whoever tells those ranks.
+constexpr double kSecondsToDrain = 1;
+
+std::thread start_watcher(std::shared_ptr<NcclGroup> group) {
+  // Signals are the program's; its own threads are to handle them.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread thread([group = std::move(group)] {
+    pthread_setname_np(pthread_self(), "zerosched-nccl");
+    group->watch();
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
+}  // namespace
+
+NcclCommunicator::NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_rank)
+    : Communicator(group->rank(), group->size(), local_rank),
+      group_(std::move(group)),
+      barrier_(group_->runtime().empty(1, at::kByte, group_->device())),
+      watcher_(start_watcher(group_)) {}
+
+NcclCommunicator::~NcclCommunicator() {
+  group_->close(kSecondsToDrain) ? watcher_.join() : watcher_.detach();
+}
+
+std::shared_ptr<Communicator> NcclCommunicator::duplicate() {
+  check();
+  return make_nccl_communicator(group_->host(),
+      at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(group_->device())), group_->options());
+}
+
+void NcclCommunicator::abort(const std::string& message) noexcept { group_->fail(message); }
+
+std::string NcclCommunicator::failure() const { return group_->host().failure(); }
+
+bool NcclCommunicator::on_host(const at::Tensor& tensor, Collective kind) const {
+  const at::Device device = group_->runtime().device_of(tensor);
+  if (device.is_cpu()) return true;
+  TORCH_CHECK(device.is_cuda() && device.index() == group_->device(), "nccl: ", name_of(kind), " on rank ",
+      rank(), ": the tensor is on ", device, ", but this communicator is on cuda:", group_->device());
+  return false;
+}
+
+at::Tensor NcclCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
+  if (device.is_cpu()) return group_->host().allocate(numel, dtype, device);
+  TORCH_CHECK(device.is_cuda() && (!device.has_index() || device.index() == group_->device()),
+      "nccl: allocate on rank ", rank(), ": the device is ", device,
+      ", but this communicator is on cuda:", group_->device());
+  return group_->memory().allocate(numel, dtype, group_->host(), [this] { check(); });
+}
+
+std::shared_ptr<Work> NcclCommunicator::do_reduce_scatter(
+    const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) {
+  constexpr auto kind = Collective::reduce_scatter;
+  const bool host = on_host(flat, kind);
+  TORCH_CHECK(on_host(shard_out, kind) == host, "nccl: reduce_scatter on rank ", rank(),
+      ": the flat tensor is on ", group_->runtime().device_of(flat), ", the shard on ",
+      group_->runtime().device_of(shard_out));
+  if (host) return group_->host().reduce_scatter(flat, shard_out, label);
+  const auto& api = group_->api();
+  const auto type = nccl_reducible_type(flat.scalar_type());
+  NcclGroup::Call call;
+  if (flat.numel() > 0) {
+    call = [&](ncclComm_t comm, cudaStream_t stream) {
+      return api.reduce_scatter(flat.const_data_ptr(), shard_out.data_ptr(),
+          static_cast<size_t>(shard_out.numel()), type, ncclSum, comm, stream);
+    };
+  }
+  return group_->launch("ncclReduceScatter", make_header(kind, label, &flat), {flat, shard_out}, call);
+}
+
+std::shared_ptr<Work> NcclCommunicator::do_all_gather(const at::Tensor& flat, CollectiveLabel label) {
+  constexpr auto kind = Collective::all_gather;
+  if (on_host(flat, kind)) return group_->host().all_gather(flat, label);
+  const auto& api = group_->api();
+  const size_t slice_bytes = flat.nbytes() / static_cast<size_t>(size());
+  NcclGroup::Call call;
+  if (slice_bytes > 0) {
+    call = [&](ncclComm_t comm, cudaStream_t stream) {
+      auto* data = static_cast<char*>(flat.data_ptr());
+      return api.all_gather(
+          data + static_cast<size_t>(rank()) * slice_bytes, data, slice_bytes, ncclInt8, comm, stream);
+    };
+  }
+  return group_->launch("ncclAllGather", make_header(kind, label, &flat), {flat}, call);
+}
+
+std::shared_ptr<Work> NcclCommunicator::do_all_reduce(
+    const at::Tensor& tensor, ReduceOp op, CollectiveLabel label) {
+  constexpr auto kind = Collective::all_reduce;
+  if (on_host(tensor, kind)) return group_->host().all_reduce(tensor, op, label);
+  const auto& api = group_->api();
+  const auto type = nccl_reducible_type(tensor.scalar_type());
+  auto header = make_header(kind, label, &tensor);
+  header.reduction = static_cast<uint8_t>(op);
+  NcclGroup::Call call;
+  if (tensor.numel() > 0) {
+    call = [&](ncclComm_t comm, cudaStream_t stream) {
+      return api.all_reduce(tensor.const_data_ptr(), tensor.data_ptr(), static_cast<size_t>(tensor.numel()),
+          type, nccl_reduction(op), comm, stream);
+    };
+  }
+  return group_->launch("ncclAllReduce", header, {tensor}, call);
+}
+
+std::shared_ptr<Work> NcclCommunicator::do_broadcast(
+    const at::Tensor& tensor, int root, CollectiveLabel label) {
+  constexpr auto kind = Collective::broadcast;
+  if (on_host(tensor, kind)) return group_->host().broadcast(tensor, root, label);
+  const auto& api = group_->api();
+  auto header = make_header(kind, label, &tensor);
+  header.root = root;
+  NcclGroup::Call call;
+  if (tensor.numel() > 0) {
+    call = [&](ncclComm_t comm, cudaStream_t stream) {
+      return api.broadcast(
+          tensor.const_data_ptr(), tensor.data_ptr(), tensor.nbytes(), ncclInt8, root, comm, stream);
+    };
+  }
+  return group_->launch("ncclBroadcast", header, {tensor}, call);
+}
+
+std::shared_ptr<Work> NcclCommunicator::do_barrier(CollectiveLabel label) {
+  const auto& api = group_->api();
+  return group_->launch("ncclAllReduce", make_header(Collective::barrier, label, nullptr), {barrier_},
+      [&](ncclComm_t comm, cudaStream_t stream) {
+        return api.all_reduce(
+            barrier_.const_data_ptr(), barrier_.data_ptr(), 1, ncclUint8, ncclMax, comm, stream);
+      });
+}
+
+std::shared_ptr<Communicator> make_nccl_communicator(
+    Communicator& bootstrap, std::optional<at::Device> device, const NcclOptions& options) {
+  return std::make_shared<NcclCommunicator>(join_nccl(bootstrap, device, options), bootstrap.local_rank());
+}
+
+}  // namespace detail
+
+std::shared_ptr<Communicator> nccl_communicator(const std::shared_ptr<Communicator>& bootstrap,
+    std::optional<at::Device> device, double timeout_seconds) {
+  TORCH_CHECK(bootstrap != nullptr, "nccl: the bootstrap communicator is null");
+  detail::NcclOptions options;
+  options.timeout_seconds = timeout_seconds;
+  return detail::make_nccl_communicator(*bootstrap, device, options);
+}
+
+}  // namespace zerosched

@@ -1,0 +1,45 @@
+#include "comm/nccl/work.h"
+
+#include "comm/backoff.h"
+#include "comm/nccl/group.h"
+
+#include <utility>
+
+namespace zerosched::detail {
+
+NcclWork::NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits)
+    : group_(std::move(group)),
+      host_waits_(host_waits),
+      event_(group_->runtime().create_event(group_->device())) {}
+
+NcclWork::~NcclWork() { group_->runtime().destroy_event(event_); }
+
+void NcclWork::record(device::Stream stream) {
+  group_->runtime().record(event_, stream);
+  recorded_.store(true, std::memory_order_release);
+}
+
+bool NcclWork::passed() const {
+  return recorded_.load(std::memory_order_acquire) && group_->runtime().query(event_);
+}
+
+void NcclWork::wait() {
+  group_->check();
+  if (host_waits_) {
+    for (Backoff backoff(Backoff::Kind::waiting); !passed(); backoff.pause(false)) group_->check();
+    group_->check();  // an abort lets the event pass too
+  }
+  // Stream rule 3: whoever reads the result, or reuses a buffer that took part, comes after the collective.
+  auto& runtime = group_->runtime();
+  runtime.wait(runtime.current_stream(group_->device()), event_);
+}
+
+bool NcclWork::done() const noexcept {
+  try {
+    return passed() || group_->failed();
+  } catch (const std::exception&) {
+    return true;  // the device's error; the watching thread finds it too and tells
+  }
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "device/runtime.h"
+
+#include <zerosched/communicator.h>
+
+#include <atomic>
+#include <memory>
+
+namespace zerosched::detail {
+
+class NcclGroup;
+
+/// One collective on NCCL's stream, known by the event after it.
+class NcclWork final : public Work {
+ public:
+  /// A `host_waits` work is a barrier's: its wait() is for the host.
+  NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits);
+  ~NcclWork() override;
+
+  void wait() override;
+  bool done() const noexcept override;
+
+  /// Called once NCCL's kernels are on `stream`.
+  void record(device::Stream stream);
+  /// Whether the device is through with it. Throws what the device has to say.
+  bool passed() const;
+
+ private:
+  std::shared_ptr<NcclGroup> group_;
+  bool host_waits_;
+  std::atomic<bool> recorded_{false};
+  device::Event event_;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,145 @@
+#include "device/runtime.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAStream.h>
+#include <c10/util/Exception.h>
+#include <cuda_runtime_api.h>
+
+#include <utility>
+
+namespace zerosched::device {
+
+namespace {
+
+void check(cudaError_t code, const char* call) {
+  if (code == cudaSuccess) return;
+  cudaGetLastError();  // clears it, where it can be cleared: it is reported here
+  TORCH_CHECK(false, "cuda: ", call, " failed: ", cudaGetErrorString(code));
+}
+
+cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+cudaEvent_t handle(Event event) { return static_cast<cudaEvent_t>(event.handle); }
+
+at::TensorOptions options(at::ScalarType dtype, int device) {
+  return at::TensorOptions().dtype(dtype).device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+}
+
+class Cuda final : public Runtime {
+ public:
+  int device_count() noexcept override { return c10::cuda::device_count(); }
+
+  std::string why_no_device() override {
+    int count = 0;
+    const cudaError_t code = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    const std::string text = code == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(code);
+    return "CUDA finds no GPU (" + text + "); look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+  }
+
+  std::string identity(int device) override {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+    return std::string(properties.uuid.bytes, sizeof(properties.uuid.bytes));
+  }
+
+  at::Device device_of(const at::Tensor& tensor) const override { return tensor.device(); }
+
+  at::Tensor empty(int64_t numel, at::ScalarType dtype, int device) override {
+    return at::empty({numel}, options(dtype, device));
+  }
+
+  at::Tensor wrap(void* memory, int64_t numel, at::ScalarType dtype, int device,
+      std::function<void(void*)> free_memory) override {
+    return at::for_blob(memory, {numel})
+        .options(options(dtype, device))
+        .target_device(at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device)))
+        .deleter(std::move(free_memory))
+        .make_tensor();
+  }
+
+  Stream current_stream(int device) override {
+    return {device, c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream()};
+  }
+
+  Stream create_stream(int device) override {
+    const DeviceScope scope(*this, device);
+    int lowest = 0;
+    int highest = 0;
+    check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest),
+        "cudaStreamCreateWithPriority");
+    return {device, stream};
+  }
+
+  void destroy_stream(Stream stream) noexcept override { cudaStreamDestroy(handle(stream)); }
+
+  Event create_event(int device) override {
+    const DeviceScope scope(*this, device);
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    return {device, event};
+  }
+
+  void destroy_event(Event event) noexcept override { cudaEventDestroy(handle(event)); }
+
+  void record(Event event, Stream stream) override {
+    const DeviceScope scope(*this, stream.device);
+    check(cudaEventRecord(handle(event), handle(stream)), "cudaEventRecord");
+  }
+
+  void wait(Stream stream, Event event) override {
+    const DeviceScope scope(*this, stream.device);
+    check(cudaStreamWaitEvent(handle(stream), handle(event), 0), "cudaStreamWaitEvent");
+  }
+
+  bool query(Event event) override {
+    // Another thread may be capturing a graph, which this call, on behalf of streams that take no part, would
+    // spoil.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+    const cudaError_t code = cudaEventQuery(handle(event));
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+    if (code == cudaErrorNotReady) {
+      cudaGetLastError();
+      return false;
+    }
+    check(code, "cudaEventQuery");
+    return true;
+  }
+
+  void synchronize(int device) override {
+    const DeviceScope scope(*this, device);
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  }
+
+  void copy(void* to, const void* from, int64_t byte_count, Stream stream) override {
+    const DeviceScope scope(*this, stream.device);
+    check(cudaMemcpyAsync(to, from, static_cast<size_t>(byte_count), cudaMemcpyDefault, handle(stream)),
+        "cudaMemcpyAsync");
+  }
+
+  void* allocate_pinned(int64_t byte_count) override {
+    void* memory = nullptr;
+    // Portable: pinned for every device, whichever is current.
+    check(cudaHostAlloc(&memory, static_cast<size_t>(byte_count), cudaHostAllocPortable), "cudaHostAlloc");
+    return memory;
+  }
+
+  void free_pinned(void* memory) noexcept override { cudaFreeHost(memory); }
+
+  int exchange_device(int device) override {
+    return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));
+  }
+};
+
+}  // namespace
+
+Runtime& cuda() {
+  static auto* runtime = new Cuda;
+  return *runtime;
+}
+
+}  // namespace zerosched::device

@@ -1,0 +1,44 @@
+#include "device/runtime.h"
+
+#include <c10/util/Exception.h>
+
+namespace zerosched::device {
+
+namespace {
+
+constexpr const char* kReason =
+    "this zerosched was built without CUDA; build it with -DZEROSCHED_CUDA=ON, or use the CPU";
+
+[[noreturn]] void refuse() { TORCH_CHECK(false, "cuda: ", kReason); }
+
+class NoCuda final : public Runtime {
+ public:
+  int device_count() noexcept override { return 0; }
+  std::string why_no_device() override { return kReason; }
+  std::string identity(int) override { refuse(); }
+  at::Device device_of(const at::Tensor& tensor) const override { return tensor.device(); }
+  at::Tensor empty(int64_t, at::ScalarType, int) override { refuse(); }
+  at::Tensor wrap(void*, int64_t, at::ScalarType, int, std::function<void(void*)>) override { refuse(); }
+  Stream current_stream(int) override { refuse(); }
+  Stream create_stream(int) override { refuse(); }
+  void destroy_stream(Stream) noexcept override {}
+  Event create_event(int) override { refuse(); }
+  void destroy_event(Event) noexcept override {}
+  void record(Event, Stream) override { refuse(); }
+  void wait(Stream, Event) override { refuse(); }
+  bool query(Event) override { refuse(); }
+  void synchronize(int) override { refuse(); }
+  void copy(void*, const void*, int64_t, Stream) override { refuse(); }
+  void* allocate_pinned(int64_t) override { refuse(); }
+  void free_pinned(void*) noexcept override {}
+  int exchange_device(int) override { refuse(); }
+};
+
+}  // namespace
+
+Runtime& cuda() {
+  static auto* runtime = new NoCuda;
+  return *runtime;
+}
+
+}  // namespace zerosched::device

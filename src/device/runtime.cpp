@@ -1,0 +1,7 @@
+#include "device/runtime.h"
+
+namespace zerosched::device {
+
+Runtime::~Runtime() = default;
+
+}  // namespace zerosched::device

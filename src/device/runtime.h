@@ -1,0 +1,91 @@
+#pragma once
+
+#include <zerosched/export.h>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace zerosched::device {
+
+/// A queue of work of one device: work in it runs in order, work in two of them in any. A name, not an owner.
+struct Stream {
+  int device = 0;
+  void* handle = nullptr;
+};
+
+/// A point in a stream: once recorded, what was in the stream before that call. A name, not an owner.
+struct Event {
+  int device = 0;
+  void* handle = nullptr;
+};
+
+/// The few things that communication between devices needs of a device's runtime. cuda() is the real one;
+/// tests bring one over host memory that runs streams in the worst order that events allow.
+///
+/// All calls are thread-safe and throw c10::Error with the runtime's own text unless they say otherwise.
+class ZEROSCHED_EXPORT Runtime {
+ public:
+  virtual ~Runtime();
+
+  virtual int device_count() noexcept = 0;
+  /// Why device_count() is 0, and what to do, as part of a sentence.
+  virtual std::string why_no_device() = 0;
+  /// A name of the device that no other device has, on any node.
+  virtual std::string identity(int device) = 0;
+
+  /// Where the tensor's memory is.
+  virtual at::Device device_of(const at::Tensor& tensor) const = 0;
+  /// An uninitialised 1-D tensor.
+  virtual at::Tensor empty(int64_t numel, at::ScalarType dtype, int device) = 0;
+  /// A 1-D tensor over memory of the device; `free_memory` runs when its storage goes.
+  virtual at::Tensor wrap(void* memory, int64_t numel, at::ScalarType dtype, int device,
+      std::function<void(void*)> free_memory) = 0;
+
+  /// The stream that this thread's tensor operations go to.
+  virtual Stream current_stream(int device) = 0;
+  /// A new stream of the highest priority the device has.
+  virtual Stream create_stream(int device) = 0;
+  virtual void destroy_stream(Stream stream) noexcept = 0;
+
+  virtual Event create_event(int device) = 0;
+  virtual void destroy_event(Event event) noexcept = 0;
+  virtual void record(Event event, Stream stream) = 0;
+  /// What `stream` is given from now on waits for the event as last recorded; the host does not.
+  virtual void wait(Stream stream, Event event) = 0;
+  /// Whether the event has passed; true also if it was never recorded. Does not wait.
+  virtual bool query(Event event) = 0;
+  /// Blocks the host until everything on the device has ended.
+  virtual void synchronize(int device) = 0;
+
+  /// Between device memory and pinned host memory, in either direction, in order with the stream.
+  virtual void copy(void* to, const void* from, int64_t byte_count, Stream stream) = 0;
+  /// Host memory that the device copies from and to while the host does something else.
+  virtual void* allocate_pinned(int64_t byte_count) = 0;
+  virtual void free_pinned(void* memory) noexcept = 0;
+
+  /// Makes `device` this thread's current one, which libraries above the runtime act on; returns the
+  /// previous.
+  virtual int exchange_device(int device) = 0;
+};
+
+/// CUDA, through the runtime library that LibTorch uses. In a build without CUDA it has no devices, and says
+/// so. Lives for ever.
+ZEROSCHED_EXPORT Runtime& cuda();
+
+/// Makes a device this thread's current one for a scope.
+class DeviceScope {
+ public:
+  DeviceScope(Runtime& runtime, int device) : runtime_(runtime), previous_(runtime.exchange_device(device)) {}
+  ~DeviceScope() { runtime_.exchange_device(previous_); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  Runtime& runtime_;
+  int previous_;
+};
+
+}  // namespace zerosched::device

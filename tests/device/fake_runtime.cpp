@@ -1,0 +1,255 @@
+#include "device/fake_runtime.h"
+
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include <unistd.h>
+
+namespace zerosched::testing {
+
+using device::Event;
+using device::Stream;
+
+namespace {
+
+constexpr int64_t kAlignment = 256;  // as CUDA's allocations
+
+thread_local int current_device = 0;
+
+// Whether this call is the one to forget.
+bool forgets(int& countdown) { return countdown >= 0 && countdown-- == 0; }
+
+}  // namespace
+
+FakeRuntime::FakeRuntime(int devices, uint64_t seed) : devices_(devices), seed_(seed), random_(seed) {
+  for (int device = 0; device < devices; ++device) current_.push_back(create_stream(device));
+}
+
+FakeRuntime::~FakeRuntime() = default;
+
+std::shared_ptr<FakeRuntime::Queue>& FakeRuntime::queue_of(Stream stream) {
+  const auto found = streams_.find(stream.handle);
+  TORCH_CHECK(found != streams_.end(), "fake device: the stream was destroyed or never created");
+  return found->second;
+}
+
+void FakeRuntime::enqueue(Stream stream, std::function<bool()> step) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  queue_of(stream)->ops.push_back({std::move(step), {}});
+}
+
+void FakeRuntime::hold_stream(int nth) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  held_stream_ = nth;
+}
+
+bool FakeRuntime::run_head(Queue& queue, Asker asker) {
+  if (asker == Asker::query && queue.number == held_stream_) return false;
+  auto& op = queue.ops.front();
+  if (op.step ? !op.step() : !advance(op.until, asker)) return false;
+  queue.ops.pop_front();
+  ++queue.done;
+  return true;
+}
+
+// Runs what the point depends on, as far as that can be; whether it was reached.
+bool FakeRuntime::advance(const Point& point, Asker asker) {
+  while (!reached(point)) {
+    if (!run_head(*point.queue, asker)) return false;
+  }
+  return true;
+}
+
+void FakeRuntime::run_ahead() {
+  if (seed_ == 0) return;
+  for (auto& [handle, queue] : streams_) {
+    if (!queue->ops.empty() && random_() % 2 == 0) run_head(*queue, Asker::query);
+  }
+}
+
+void FakeRuntime::synchronize(Stream stream) {
+  Point end;
+  {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    end.queue = queue_of(stream);
+    end.position = end.queue->done + static_cast<int64_t>(end.queue->ops.size());
+  }
+  for (;;) {
+    {
+      const std::lock_guard<std::recursive_mutex> lock(mutex_);
+      run_ahead();
+      if (advance(end, Asker::synchronize)) return;
+    }
+    std::this_thread::yield();
+  }
+}
+
+at::Tensor FakeRuntime::to_device(const at::Tensor& host, int device) {
+  auto tensor = empty(host.numel(), host.scalar_type(), device);
+  enqueue(current_stream(device), [to = tensor.data_ptr(), host] {
+    if (host.nbytes() > 0) std::memcpy(to, host.const_data_ptr(), host.nbytes());
+    return true;
+  });
+  return tensor;
+}
+
+at::Tensor FakeRuntime::to_host(const at::Tensor& tensor) {
+  auto host = at::empty_like(tensor);
+  const Stream stream = current_stream(device_of(tensor).index());
+  copy(host.data_ptr(), tensor.const_data_ptr(), static_cast<int64_t>(tensor.nbytes()), stream);
+  synchronize(stream);
+  return host;
+}
+
+std::string FakeRuntime::identity(int device) {
+  // Ranks are processes: each has devices of its own unless told otherwise.
+  return (identity_.empty() ? std::to_string(getpid()) : identity_) + ":" + std::to_string(device);
+}
+
+at::Device FakeRuntime::device_of(const at::Tensor& tensor) const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  auto* address = static_cast<char*>(tensor.storage().mutable_data());
+  auto range = device_ranges_.upper_bound(address);
+  if (address == nullptr || range == device_ranges_.begin()) return at::kCPU;
+  --range;
+  const auto [byte_count, device] = range->second;
+  if (address >= range->first + byte_count) return at::kCPU;
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+}
+
+void* FakeRuntime::allocate(int64_t byte_count) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  memory_.emplace_back(new char[static_cast<size_t>(byte_count + kAlignment)]);
+  char* start = memory_.back().get();
+  char* aligned = start + (kAlignment - reinterpret_cast<intptr_t>(start) % kAlignment) % kAlignment;
+  std::memset(aligned, 0xff, static_cast<size_t>(byte_count));
+  allocations_[aligned] = byte_count;
+  return aligned;
+}
+
+void FakeRuntime::free(void* memory) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const auto found = allocations_.find(static_cast<char*>(memory));
+  TORCH_CHECK(found != allocations_.end(), "fake device: freed twice, or never allocated");
+  std::memset(memory, 0xff, static_cast<size_t>(found->second));
+  allocations_.erase(found);
+}
+
+int FakeRuntime::live_allocations() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return static_cast<int>(allocations_.size());
+}
+
+int FakeRuntime::live_events() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return static_cast<int>(events_.size());
+}
+
+int FakeRuntime::live_streams() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return static_cast<int>(streams_.size());
+}
+
+at::Tensor FakeRuntime::empty(int64_t numel, at::ScalarType dtype, int device) {
+  const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
+  return wrap(allocate(byte_count), numel, dtype, device, [this, device, byte_count](void* memory) {
+    // As LibTorch's allocator, which gives the memory to whoever asks next on the stream that it came from.
+    enqueue(current_stream(device), [memory, byte_count] {
+      std::memset(memory, 0xff, static_cast<size_t>(byte_count));
+      return true;
+    });
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    allocations_.erase(static_cast<char*>(memory));
+  });
+}
+
+at::Tensor FakeRuntime::wrap(
+    void* memory, int64_t numel, at::ScalarType dtype, int device, std::function<void(void*)> free_memory) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
+  auto* address = static_cast<char*>(memory);
+  device_ranges_[address] = {byte_count, device};
+  const auto forget_and_free = [this, address, free_memory = std::move(free_memory)](void* freed) {
+    {
+      const std::lock_guard<std::recursive_mutex> range_lock(mutex_);
+      device_ranges_.erase(address);
+    }
+    free_memory(freed);
+  };
+  return at::from_blob(memory, {numel}, forget_and_free, at::TensorOptions().dtype(dtype));
+}
+
+Stream FakeRuntime::current_stream(int device) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return current_.at(static_cast<size_t>(device));
+}
+
+Stream FakeRuntime::create_stream(int device) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const Stream stream{device, reinterpret_cast<void*>(next_handle_++)};
+  auto queue = std::make_shared<Queue>();
+  queue->number = streams_created_++;
+  streams_[stream.handle] = std::move(queue);
+  return stream;
+}
+
+void FakeRuntime::destroy_stream(Stream stream) noexcept {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  streams_.erase(stream.handle);
+}
+
+Event FakeRuntime::create_event(int device) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const Event event{device, reinterpret_cast<void*>(next_handle_++)};
+  events_[event.handle] = {};
+  return event;
+}
+
+void FakeRuntime::destroy_event(Event event) noexcept {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  events_.erase(event.handle);
+}
+
+void FakeRuntime::record(Event event, Stream stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (forgets(records_to_forget_)) return;
+  const auto& queue = queue_of(stream);
+  events_.at(event.handle) = {queue, queue->done + static_cast<int64_t>(queue->ops.size())};
+}
+
+void FakeRuntime::wait(Stream stream, Event event) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (forgets(waits_to_forget_)) return;
+  queue_of(stream)->ops.push_back({{}, events_.at(event.handle)});
+}
+
+bool FakeRuntime::query(Event event) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (forgets(queries_to_forget_)) return true;
+  run_ahead();
+  return advance(Point(events_.at(event.handle)), Asker::query);
+}
+
+void FakeRuntime::synchronize(int device) {
+  std::vector<Stream> all;
+  {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    for (const auto& stream : streams_) all.push_back({device, stream.first});
+  }
+  for (const auto stream : all) synchronize(stream);
+}
+
+void FakeRuntime::copy(void* to, const void* from, int64_t byte_count, Stream stream) {
+  enqueue(stream, [to, from, byte_count] {
+    if (byte_count > 0) std::memcpy(to, from, static_cast<size_t>(byte_count));
+    return true;
+  });
+}
+
+int FakeRuntime::exchange_device(int device) { return std::exchange(current_device, device); }
+
+}  // namespace zerosched::testing

@@ -1,0 +1,122 @@
+#pragma once
+
+#include "device/runtime.h"
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace zerosched::testing {
+
+/// A device over host memory for tests: CPU tensors that empty() and wrap() have made stand in for its
+/// tensors, streams are queues of closures.
+///
+/// Order is the worst that the events allow: what is in a stream runs when somebody asks for an event behind
+/// it, and then only what that event depends on. So work that a stream should have waited for and does not is
+/// not done yet, deterministically. With a seed other than 0 other streams run ahead at random besides. Freed
+/// memory is filled with 0xff bytes, that of tensors when the current stream gets there, and not used again.
+class FakeRuntime final : public device::Runtime {
+ public:
+  explicit FakeRuntime(int devices = 1, uint64_t seed = 0);
+  ~FakeRuntime() override;
+
+  // What tests do beside the interface.
+
+  /// Puts work into a stream; `step` is called until it returns true.
+  void enqueue(device::Stream stream, std::function<bool()> step);
+  /// Blocks the host until the stream is empty, as cudaStreamSynchronize.
+  void synchronize(device::Stream stream);
+  /// A device tensor that will hold `host`, by a copy in the current stream, and the way back, which blocks.
+  at::Tensor to_device(const at::Tensor& host, int device = 0);
+  at::Tensor to_host(const at::Tensor& tensor);
+
+  /// Forgets the nth (from 0) of the calls to wait(), record() or query() (says that the event has passed)
+  /// from now on: what a test must notice.
+  void forget_wait(int nth) { waits_to_forget_ = nth; }
+  void forget_record(int nth) { records_to_forget_ = nth; }
+  void forget_query(int nth) { queries_to_forget_ = nth; }
+  /// Whether all that was to be forgotten has been: else the test has tested nothing.
+  bool has_forgotten() const {
+    return waits_to_forget_ < 0 && records_to_forget_ < 0 && queries_to_forget_ < 0;
+  }
+  /// Queries, which threads make at any time, no longer run what is in the nth stream created (0 is the
+  /// current one of device 0), so that a test decides when it runs; -1 undoes it.
+  void hold_stream(int nth);
+  /// Makes identity() of every device the same on all ranks that say so.
+  void set_identity(std::string identity) { identity_ = std::move(identity); }
+  /// Memory that is not empty()'s: for a fake of a library that allocates on the device.
+  void* allocate(int64_t byte_count);
+  void free(void* memory);
+  int live_allocations() const;
+  int live_events() const;
+  int live_streams() const;
+
+  int device_count() noexcept override { return devices_; }
+  std::string why_no_device() override { return "the fake has no devices"; }
+  std::string identity(int device) override;
+  at::Device device_of(const at::Tensor& tensor) const override;
+  at::Tensor empty(int64_t numel, at::ScalarType dtype, int device) override;
+  at::Tensor wrap(void* memory, int64_t numel, at::ScalarType dtype, int device,
+      std::function<void(void*)> free_memory) override;
+  device::Stream current_stream(int device) override;
+  device::Stream create_stream(int device) override;
+  void destroy_stream(device::Stream stream) noexcept override;
+  device::Event create_event(int device) override;
+  void destroy_event(device::Event event) noexcept override;
+  void record(device::Event event, device::Stream stream) override;
+  void wait(device::Stream stream, device::Event event) override;
+  bool query(device::Event event) override;
+  void synchronize(int device) override;
+  void copy(void* to, const void* from, int64_t byte_count, device::Stream stream) override;
+  void* allocate_pinned(int64_t byte_count) override { return allocate(byte_count); }
+  void free_pinned(void* memory) noexcept override { free(memory); }
+  int exchange_device(int device) override;
+
+ private:
+  struct Queue;
+  /// A place in a queue: everything before it.
+  struct Point {
+    std::shared_ptr<Queue> queue;
+    int64_t position = 0;
+  };
+  struct Op {
+    std::function<bool()> step;  // empty: waits for `until`
+    Point until;
+  };
+  struct Queue {
+    std::deque<Op> ops;
+    int64_t done = 0;  // how many have run
+    int number = 0;    // of the stream, in the order of creation
+  };
+
+  static bool reached(const Point& point) { return !point.queue || point.queue->done >= point.position; }
+  enum class Asker { query, synchronize };
+  bool advance(const Point& point, Asker asker);
+  bool run_head(Queue& queue, Asker asker);
+  void run_ahead();
+  std::shared_ptr<Queue>& queue_of(device::Stream stream);
+
+  int devices_;
+  uint64_t seed_;
+  std::string identity_;
+  mutable std::recursive_mutex mutex_;
+  std::mt19937_64 random_;
+  std::map<void*, std::shared_ptr<Queue>> streams_;
+  std::map<void*, Point> events_;
+  std::vector<device::Stream> current_;
+  std::map<char*, int64_t> allocations_;  // live, by address
+  std::vector<std::unique_ptr<char[]>> memory_;
+  std::map<char*, std::pair<int64_t, int>> device_ranges_;  // of tensors: address to size and device
+  int64_t next_handle_ = 1;
+  int streams_created_ = 0;
+  int held_stream_ = -1;
+  int waits_to_forget_ = -1, records_to_forget_ = -1, queries_to_forget_ = -1;
+};
+
+}  // namespace zerosched::testing
