@@ -121,7 +121,9 @@ class Session::Impl {
   at::Device device() const { return device_; }
 
  private:
-  void place(const SessionOptions& options) {
+  void place(SessionOptions options) {
+    // Optimizers train on the CPU so far: a GPU, or NCCL, which needs one, is for those who ask for it.
+    if (!options.device() && options.backend() != "nccl") options.device(at::kCPU);
     const auto root = job_->communicator();
     try {
       const auto make_nccl = [&](at::Device device) {
