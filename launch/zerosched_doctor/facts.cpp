@@ -22,7 +22,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
-#include <regex>
+#include <string>
 
 namespace doctor {
 
@@ -51,10 +51,12 @@ std::string checksum_of_library() {
 
 /// Of the library that is loaded, not of the headers that this was compiled with.
 std::string libtorch_version() {
+  constexpr const char* kKey = "TORCH_VERSION=";
   const std::string config = at::show_config();
-  std::smatch match;
-  return std::regex_search(config, match, std::regex("TORCH_VERSION=([^,\\s]+)")) ? match[1].str()
-                                                                                  : "unknown";
+  const size_t key = config.find(kKey);
+  if (key == std::string::npos) return "unknown";
+  const size_t begin = key + std::char_traits<char>::length(kKey);
+  return config.substr(begin, config.find_first_of(", \n", begin) - begin);
 }
 
 std::string mpi_version() {
