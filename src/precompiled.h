@@ -1,5 +1,5 @@
-// Precompiled for the library's own translation units, most of which include these: parsing LibTorch's
-// headers is most of what compiling them costs. Files include what they use all the same.
+// Precompiled for the library's own translation units, most of which include these: parsing LibTorch's headers is most
+// of what compiling them costs. Files include what they use all the same.
 #pragma once
 
 #include <ATen/core/Tensor.h>
