@@ -123,25 +123,8 @@ def subdirectory():
                 1, 201703, "self")
 
 
-def without_mpi():
-    build, prefix = os.path.join(SCRATCH, "without_mpi"), os.path.join(SCRATCH, "without_mpi_prefix")
-    configure(SOURCE, build, "-DZEROSCHED_MPI=OFF", "-DZEROSCHED_BUILD_TESTS=OFF", "-DZEROSCHED_BUILD_EXAMPLES=OFF",
-              "-DZEROSCHED_WERROR=ON")
-    call("cmake", "--build", build, "--parallel", "2")
-    shutil.rmtree(prefix, ignore_errors=True)
-    call("cmake", "--install", build, "--prefix", prefix)
-    project, consumer = os.path.join(HERE, "installed"), os.path.join(SCRATCH, "without_mpi_consumer")
-    output = configure(project, consumer, f"-Dzerosched_ROOT={prefix}", "-DCONSUMER_COMPONENTS=mpi", expect=1)
-    check("-DZEROSCHED_MPI=ON" in output, f"the error does not name -DZEROSCHED_MPI=ON:\n{output}")
-    configure(project, consumer, f"-Dzerosched_ROOT={prefix}")
-    call("cmake", "--build", consumer)
-    run_trainer(consumer, 1, 201703, "self")
-    needed = call("ldd", symbols.library(prefix))
-    check("libmpi" not in needed, f"a library built without MPI needs it:\n{needed}")
-
-
 CASES = {"install": install, "components": components, "symbols": exported_symbols, "installed": installed,
-         "headers": headers, "subdirectory": subdirectory, "without_mpi": without_mpi}
+         "headers": headers, "subdirectory": subdirectory}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]]()
