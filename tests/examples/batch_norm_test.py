@@ -1,4 +1,5 @@
-"""On the real images, x needs running statistics of its own: those of training cost accuracy."""
+"""On the real images, x needs running statistics of its own: those of training cost accuracy, most of all while x and y
+are still far apart."""
 import os
 import unittest
 
@@ -9,10 +10,10 @@ FOLDER = "/usr/share/datasets/fashion-mnist"
 
 class BatchNorm(unittest.TestCase):
     def test_statistics_of_x(self):
-        command = [*job.mpirun(2), job.program("convnet"), "--data", FOLDER, "--steps", "120", "--lr", "0.01"]
+        command = [*job.mpirun(2), job.program("convnet"), "--data", FOLDER, "--steps", "30", "--lr", "0.03"]
         report, _ = job.train(command, timeout=200)
         print(report)
-        self.assertGreater(report["accuracy_updated"], 0.75)
+        self.assertGreater(report["accuracy_updated"], 0.65)
         self.assertGreater(report["accuracy_updated"], report["accuracy_stale"] + 0.02)
 
 
