@@ -1,7 +1,6 @@
 #include "comm/placement.h"
 
 #include "comm/agree.h"
-#include "comm/message_of.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -30,14 +29,10 @@ std::string shared_device(Communicator& communicator, device::Runtime& runtime, 
   constexpr auto kBytes = static_cast<int64_t>(sizeof(Placement));
   Placement own{};
   own.device = device;
-  std::string error;
-  try {
+  agree_on(communicator, [&] {
     const std::string identity = device < 0 ? std::string() : runtime.identity(device);
     std::memcpy(own.identity, identity.data(), std::min(identity.size(), sizeof(own.identity)));
-  } catch (const std::exception& e) {
-    error = message_of(e);
-  }
-  agree(communicator, error);
+  });
   auto all = at::zeros({kBytes * communicator.size()}, at::kByte);
   auto* bytes = static_cast<char*>(all.mutable_data_ptr());
   std::memcpy(bytes + communicator.rank() * kBytes, &own, sizeof(own));

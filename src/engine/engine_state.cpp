@@ -24,8 +24,7 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
       groups_(groups.size()),
       exceptions_at_start_(std::uncaught_exceptions()) {
   const at::NoGradGuard no_grad;
-  std::string error;
-  try {
+  agree_on(*communicator_, [&] {
     check_options(groups, defaults, sharding, *algorithm_);
     model_ = inspect(groups, module_buffers);
     layout_ = make_layout(
@@ -33,10 +32,7 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
         {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
          sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
-  } catch (const std::exception& exception) {
-    error = message_of(exception);
-  }
-  agree(*communicator_, error);
+  });
   check_same_on_all_ranks(*communicator_, describe(model_, groups, defaults, sharding, *algorithm_));
 
   std::vector<at::Tensor> kept_equal = model_.frozen;

@@ -91,6 +91,14 @@ Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& 
   return model;
 }
 
+std::vector<std::string> names_of(const Model& model, const std::string& name) {
+  std::vector<std::string> names = {name};
+  for (const TiedName& tied : model.tied) {
+    if (tied.first_name == name) names.push_back(tied.name);
+  }
+  return names;
+}
+
 void check_options(
     const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
     const ShardingOptions& sharding, const Algorithm& algorithm) {

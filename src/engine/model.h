@@ -37,6 +37,9 @@ struct Model {
 /// A parameter that appears twice in a group (tied weights) is taken once, under its first name.
 Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers);
 
+/// `name` and what else the parameter that is kept under it is called.
+std::vector<std::string> names_of(const Model& model, const std::string& name);
+
 /// Checks options against each other and the algorithm, locally; throws naming the option.
 void check_options(
     const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,

@@ -24,14 +24,6 @@ class Export {
  public:
   Export(const Engine& engine, std::string path) : model_(engine.model()), path_(std::move(path)) {
     for (const ParameterSpec& spec : model_.specs) add(spec.name, spec.dtype, spec.sizes);
-    for (const TiedName& tied : model_.tied) {
-      for (const ParameterSpec& spec : model_.specs) {
-        if (spec.name == tied.first_name) add(tied.name, spec.dtype, spec.sizes);
-      }
-      for (size_t f = 0; f < model_.frozen.size(); ++f) {
-        if (model_.frozen_names[f] == tied.first_name) add(tied.name, model_.frozen[f]);
-      }
-    }
     for (size_t f = 0; f < model_.frozen.size(); ++f) add(model_.frozen_names[f], model_.frozen[f]);
     for (size_t b = 0; b < model_.buffers.size(); ++b) add(model_.buffer_names[b], model_.buffers[b]);
     // What Python loaders look for.
@@ -48,9 +40,8 @@ class Export {
   /// Under all of its names.
   void write(const std::string& name, const at::Tensor& tensor) {
     const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
-    write_bytes(name, host);
-    for (const TiedName& tied : model_.tied) {
-      if (tied.first_name == name) write_bytes(tied.name, host);
+    for (const std::string& each : names_of(model_, name)) {
+      file_->write(host.const_data_ptr(), host.nbytes(), data_begin_ + entries_[index_.at(each)].begin);
     }
   }
 
@@ -63,17 +54,13 @@ class Export {
   void discard() noexcept { std::remove(partial().c_str()); }
 
  private:
-  std::string partial() const { return path_ + ".partial"; }
+  std::string partial() const { return path_ + kUnfinished; }
 
-  void add(const std::string& name, c10::ScalarType dtype, std::vector<int64_t> sizes) {
-    entries_.push_back({name, dtype, std::move(sizes)});
+  void add(const std::string& name, c10::ScalarType dtype, const std::vector<int64_t>& sizes) {
+    for (const std::string& each : names_of(model_, name)) entries_.push_back({each, dtype, sizes});
   }
   void add(const std::string& name, const at::Tensor& tensor) {
     add(name, tensor.scalar_type(), tensor.sizes().vec());
-  }
-
-  void write_bytes(const std::string& name, const at::Tensor& host) {
-    file_->write(host.const_data_ptr(), host.nbytes(), data_begin_ + entries_[index_.at(name)].begin);
   }
 
   const Model& model_;

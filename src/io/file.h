@@ -34,7 +34,7 @@ class File {
   int descriptor_;
 };
 
-/// What write_text() appends to the name of a file that it has not finished.
+/// What is appended to the name of a file that is not finished.
 inline constexpr const char* kUnfinished = ".new";
 
 std::string read_text(const std::string& path);

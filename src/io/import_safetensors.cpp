@@ -27,10 +27,7 @@ struct Target {
 std::vector<Target> targets_of(const Model& model) {
   std::vector<Target> targets;
   const auto add = [&](const std::string& name, const at::Tensor& tensor) {
-    Target& target = targets.emplace_back(Target{tensor, {name}});
-    for (const TiedName& tied : model.tied) {
-      if (tied.first_name == name) target.names.push_back(tied.name);
-    }
+    targets.push_back({tensor, names_of(model, name)});
   };
   for (size_t p = 0; p < model.names.size(); ++p) add(model.names[p], model.parameters[p]);
   for (size_t f = 0; f < model.frozen.size(); ++f) add(model.frozen_names[f], model.frozen[f]);

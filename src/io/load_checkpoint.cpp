@@ -7,9 +7,9 @@
 #include "io/tensor_name.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/util/StringUtil.h>
 
 #include <map>
-#include <memory>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -26,22 +26,18 @@ namespace {
   throw std::runtime_error(dir + ": " + what);
 }
 
-std::string text_of(const std::vector<int64_t>& sizes) {
-  std::string text = "[";
-  for (size_t i = 0; i < sizes.size(); ++i) text += (i ? ", " : "") + std::to_string(sizes[i]);
-  return text + ']';
-}
-
 bool is_double(const ParameterSpec& parameter) { return parameter.dtype == c10::ScalarType::Double; }
 
 void check_parameter(const std::string& dir, const ParameterSpec& saved, const ParameterSpec& own) {
   const std::string who = "parameter '" + own.name + "' ";
   if (saved.sizes != own.sizes) {
-    refuse(dir, who + "has shape " + text_of(saved.sizes) + " there and " + text_of(own.sizes) + " here");
+    refuse(dir, c10::str(who, "has shape ", at::IntArrayRef(saved.sizes), " there and ",
+                    at::IntArrayRef(own.sizes), " here"));
   }
   if (saved.strides != own.strides) {
-    refuse(dir, who + "has strides " + text_of(saved.strides) + " there and " + text_of(own.strides) +
-                    " here; construct the optimizer over a module in the memory format that was saved");
+    refuse(dir, c10::str(who, "has strides ", at::IntArrayRef(saved.strides), " there and ",
+                    at::IntArrayRef(own.strides),
+                    " here; construct the optimizer over a module in the memory format that was saved"));
   }
   if (saved.group != own.group) {
     refuse(dir, who + "is in group " + std::to_string(saved.group) + " there and in group " +
@@ -74,44 +70,21 @@ void check_fits(const std::string& dir, const Manifest& manifest, const Engine& 
     refuse(dir, "has parameter '" + saved.begin()->first + "', which this optimizer does not train");
 }
 
-/// Options that take the saved values, checked.
-std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> saved_options(
+void check_options(
     const std::string& dir, const Manifest& manifest, const Engine& engine, const GroupOptions& options) {
-  std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> result;
   for (size_t g = 0; g < options.size(); ++g) {
-    result.push_back(options[g]->clone());
+    const auto with_saved_values = options[g]->clone();
     try {
-      engine.algorithm().assign(*result.back(), manifest.groups[g].options);
-      engine.algorithm().check(*result.back());
+      engine.algorithm().assign(*with_saved_values, manifest.groups[g].options);
+      engine.algorithm().check(*with_saved_values);
     } catch (const std::exception& error) {
       refuse(dir, "the options of group " + std::to_string(g) + ": " + message_of(error));
     }
   }
-  return result;
 }
 
-/// What rank 0 reads from the module's file and gives to all.
-struct Unsharded {
-  std::vector<std::string> names;
-  std::vector<at::Tensor> targets;
-
-  explicit Unsharded(const Model& model) {
-    for (size_t f = 0; f < model.frozen.size(); ++f) {
-      names.push_back(tensor_name::kFrozen + model.frozen_names[f]);
-      targets.push_back(model.frozen[f]);
-    }
-    for (size_t b = 0; b < model.buffers.size(); ++b) {
-      names.push_back(tensor_name::kBuffer + model.buffer_names[b]);
-      targets.push_back(model.buffers[b]);
-    }
-  }
-};
-
 void verify_all(const TensorFile& file, const ManifestFile& listed, const std::set<std::string>& tensors) {
-  if (file.byte_count() != listed.byte_count) {
-    refuse(file.path(), "has " + std::to_string(file.byte_count()) + " bytes instead of " +
-                            std::to_string(listed.byte_count));
-  }
+  file.check_byte_count(listed.byte_count);
   for (const std::string& tensor : tensors) {
     const auto checksum = listed.checksums.find(tensor);
     if (checksum == listed.checksums.end())
@@ -120,9 +93,10 @@ void verify_all(const TensorFile& file, const ManifestFile& listed, const std::s
   }
 }
 
-void verify_unsharded(const std::string& dir, const Manifest& manifest, const Unsharded& unsharded) {
+void verify_unsharded(const std::string& dir, const Manifest& manifest, const NamedTensors& unsharded) {
   const TensorFile file(dir + '/' + kModuleFileName);
-  const std::set<std::string> expected(unsharded.names.begin(), unsharded.names.end());
+  std::set<std::string> expected;
+  for (const auto& named : unsharded) expected.insert(named.first);
   std::set<std::string> present;
   for (const SafetensorsEntry& entry : file.entries()) {
     if (tensor_name::has_prefix(entry.name, tensor_name::kShared)) continue;
@@ -130,12 +104,11 @@ void verify_unsharded(const std::string& dir, const Manifest& manifest, const Un
       refuse(file.path(), "has '" + entry.name + "', which this optimizer does not know");
     present.insert(entry.name);
   }
-  for (size_t i = 0; i < unsharded.names.size(); ++i) {
-    if (present.count(unsharded.names[i]) == 0) refuse(file.path(), "has no '" + unsharded.names[i] + "'");
-    const SafetensorsEntry& entry = file.entry(unsharded.names[i]);
-    if (entry.shape != unsharded.targets[i].sizes().vec()) {
-      refuse(file.path(), "'" + entry.name + "' has shape " + text_of(entry.shape) + " there and " +
-                              text_of(unsharded.targets[i].sizes().vec()) + " here");
+  for (const auto& [name, target] : unsharded) {
+    if (present.count(name) == 0) refuse(file.path(), "has no '" + name + "'");
+    const at::IntArrayRef shape = file.entry(name).shape;
+    if (shape != target.sizes()) {
+      refuse(file.path(), c10::str("'", name, "' has shape ", shape, " there and ", target.sizes(), " here"));
     }
   }
   verify_all(file, manifest.files.at(kModuleFileName), present);
@@ -188,16 +161,15 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
   const int rank = communicator.rank();
   check_same_on_all_ranks(communicator, {"load_checkpoint(\"" + dir + "\")"});
   const Manifest manifest = read_manifest(communicator, dir);
-  const Unsharded unsharded(engine.model());
+  const NamedTensors unsharded = tensor_name::unsharded(engine.model());
 
-  std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> new_options;
   std::optional<SavedState> state;
   CheckpointExtra extra;
   agree_on(communicator, [&] {
     const std::string why_not = engine.why_not_replaceable();
     if (!why_not.empty()) throw std::runtime_error("load_checkpoint: " + why_not);
     check_fits(dir, manifest, engine);
-    new_options = saved_options(dir, manifest, engine, options);
+    check_options(dir, manifest, engine, options);
     state.emplace(manifest, engine, dir);
     state->verify();
     if (rank == 0) verify_unsharded(dir, manifest, unsharded);
@@ -210,11 +182,11 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
       state->read_into_shards();
       if (rank != 0) return;
       const TensorFile file(dir + '/' + kModuleFileName);
-      for (size_t i = 0; i < unsharded.names.size(); ++i) {
-        unsharded.targets[i].detach().copy_(file.read(unsharded.names[i]));
-      }
+      for (const auto& [name, target] : unsharded) target.detach().copy_(file.read(name));
     });
-    broadcast_values(communicator, unsharded.targets);
+    std::vector<at::Tensor> targets;
+    for (const auto& named : unsharded) targets.push_back(named.second);
+    broadcast_values(communicator, targets);
     std::vector<GroupState> groups;
     for (const auto& group : manifest.groups) groups.push_back(group.state);
     engine.state_was_replaced(std::move(groups));
@@ -224,7 +196,7 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
     throw;
   }
   for (size_t g = 0; g < options.size(); ++g) {
-    engine.algorithm().assign(*options[g], engine.algorithm().values(*new_options[g]));
+    engine.algorithm().assign(*options[g], manifest.groups[g].options);
   }
   return extra;
 }

@@ -13,7 +13,9 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 // A checkpoint is saved in four acts, and the ranks agree after each that it went well on all:
 //
@@ -53,14 +55,7 @@ NamedTensors pieces_of(const Engine& engine, int64_t rank) {
 }
 
 NamedTensors unsharded(const Engine& engine, const CheckpointData& shared) {
-  NamedTensors tensors;
-  const Model& model = engine.model();
-  for (size_t f = 0; f < model.frozen.size(); ++f) {
-    tensors.emplace_back(tensor_name::kFrozen + model.frozen_names[f], model.frozen[f]);
-  }
-  for (size_t b = 0; b < model.buffers.size(); ++b) {
-    tensors.emplace_back(tensor_name::kBuffer + model.buffer_names[b], model.buffers[b]);
-  }
+  NamedTensors tensors = tensor_name::unsharded(engine.model());
   for (const auto& [name, tensor] : shared.tensors) tensors.emplace_back(tensor_name::kShared + name, tensor);
   return tensors;
 }
@@ -126,9 +121,10 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
   });
 
   try {
-    RankReport report;
-    report.local_json = extra.local.json;
+    std::string own_report;
     agree_on(communicator, [&] {
+      RankReport report;
+      report.local_json = extra.local.json;
       NamedTensors tensors = pieces_of(engine, rank);
       for (const auto& [name, tensor] : extra.local.tensors)
         tensors.emplace_back(tensor_name::kLocal + name, tensor);
@@ -138,18 +134,22 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
         report.files[kModuleFileName] =
             write_tensors(folder->file(kModuleFileName), unsharded(engine, extra.shared));
       }
+      own_report = to_json(report);
     });
 
-    Manifest manifest = describe(engine, options, communicator.size());
-    manifest.shared_json = extra.shared.json;
+    std::vector<std::string> reports;
     for (int r = 0; r < communicator.size(); ++r) {
-      RankReport other =
-          parse_rank_report(broadcast_bytes(communicator, to_json(report), r, {"checkpoint report"}));
-      manifest.files.merge(other.files);
-      manifest.local_json.push_back(std::move(other.local_json));
+      reports.push_back(broadcast_bytes(communicator, own_report, r, {"checkpoint report"}));
     }
     agree_on(communicator, [&] {
       if (rank != 0) return;
+      Manifest manifest = describe(engine, options, communicator.size());
+      manifest.shared_json = extra.shared.json;
+      for (const std::string& text : reports) {
+        RankReport report = parse_rank_report(text);
+        manifest.files.merge(report.files);
+        manifest.local_json.push_back(std::move(report.local_json));
+      }
       check_files_are_here(*folder, manifest);
       write_text(folder->file(kManifestName), to_json(manifest));
       folder->publish();

@@ -95,10 +95,7 @@ std::map<std::string, std::vector<SavedState::Part>> SavedState::parts_by_file()
 void SavedState::verify() const {
   for (const auto& [file_name, parts] : parts_by_file()) {
     const TensorFile file(dir_ + '/' + file_name);
-    if (file.byte_count() != file_bytes_.at(file_name)) {
-      throw std::runtime_error(file.path() + ": has " + std::to_string(file.byte_count()) +
-                               " bytes instead of " + std::to_string(file_bytes_.at(file_name)));
-    }
+    file.check_byte_count(file_bytes_.at(file_name));
     std::set<const SavedPiece*> verified;
     for (const Part& part : parts) {
       if (!verified.insert(part.piece).second) continue;

@@ -66,6 +66,11 @@ TensorFile::TensorFile(const std::string& path) : file_(File::open(path)) {
 
 void TensorFile::fail(const std::string& what) const { throw std::runtime_error(path() + ": " + what); }
 
+void TensorFile::check_byte_count(uint64_t expected) const {
+  if (file_.size() == expected) return;
+  fail("has " + std::to_string(file_.size()) + " bytes instead of " + std::to_string(expected));
+}
+
 const SafetensorsEntry& TensorFile::entry(const std::string& tensor) const {
   const auto found = index_.find(tensor);
   if (found == index_.end()) fail("has no tensor '" + tensor + "'");

@@ -27,7 +27,8 @@ class TensorFile {
   explicit TensorFile(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
-  uint64_t byte_count() const { return file_.size(); }
+  /// Throws unless the file has so many bytes.
+  void check_byte_count(uint64_t expected) const;
   const std::vector<SafetensorsEntry>& entries() const { return header_.entries; }
   /// Throws if there is no such tensor.
   const SafetensorsEntry& entry(const std::string& tensor) const;

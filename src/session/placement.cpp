@@ -1,7 +1,6 @@
 #include "session/placement.h"
 
 #include "comm/agree.h"
-#include "comm/message_of.h"
 #include "comm/placement.h"
 
 #include <ATen/ops/full.h>
@@ -63,13 +62,7 @@ bool nccl_fits(Communicator& root, at::Device device, device::Runtime& runtime) 
 SessionPlacement place_session(const std::shared_ptr<Communicator>& root, const SessionOptions& options,
     device::Runtime& runtime, const MakeNccl& make_nccl) {
   at::Device device = at::kCPU;
-  std::string error;
-  try {
-    device = choose_device(*root, options, runtime);
-  } catch (const c10::Error& e) {
-    error = message_of(e);
-  }
-  agree(*root, error);
+  agree_on(*root, [&] { device = choose_device(*root, options, runtime); });
   // Alone, there is nothing to move; a world of one that asks for NCCL gets it.
   const bool nccl = options.backend() == "nccl" ||
                     (options.backend() == "auto" && root->size() > 1 && nccl_fits(*root, device, runtime));

@@ -1,6 +1,7 @@
 // What every communicator must do, run over each of them on whatever number of ranks the program has.
 #include "comm/conformance.h"
 #include "comm/agree.h"
+#include "comm/errors.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -24,6 +25,7 @@ namespace zerosched {
 namespace {
 
 using testing::Backend;
+using testing::error_of;
 using ::testing::TestParamInfo;
 
 class Conformance : public ::testing::TestWithParam<Backend> {
@@ -299,16 +301,6 @@ TEST_P(Conformance, CountsTraffic) {
   EXPECT_EQ(traffic.barrier.bytes, 0);
   EXPECT_EQ(&traffic.of(Collective::all_gather), &traffic.all_gather);
   EXPECT_EQ(duplicate->traffic().reduce_scatter.calls, 0);
-}
-
-template <typename Call>
-std::string error_of(Call call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "no error";
 }
 
 TEST_P(Conformance, RefusesWrongArguments) {

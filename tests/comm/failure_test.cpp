@@ -1,5 +1,6 @@
 // One rank's failure becomes the error of all ranks, with one message.
 #include "comm/agree.h"
+#include "comm/errors.h"
 #include "comm/mpi/mpi_backend.h"
 #include "support/gather.h"
 
@@ -20,6 +21,9 @@ namespace zerosched {
 namespace {
 
 using std::chrono::steady_clock;
+using testing::common;
+using testing::error_of;
+using testing::seconds_since;
 
 std::shared_ptr<Communicator> make(double timeout_seconds) {
   detail::MpiOptions options;
@@ -32,30 +36,6 @@ void start_together(Communicator& communicator, const CollectiveLabel& label = {
   communicator.barrier(label)->wait();
   testing::world_barrier();
 }
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "";
-}
-
-// The message that all ranks have, or what they have instead.
-std::string common(const std::string& own) {
-  const auto all = testing::gather_texts(own);
-  for (const auto& text : all) {
-    if (text != all[0]) return "rank 0 has \"" + all[0] + "\", another \"" + text + "\"";
-  }
-  return own;
-}
-
-double seconds_since(steady_clock::time_point start) {
-  return std::chrono::duration<double>(steady_clock::now() - start).count();
-}
-
-#define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 struct Mismatch {
   const char* name;

@@ -1,4 +1,5 @@
 // What goes wrong in NCCL or on one rank ends on all ranks, soon, with one message that says what and where.
+#include "comm/errors.h"
 #include "comm/fake_nccl.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/nccl/nccl_backend.h"
@@ -18,32 +19,11 @@ namespace zerosched {
 namespace {
 
 using std::chrono::steady_clock;
+using testing::common;
+using testing::error_of;
+using testing::seconds_since;
 using testing::FakeNccl;
 using testing::FakeRuntime;
-
-double seconds_since(steady_clock::time_point start) {
-  return std::chrono::duration<double>(steady_clock::now() - start).count();
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "";
-}
-
-// The message that all ranks have, or what they have instead.
-std::string common(const std::string& own) {
-  const auto all = testing::gather_texts(own);
-  for (const auto& text : all) {
-    if (text != all[0]) return "rank 0 has \"" + all[0] + "\", another \"" + text + "\"";
-  }
-  return own;
-}
-
-#define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 class NcclFailure : public ::testing::Test {
  protected:

@@ -1,4 +1,5 @@
 // Making an NCCL communicator: which library and which device, and that all ranks get one or none does.
+#include "comm/errors.h"
 #include "comm/fake_nccl.h"
 #include "comm/nccl/nccl_backend.h"
 #include "support/gather.h"
@@ -19,30 +20,12 @@ namespace zerosched {
 namespace {
 
 using std::chrono::steady_clock;
+using testing::common;
+using testing::error_of;
 using testing::FakeNccl;
 using testing::FakeRuntime;
 
-#define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
-
 constexpr const char* kAlternative = "--comm mpi";
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "no error";
-}
-
-// The message that all ranks have, or what they have instead.
-std::string common(const std::string& own) {
-  const auto all = testing::gather_texts(own);
-  for (const auto& text : all) {
-    if (text != all[0]) return "rank 0 has \"" + all[0] + "\", another \"" + text + "\"";
-  }
-  return own;
-}
 
 class NcclJoin : public ::testing::Test {
  protected:

@@ -1,4 +1,5 @@
 // Which device and which communicator a session takes.
+#include "comm/errors.h"
 #include "device/fake_runtime.h"
 #include "session/placement.h"
 #include "support/gather.h"
@@ -29,8 +30,6 @@ std::string placement(const SessionOptions& options, FakeRuntime& runtime) {
     return error.what_without_backtrace();
   }
 }
-
-#define EXPECT_CONTAINS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 int rank() { return testing::world_rank(); }
 bool alone() { return testing::world_size() == 1; }

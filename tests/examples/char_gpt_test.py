@@ -24,13 +24,6 @@ def parameter_count(dim, layers, seq, vocabulary=256):
     return vocabulary * dim + seq * dim + layers * block + 2 * dim + dim * vocabulary
 
 
-def lines_of(path):
-    if not os.path.exists(path):
-        return 0
-    with open(path) as file:
-        return file.read().count("\n")
-
-
 def wait_until(condition, process, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -149,18 +142,18 @@ class CharGpt(unittest.TestCase):
                        "--seq", "16", "--batch", "2", "--steps", "1000000", "--checkpoint-dir", folder, "--metrics",
                        folder + "/metrics"]
             for resume in [], ["--resume"]:
-                before = lines_of(folder + "/metrics")
+                before = job.lines_of(folder + "/metrics")
                 environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
                 process = subprocess.Popen(command + resume, env=environment, stderr=subprocess.PIPE, text=True)
                 try:
-                    wait_until(lambda: lines_of(folder + "/metrics") > before + 10, process)
+                    wait_until(lambda: job.lines_of(folder + "/metrics") > before + 10, process)
                     process.send_signal(signal.SIGUSR1)
                     _, err = process.communicate(timeout=60)
                 finally:
                     process.kill()
                 self.assertEqual(process.returncode, 75, err)
                 self.assertIn("stopped by a signal after step", err)
-                steps = lines_of(folder + "/metrics")
+                steps = job.lines_of(folder + "/metrics")
                 self.assertEqual(os.readlink(folder + "/latest"), f"step_{steps:08d}")
 
     def test_synthetic(self):

@@ -30,13 +30,6 @@ def command(folder):
             f"{folder}/metrics", "--timeout", str(HANG_TIMEOUT), "--export", f"{folder}/model.safetensors"]
 
 
-def lines_of(path):
-    if not os.path.exists(path):
-        return 0
-    with open(path, encoding="utf-8") as file:
-        return file.read().count("\n")
-
-
 class Run:
     """One start of the job."""
 
@@ -55,8 +48,8 @@ class Run:
 
     def wait_for_steps(self, steps):
         """False if the job ends before."""
-        begin, deadline = lines_of(self.metrics), time.monotonic() + 60
-        while lines_of(self.metrics) < begin + steps:
+        begin, deadline = job.lines_of(self.metrics), time.monotonic() + 60
+        while job.lines_of(self.metrics) < begin + steps:
             if self.process.poll() is not None:
                 return False
             if time.monotonic() > deadline:

@@ -44,6 +44,14 @@ def train(command, timeout=120):
     return json.loads(result.out.rstrip("\n").split("\n")[-1]), result
 
 
+def lines_of(path):
+    """How many whole lines a file has that a job is writing, 0 if there is none yet."""
+    if not os.path.exists(path):
+        return 0
+    with open(path, encoding="utf-8") as file:
+        return file.read().count("\n")
+
+
 def skip(reason):
     """Ends the test program as CTest's SKIP_RETURN_CODE says."""
     print(f"SKIPPED: {reason}", flush=True)

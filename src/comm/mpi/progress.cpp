@@ -2,9 +2,9 @@
 
 #include "comm/backoff.h"
 #include "comm/mpi/check.h"
+#include "comm/start_thread.h"
 
 #include <algorithm>
-#include <csignal>
 #include <utility>
 
 #include <pthread.h>
@@ -35,14 +35,7 @@ void Progress::start() {
   ZEROSCHED_MPI_CALL(MPI_Comm_create_keyval, MPI_COMM_NULL_COPY_FN, +at_finalize, &key, nullptr);
   ZEROSCHED_MPI_CALL(MPI_Comm_set_attr, MPI_COMM_SELF, key, nullptr);
   has_thread_ = thread_level_ == MPI_THREAD_MULTIPLE;
-  if (has_thread_) {
-    // Signals are the program's; its own threads are to handle them.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    thread_ = std::thread([this] { run(); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  }
+  if (has_thread_) thread_ = start_thread([this] { run(); });
   started_ = true;
 }
 

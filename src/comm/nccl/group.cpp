@@ -50,12 +50,10 @@ void NcclGroup::fail(const std::string& message) {
 }
 
 // The stream rules, each applied where it says so.
-// 1. The collective comes after all that its caller's stream holds at the launch: whatever wrote the tensors,
-// and
-//    whatever still reads what the collective is to overwrite.
-// 2. The tensors are held until the event behind the collective has passed: LibTorch would give their memory
-// to
-//    the next who asks on the stream that they came from, which knows nothing of NCCL's.
+// 1. The collective comes after all that its caller's stream holds at the launch: whatever wrote the
+//    tensors, and whatever still reads what the collective is to overwrite.
+// 2. The tensors are held until the event behind the collective has passed: LibTorch would give their
+//    memory to the next who asks on the stream that they came from, which knows nothing of NCCL's.
 // 3. (NcclWork::wait) The waiting stream comes after the collective.
 std::shared_ptr<NcclWork> NcclGroup::launch(
     const char* name, Header header, std::vector<at::Tensor> tensors, const Call& call) {

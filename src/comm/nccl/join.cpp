@@ -1,7 +1,6 @@
 #include "comm/nccl/join.h"
 
 #include "comm/agree.h"
-#include "comm/message_of.h"
 #include "comm/nccl/alternative.h"
 #include "comm/nccl/group.h"
 #include "comm/placement.h"
@@ -11,7 +10,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <random>
 #include <utility>
 
@@ -25,25 +23,13 @@ struct Invitation {
   uint64_t group;
 };
 
-// Runs what may fail on some ranks only, and makes the failure everyone's.
-void together(Communicator& host, const std::function<void()>& part) {
-  std::string error;
-  try {
-    part();
-  } catch (const std::exception& e) {
-    error = message_of(e);
-  }
-  agree(host, error);
-}
-
 void check_host(const Communicator& host) {
   const auto* relay = dynamic_cast<const ControlRelay*>(&host);
   TORCH_CHECK(relay != nullptr || host.size() == 1, "nccl: a ", host.backend(),
       " communicator cannot bootstrap NCCL; pass an MPI communicator");
   TORCH_CHECK(relay == nullptr || relay->any_thread_may_call(),
       "nccl: the bootstrap communicator can be used by one thread only, and NCCL's failures are looked for "
-      "by "
-      "another; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
+      "by another; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
 }
 
 int choose_device(const Communicator& host, std::optional<at::Device> wanted, device::Runtime& runtime) {
@@ -59,7 +45,7 @@ int choose_device(const Communicator& host, std::optional<at::Device> wanted, de
 
 Invitation invite(Communicator& host, const NcclApi& api) {
   Invitation invitation{};
-  together(host, [&] {
+  agree_on(host, [&] {
     if (host.rank() != 0) return;
     const ncclResult_t result = api.get_unique_id(&invitation.nccl);
     TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
@@ -75,7 +61,7 @@ Invitation invite(Communicator& host, const NcclApi& api) {
 // A rank that fails while others are still joining reaches them through the host communicator only.
 void connect(Communicator& host, NcclComm& comm, const Invitation& invitation, double timeout_seconds) {
   const std::string where = "nccl: rank " + std::to_string(host.rank()) + ": ";
-  together(host, [&] {
+  agree_on(host, [&] {
     try {
       comm.start(host.size(), host.rank(), invitation.nccl);
     } catch (const c10::Error& error) {
@@ -110,7 +96,7 @@ std::shared_ptr<NcclGroup> join_nccl(
   if (options.runtime == nullptr) options.runtime = &device::cuda();
   auto& runtime = *options.runtime;
   int index = -1;
-  together(*host, [&] {
+  agree_on(*host, [&] {
     check_host(*host);
     index = choose_device(*host, device, runtime);
     if (options.api == nullptr) options.api = &nccl_api();
@@ -125,7 +111,7 @@ std::shared_ptr<NcclGroup> join_nccl(
   auto comm = std::make_shared<NcclComm>(*options.api, runtime, index);
   connect(*host, *comm, invitation, options.timeout_seconds);
   std::shared_ptr<NcclGroup> group;
-  together(*host,
+  agree_on(*host,
       [&] { group = std::make_shared<NcclGroup>(host, std::move(comm), index, invitation.group, options); });
   return group;
 }

@@ -5,10 +5,10 @@
 #include "comm/nccl/nccl_backend.h"
 #include "comm/nccl/types.h"
 #include "comm/nccl/work.h"
+#include "comm/start_thread.h"
 
 #include <c10/util/Exception.h>
 
-#include <csignal>
 #include <utility>
 
 #include <pthread.h>
@@ -24,16 +24,10 @@ namespace {
 constexpr double kSecondsToDrain = 1;
 
 std::thread start_watcher(std::shared_ptr<NcclGroup> group) {
-  // Signals are the program's; its own threads are to handle them.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread([group = std::move(group)] {
+  return start_thread([group = std::move(group)] {
     pthread_setname_np(pthread_self(), "zerosched-nccl");
     group->watch();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
 }
 
 }  // namespace
