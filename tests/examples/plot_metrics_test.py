@@ -1,5 +1,4 @@
 """plot_metrics.py turns metrics into a PNG."""
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ import unittest
 
 import job
 
+PYTHON = os.environ.get("ZEROSCHED_PYTHON", sys.executable)
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/char_gpt/plot_metrics.py")
 
 
@@ -17,7 +17,7 @@ class PlotMetrics(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             with open(folder + "/metrics.jsonl", "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
-            command = [sys.executable, SCRIPT, folder + "/metrics.jsonl", folder + "/curve.png"]
+            command = [PYTHON, SCRIPT, folder + "/metrics.jsonl", folder + "/curve.png"]
             result = subprocess.run(command, capture_output=True, timeout=100)
             self.assertEqual(result.returncode, 0, result.stderr)
             with open(folder + "/curve.png", "rb") as image:
@@ -34,6 +34,6 @@ class PlotMetrics(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("matplotlib") is None:
-        job.skip(f"{sys.executable} has no matplotlib")
+    if subprocess.run([PYTHON, "-c", "import matplotlib"], capture_output=True, timeout=100).returncode != 0:
+        job.skip(f"{PYTHON} has no matplotlib")
     unittest.main(verbosity=2)
