@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
@@ -129,6 +130,18 @@ class Cuda final : public Runtime {
   }
 
   void free_pinned(void* memory) noexcept override { cudaFreeHost(memory); }
+
+  void assign(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
+  void fill(const at::Tensor& tensor, double value) override { tensor.fill_(value); }
+  void add(const at::Tensor& sum, const at::Tensor& term) override { sum.add_(term); }
+
+  void keep(const at::Tensor& tensor) override {
+    // Nothing to do for memory that is not the allocator's: whoever wrapped it sees to it.
+    c10::cuda::CUDACachingAllocator::recordStream(
+        tensor.storage().data_ptr(), c10::cuda::getCurrentCUDAStream(tensor.device().index()));
+  }
+
+  at::Tensor to_host(const at::Tensor& tensor) override { return tensor.to(at::kCPU); }
 
   int exchange_device(int device) override {
     return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));

@@ -31,6 +31,11 @@ class NoCuda final : public Runtime {
   void copy(void*, const void*, int64_t, Stream) override { refuse(); }
   void* allocate_pinned(int64_t) override { refuse(); }
   void free_pinned(void*) noexcept override {}
+  void assign(const at::Tensor&, const at::Tensor&) override { refuse(); }
+  void fill(const at::Tensor&, double) override { refuse(); }
+  void add(const at::Tensor&, const at::Tensor&) override { refuse(); }
+  void keep(const at::Tensor&) override { refuse(); }
+  at::Tensor to_host(const at::Tensor&) override { refuse(); }
   int exchange_device(int) override { refuse(); }
 };
 

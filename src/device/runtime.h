@@ -66,6 +66,19 @@ class ZEROSCHED_EXPORT Runtime {
   virtual void* allocate_pinned(int64_t byte_count) = 0;
   virtual void free_pinned(void* memory) noexcept = 0;
 
+  // Of tensors, in this thread's current stream. Nothing is held: a tensor that goes before the stream gets
+  // there must be one that was made in that stream, or kept.
+  /// to := from, element by element, in to's dtype.
+  virtual void assign(const at::Tensor& to, const at::Tensor& from) = 0;
+  virtual void fill(const at::Tensor& tensor, double value) = 0;
+  /// sum := sum + term, in sum's dtype.
+  virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
+  /// To be called by whoever reads or writes a tensor in another stream than it was made in: its memory is
+  /// not given to anybody else before what this thread's current stream holds when the tensor goes has run.
+  virtual void keep(const at::Tensor& tensor) = 0;
+  /// A copy in host memory of what the tensor holds once this thread's current stream has got here. Blocks.
+  virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+
   /// Makes `device` this thread's current one, which libraries above the runtime act on; returns the
   /// previous.
   virtual int exchange_device(int device) = 0;

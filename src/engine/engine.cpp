@@ -2,16 +2,12 @@
 
 #include "comm/agree.h"
 #include "comm/message_of.h"
-#include "kernels/kernels.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <chrono>
 #include <cmath>
-#include <cstddef>
 #include <exception>
 #include <utility>
 
@@ -32,10 +28,6 @@ class PhaseTimer {
   double& seconds_;
   std::chrono::steady_clock::time_point start_;
 };
-
-void* at_element(const at::Tensor& flat, int64_t index) {
-  return static_cast<std::byte*>(flat.data_ptr()) + index * flat.element_size();
-}
 
 }  // namespace
 
@@ -65,27 +57,6 @@ void Engine::check_unchanged() const {
   }
 }
 
-kernels::UpdateRange Engine::shard_range(int64_t bucket, void* parameters) const {
-  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  kernels::UpdateRange range{layout.dtype, layout.reduce_dtype, parameters, nullptr, {}, layout.shard_numel};
-  const BucketState& state = state_[static_cast<size_t>(bucket)];
-  for (size_t i = 0; i < algorithm_->state().size(); ++i) range.state[i] = state.tensors[i].data_ptr();
-  return range;
-}
-
-void Engine::update_bucket(int64_t bucket, const kernels::StepScalars& scalars) {
-  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  const at::Tensor parameters = parameters_->slice(bucket, communicator_->rank());
-  for (const GradientSpan& span : reducer_->spans(bucket)) {
-    kernels::UpdateRange range{layout.dtype, span.values.scalar_type(), at_element(parameters, span.begin),
-                               span.values.const_data_ptr(), {}, span.values.numel()};
-    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
-      range.state[i] = at_element(state_[static_cast<size_t>(bucket)].tensors[i], span.begin);
-    }
-    kernels::update(algorithm_->rule(), range, scalars);
-  }
-}
-
 // What goes wrong on one rank alone must reach the peers, which wait in collectives.
 template <typename Function>
 auto Engine::tell_peers_of_errors(Function&& function) {
@@ -111,6 +82,7 @@ bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
 
 bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   timings_ = {};
   const PhaseTimer whole_step(timings_.step);
   check_unchanged();
@@ -118,7 +90,18 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
     const PhaseTimer timer(timings_.collect_gradients);
     reducer_->launch_missing();
   }
-  grad_norm_ = -1;
+  std::vector<GroupState> next;
+  {
+    std::vector<kernels::StepScalars> scalars;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      PreparedStep prepared = algorithm_->prepare(*options[g], groups_[g]);
+      prepared.scalars.grad_scale = grad_scale_;
+      scalars.push_back(prepared.scalars);
+      next.push_back(prepared.next);
+    }
+    updater_->begin_step(scalars);
+  }
+  has_grad_norm_ = false;
   if (sharding_.max_grad_norm() || skip_overflow) {
     {
       // Apart from the norm itself, so that waiting for peers does not look like work.
@@ -126,19 +109,12 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
       for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
     }
     const PhaseTimer timer(timings_.norm);
-    grad_norm_ = compute_grad_norm();
-  }
-  // The sum is in double, so the norm is finite if all elements are, and the same on every rank.
-  if (skip_overflow && !std::isfinite(grad_norm_)) {
-    reducer_->finish_round();
-    timings_.backward = reducer_->backward_seconds();
-    return false;
-  }
-
-  std::vector<PreparedStep> prepared;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    prepared.push_back(algorithm_->prepare(*options[g], groups_[g]));
-    prepared.back().scalars.grad_scale = grad_scale_ * clip_factor();
+    measure_grad_norm(sharding_.max_grad_norm(), skip_overflow);
+    if (skip_overflow && !std::isfinite(updater_->norm())) {
+      reducer_->finish_round();
+      timings_.backward = reducer_->backward_seconds();
+      return false;
+    }
   }
 
   std::vector<std::shared_ptr<Work>> gathers;
@@ -149,8 +125,7 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
     }
     {
       const PhaseTimer timer(timings_.update);
-      const int64_t group = layout_.buckets[static_cast<size_t>(bucket)].group;
-      update_bucket(bucket, prepared[static_cast<size_t>(group)].scalars);
+      updater_->update(bucket);
     }
     // Launching counts as waiting: a backend may move data right away.
     const PhaseTimer timer(timings_.wait_all_gather);
@@ -159,10 +134,10 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   }
   {
     const PhaseTimer timer(timings_.wait_all_gather);
-    for (const auto& gather : gathers) gather->wait();
+    for (const auto& gather : gathers) gather->wait();  // rule 7
   }
   parameters_->mark_written();
-  for (size_t g = 0; g < groups_.size(); ++g) groups_[g] = prepared[g].next;
+  groups_ = std::move(next);
   reducer_->finish_round();
   timings_.backward = reducer_->backward_seconds();
   return true;
@@ -174,36 +149,28 @@ double Engine::averaging() const {
 
 // L2 norm of the averaged gradient. Summed per shard, then over ranks: in another order at another world
 // size.
-double Engine::compute_grad_norm() {
-  at::Tensor sum = at::zeros({1}, at::kDouble);
-  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
-    for (const auto& [begin, values] : reducer_->spans(static_cast<int64_t>(b))) {
-      *sum.mutable_data_ptr<double>() +=
-          kernels::sum_of_squares(values.scalar_type(), values.const_data_ptr(), values.numel());
-    }
-  }
+void Engine::measure_grad_norm(std::optional<double> max_norm, bool skip_non_finite) {
+  const at::Tensor sum = updater_->sum_of_squares();
   communicator_->all_reduce(sum, ReduceOp::sum, {"gradient norm", -1, reducer_->round()})->wait();
-  return std::sqrt(*sum.const_data_ptr<double>()) * grad_scale_;
-}
-
-// As torch::nn::utils::clip_grad_norm_: max_norm / (norm + 1e-6), at most 1, NaN if the norm is.
-double Engine::clip_factor() const {
-  if (!sharding_.max_grad_norm()) return 1;
-  const double factor = *sharding_.max_grad_norm() / (grad_norm_ + 1e-6);
-  return factor >= 1 ? 1 : factor;
+  updater_->use_norm(sum, max_norm, skip_non_finite);
+  has_grad_norm_ = true;
 }
 
 double Engine::grad_norm() {
   check();
-  if (!(grad_norm_ < 0)) return grad_norm_;  // NaN is a norm too
-  TORCH_CHECK(reducer_->holds_last_round(),
-              "grad_norm() is of the last step(), and there is none yet, or the next backward has begun. Call "
-              "it right after step(), or set ShardingOptions::max_grad_norm.");
-  return grad_norm_ = compute_grad_norm();
+  const auto use = executor_->enter();
+  if (!has_grad_norm_) {
+    TORCH_CHECK(reducer_->holds_last_round(),
+        "grad_norm() is of the last step(), and there is none yet, or the next backward has begun. Call "
+        "it right after step(), or set ShardingOptions::max_grad_norm.");
+    measure_grad_norm(std::nullopt, false);
+  }
+  return updater_->norm();
 }
 
 void Engine::zero_grad(bool set_to_none) {
   check();
+  const auto use = executor_->enter();
   tell_peers_of_errors([&] { reducer_->drop(set_to_none); });
 }
 
@@ -229,16 +196,20 @@ void Engine::set_point(Point point) {
 
 void Engine::write_point(Point point) {
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   std::vector<std::shared_ptr<Work>> gathers;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
-    const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(b)].group);
-    const at::Tensor slice = parameters_->slice(b, communicator_->rank());
-    algorithm_->write_parameters(shard_range(b, slice.data_ptr()), point, groups_[group]);
+    write_shard(b, point, parameters_->slice(b, communicator_->rank()));
     gathers.push_back(communicator_->all_gather(
         parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
   }
-  for (const auto& gather : gathers) gather->wait();
+  for (const auto& gather : gathers) gather->wait();  // rule 7
   parameters_->mark_written();
+}
+
+void Engine::write_shard(int64_t bucket, Point point, const at::Tensor& out) {
+  const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(bucket)].group);
+  updater_->interpolate(bucket, out, algorithm_->interpolation(point, groups_[group]));
 }
 
 void Engine::train() {
@@ -257,12 +228,14 @@ Engine::~Engine() {
   }
   hooks_.clear();
   try {
+    const auto use = executor_->enter();
     // Peers may have launched buckets that this rank has not: complete what was begun.
     if (communicator_->failure().empty() && reducer_->in_flight()) reducer_->drop(true);
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: gradients in flight when the optimizer was destroyed: ", message_of(error));
   }
   parameters_->release();
+  executor_->leave();
 }
 
 }  // namespace zerosched::detail

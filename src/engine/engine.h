@@ -1,17 +1,20 @@
 #pragma once
 
+#include "engine/device_kernels.h"
+#include "engine/executor.h"
 #include "engine/flat_parameters.h"
 #include "engine/gradient_hook.h"
 #include "engine/gradient_reducer.h"
 #include "engine/model.h"
+#include "engine/shard_updater.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
 #include <zerosched/sharded_optimizer.h>
 
-#include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,12 @@ namespace zerosched::detail {
 
 /// The options of every parameter group, read anew at each step because schedulers change them.
 using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
+
+/// What a GPU is used through; tests bring their own.
+struct DeviceBackend {
+  device::Runtime* runtime = &device::cuda();
+  DeviceKernels* kernels = nullptr;  ///< null: the library's
+};
 
 /// A sharded optimizer without its face. One step:
 ///
@@ -30,13 +39,16 @@ using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
 ///     all_gather       y, asynchronously, while the next bucket is updated
 ///   wait for all y
 ///
+/// On a GPU all of this is queued, and every wait is one of the caller's stream; executor.h has the rules.
+///
 /// Functions say in sharded_optimizer.h what they do and whether they are collective.
-class Engine {
+class ZEROSCHED_EXPORT Engine {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
   Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
       std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
-      const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm);
+      const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm,
+      const DeviceBackend& devices = {});
   ~Engine();
 
   void step(const GroupOptions& options);
@@ -66,7 +78,7 @@ class Engine {
   const std::vector<GroupState>& groups() const { return groups_; }
   /// This rank's shard of tensor `index` of Algorithm::state(): flat, bucket.shard_numel elements.
   const at::Tensor& state(int64_t bucket, size_t index) const {
-    return state_[static_cast<size_t>(bucket)].tensors[index];
+    return state_[static_cast<size_t>(bucket)][index];
   }
   /// Why the state cannot be saved now; empty if it can. Local.
   std::string why_not_savable() const;
@@ -79,10 +91,6 @@ class Engine {
   at::Tensor gathered(int64_t bucket, Point point);
 
  private:
-  struct BucketState {
-    std::array<at::Tensor, kernels::kMaxStateTensors> tensors;  ///< in the order of Algorithm::state()
-  };
-
   [[noreturn]] void fail(const std::string& message) const;
   template <typename Function>
   auto tell_peers_of_errors(Function&& function);
@@ -94,23 +102,23 @@ class Engine {
   void broadcast_parameters();
   void start_state_at_parameters();
   double averaging() const;
-  double compute_grad_norm();
-  double clip_factor() const;
-  void update_bucket(int64_t bucket, const kernels::StepScalars& scalars);
-  kernels::UpdateRange shard_range(int64_t bucket, void* parameters) const;
+  void measure_grad_norm(std::optional<double> max_norm, bool skip_non_finite);
+  void write_shard(int64_t bucket, Point point, const at::Tensor& out);
 
   std::shared_ptr<Communicator> communicator_;
   std::unique_ptr<Algorithm> algorithm_;
   ShardingOptions sharding_;
   Model model_;
   Layout layout_;
+  std::unique_ptr<Executor> executor_;  ///< before what lives on its device
   std::unique_ptr<FlatParameters> parameters_;
   std::unique_ptr<GradientReducer> reducer_;
-  std::vector<BucketState> state_;
+  std::vector<ShardState> state_;
+  std::unique_ptr<ShardUpdater> updater_;
   std::vector<GroupState> groups_;
   std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
   bool training_ = true;
-  double grad_norm_ = -1;  ///< of the last step; negative: not known
+  bool has_grad_norm_ = false;  ///< of the last step
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
   Timings timings_;
   int exceptions_at_start_;

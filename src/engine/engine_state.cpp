@@ -6,8 +6,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <exception>
@@ -17,7 +15,7 @@ namespace zerosched::detail {
 
 Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
     std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
-    const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm)
+    const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
     : communicator_(std::move(communicator)),
       algorithm_(std::move(algorithm)),
       sharding_(sharding),
@@ -26,7 +24,7 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
   const at::NoGradGuard no_grad;
   agree_on(*communicator_, [&] {
     check_options(groups, defaults, sharding, *algorithm_);
-    model_ = inspect(groups, module_buffers);
+    model_ = inspect(groups, module_buffers, *devices.runtime);
     layout_ = make_layout(
         model_.specs,
         {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
@@ -44,21 +42,32 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
     all.insert(all.end(), kept_equal.begin(), kept_equal.end());
     check_same_values(*communicator_, all);
   }
-  parameters_ = std::make_unique<FlatParameters>(
-      model_.parameters, model_.names, layout_, *communicator_, model_.device);
+  DeviceExecutor* on_device = nullptr;
+  if (model_.device.is_cuda()) {
+    auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
+    on_device = executor.get();
+    executor_ = std::move(executor);
+  } else {
+    executor_ = std::make_unique<HostExecutor>();
+  }
+  const auto use = executor_->enter();
+  parameters_ =
+      std::make_unique<FlatParameters>(model_.parameters, model_.names, layout_, *communicator_, *executor_);
   if (sharding.broadcast_parameters()) broadcast_parameters();
 
   for (const Bucket& bucket : layout_.buckets) {
-    BucketState& state = state_.emplace_back();
+    ShardState& state = state_.emplace_back();
     for (size_t i = 0; i < algorithm_->state().size(); ++i) {
-      state.tensors[i] = at::zeros(
-          {bucket.shard_numel},
-          at::TensorOptions().dtype(kernels::state_dtype(bucket.dtype)).device(model_.device));
+      state[i] = executor_->empty(bucket.shard_numel, kernels::state_dtype(bucket.dtype));
+      executor_->fill(state[i], 0);
     }
   }
   start_state_at_parameters();
   reducer_ = std::make_unique<GradientReducer>(
-      model_.parameters, model_.names, layout_, communicator_, sharding, model_.device);
+      model_.parameters, model_.names, layout_, communicator_, sharding, *executor_);
+  const ShardParts parts{*algorithm_, layout_, communicator_->rank(), *parameters_, state_, *reducer_};
+  updater_ = on_device == nullptr ? make_host_updater(parts)
+                                  : make_device_updater(parts, *on_device, *communicator_, devices.kernels);
   register_hooks();
 }
 
@@ -86,7 +95,7 @@ void Engine::start_state_at_parameters() {
   for (size_t b = 0; b < state_.size(); ++b) {
     const at::Tensor slice = parameters_->slice(static_cast<int64_t>(b), communicator_->rank());
     for (size_t i = 0; i < algorithm_->state().size(); ++i) {
-      if (algorithm_->state()[i].starts_at_parameters) state_[b].tensors[i].copy_(slice);
+      if (algorithm_->state()[i].starts_at_parameters) executor_->assign(state_[b][i], slice);
     }
   }
 }
@@ -95,6 +104,7 @@ void Engine::reset_from_parameters() {
   check();
   agree(*communicator_, why_not_replaceable());
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   parameters_->adopt();
   broadcast_parameters();
   broadcast_values(*communicator_, model_.frozen);
@@ -117,8 +127,9 @@ std::string Engine::why_not_replaceable() const {
 
 void Engine::state_was_replaced(std::vector<GroupState> groups) {
   groups_ = std::move(groups);
-  grad_norm_ = -1;
+  has_grad_norm_ = false;
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   parameters_->adopt();
   write_point(training_ ? Point::y : Point::x);
   register_hooks();
@@ -126,20 +137,18 @@ void Engine::state_was_replaced(std::vector<GroupState> groups) {
 
 at::Tensor Engine::gathered(int64_t bucket, Point point) {
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  const at::Tensor whole = at::empty(
-      {layout.numel(layout_.world_size)}, at::TensorOptions().dtype(layout.dtype).device(model_.device));
-  const at::Tensor own = whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel);
-  algorithm_->write_parameters(
-      shard_range(bucket, own.data_ptr()), point, groups_[static_cast<size_t>(layout.group)]);
+  const at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
+  write_shard(bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
   communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();
   return whole;
 }
 
 int64_t Engine::state_bytes() const {
   int64_t bytes = 0;
-  for (const BucketState& state : state_) {
-    for (const at::Tensor& tensor : state.tensors) bytes += tensor.defined() ? tensor.nbytes() : 0;
+  for (const ShardState& state : state_) {
+    for (const at::Tensor& tensor : state) bytes += tensor.defined() ? tensor.nbytes() : 0;
   }
   return bytes;
 }
@@ -162,6 +171,7 @@ std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   agree(*communicator_, error);
 
   const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
   std::map<std::string, at::Tensor> result;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
     const Bucket& bucket = layout_.buckets[static_cast<size_t>(b)];
@@ -170,15 +180,15 @@ std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
       whole = gathered(b, Point::y);
     } else {
       const at::Tensor& own = state(b, index);
-      whole = at::empty({bucket.numel(layout_.world_size)}, own.options());
-      whole.narrow(0, communicator_->rank() * bucket.shard_numel, bucket.shard_numel).copy_(own);
+      whole = executor_->empty(bucket.numel(layout_.world_size), own.scalar_type());
+      executor_->assign(whole.narrow(0, communicator_->rank() * bucket.shard_numel, bucket.shard_numel), own);
       communicator_->all_gather(whole, {tensors[index].name.c_str(), b})->wait();
     }
+    whole = executor_->to_host(whole);
     for (const Slot& slot : bucket.slots) {
       const ParameterSpec& spec = model_.specs[static_cast<size_t>(slot.parameter)];
-      result[spec.name] = whole.as_strided(spec.sizes, spec.strides, slot.offset)
-                              .to(at::kCPU)
-                              .clone(at::MemoryFormat::Contiguous);
+      result[spec.name] =
+          whole.as_strided(spec.sizes, spec.strides, slot.offset).clone(at::MemoryFormat::Contiguous);
     }
   }
   for (const ParameterSpec& spec : model_.specs) {

@@ -1,7 +1,6 @@
 #include "engine/flat_parameters.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
 
@@ -10,18 +9,19 @@
 
 namespace zerosched::detail {
 
-FlatParameters::FlatParameters(
-    std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
-    Communicator& communicator, at::Device device)
-    : parameters_(std::move(parameters)), names_(std::move(names)), layout_(layout) {
+FlatParameters::FlatParameters(std::vector<at::Tensor> parameters, std::vector<std::string> names,
+    const Layout& layout, Communicator& communicator, Executor& executor)
+    : parameters_(std::move(parameters)), names_(std::move(names)), layout_(layout), executor_(executor) {
   for (const at::Tensor& parameter : parameters_) {
     expected_.push_back(
         {parameter.sizes().vec(), parameter.strides().vec(), parameter.options(), nullptr, 0});
   }
   // One bucket at a time, so that the model is never in memory twice.
   for (const Bucket& bucket : layout.buckets) {
-    buffers_.push_back(
-        communicator.allocate(bucket.numel(layout.world_size), bucket.dtype, device).zero_());
+    const at::Tensor buffer =
+        communicator.allocate(bucket.numel(layout.world_size), bucket.dtype, executor_.device());
+    executor_.fill(buffer, 0);
+    buffers_.push_back(buffer);
     adopt(bucket);
   }
   mark_written();
@@ -56,7 +56,9 @@ void FlatParameters::adopt(const Bucket& bucket) {
     const at::Tensor ours = alias(slot.parameter);
     expected_[static_cast<size_t>(slot.parameter)].data = ours.const_data_ptr();
     if (parameter.const_data_ptr() == ours.const_data_ptr()) continue;
-    ours.copy_(parameter.detach());
+    const at::Tensor theirs = parameter.detach();
+    executor_.keep(theirs);
+    executor_.assign(ours, theirs);
     parameter.set_data(ours);
   }
 }
@@ -105,8 +107,9 @@ void FlatParameters::release() noexcept {
     at::Tensor& parameter = parameters_[p];
     if (expected_[p].data == nullptr || parameter.const_data_ptr() != expected_[p].data) continue;
     try {
-      at::Tensor own = at::empty_strided(expected_[p].sizes, expected_[p].strides, parameter.options());
-      own.copy_(parameter.detach());
+      const at::Tensor own = executor_.empty(parameter.numel(), parameter.scalar_type())
+                                 .as_strided(expected_[p].sizes, expected_[p].strides);
+      executor_.assign(own, parameter.detach());
       parameter.set_data(own);
     } catch (const std::exception& error) {
       // Out of memory, most likely. The alias keeps the buffer alive, so the parameter stays usable.

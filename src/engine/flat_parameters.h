@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/executor.h"
 #include "layout/layout.h"
 
 #include <zerosched/communicator.h>
@@ -19,10 +20,10 @@ namespace zerosched::detail {
 /// not the bucket.
 class FlatParameters {
  public:
-  /// Collective (allocates from the communicator). Copies the parameters' values.
-  FlatParameters(
-      std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
-      Communicator& communicator, at::Device device);
+  /// Collective (allocates from the communicator). Copies the parameters' values. `layout` and `executor`
+  /// must outlive this.
+  FlatParameters(std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
+      Communicator& communicator, Executor& executor);
 
   /// The whole bucket: world_size slices, in the parameters' dtype.
   const at::Tensor& buffer(int64_t bucket) const { return buffers_[static_cast<size_t>(bucket)]; }
@@ -51,6 +52,7 @@ class FlatParameters {
   std::vector<at::Tensor> parameters_;
   std::vector<std::string> names_;
   const Layout& layout_;
+  Executor& executor_;
   std::vector<at::Tensor> buffers_;
   struct Expected {
     std::vector<int64_t> sizes, strides;

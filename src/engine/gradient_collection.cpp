@@ -2,8 +2,6 @@
 #include "engine/gradient_reducer.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
@@ -14,21 +12,36 @@
 namespace zerosched::detail {
 namespace {
 
-// The gradient's elements in the parameter's memory order, which is the order they have in the bucket.
-at::Tensor in_memory_order(
-    const at::Tensor& gradient, const at::Tensor& parameter, const std::string& name) {
-  TORCH_CHECK(gradient.sizes() == parameter.sizes(), "the gradient of parameter '", name, "' has shape ",
-              gradient.sizes(), ", the parameter ", parameter.sizes(), ".");
-  at::Tensor dense = gradient.is_sparse() ? gradient.to_dense() : gradient;
-  if (dense.strides() != parameter.strides()) {
-    dense = at::empty_strided(parameter.sizes(), parameter.strides(), dense.options()).copy_(dense);
-  }
-  return dense.as_strided({dense.numel()}, {1});
-}
-
 bool is_16_bit(const at::Tensor& tensor) { return tensor.element_size() == 2; }
 
 }  // namespace
+
+// The gradient's elements in the parameter's memory order, which is the order they have in the bucket.
+at::Tensor GradientReducer::in_memory_order(const at::Tensor& gradient, int64_t parameter) const {
+  const at::Tensor& like = parameters_[static_cast<size_t>(parameter)];
+  TORCH_CHECK(gradient.sizes() == like.sizes(), "the gradient of parameter '",
+      names_[static_cast<size_t>(parameter)], "' has shape ", gradient.sizes(), ", the parameter ",
+      like.sizes(), ".");
+  at::Tensor dense = gradient;
+  if (gradient.is_sparse()) {
+    executor_.keep(gradient._indices());  // rule 4
+    executor_.keep(gradient._values());
+    dense = gradient.to_dense();
+  } else {
+    executor_.keep(gradient);  // rule 4
+  }
+  if (dense.strides() == like.strides()) return dense.as_strided({dense.numel()}, {1});
+  at::Tensor flat = executor_.empty(dense.numel(), dense.scalar_type());
+  executor_.assign(flat.as_strided(like.sizes(), like.strides()), dense);
+  return flat;
+}
+
+at::Tensor GradientReducer::converted(const at::Tensor& flat, at::ScalarType dtype) const {
+  if (flat.scalar_type() == dtype) return flat;
+  at::Tensor result = executor_.empty(flat.numel(), dtype);
+  executor_.assign(result, flat);
+  return result;
+}
 
 bool GradientReducer::has_gradient(int64_t parameter) const {
   const auto index = static_cast<size_t>(parameter);
@@ -40,8 +53,13 @@ void GradientReducer::accumulate(int64_t parameter) {
   const at::Tensor& tensor = parameters_[static_cast<size_t>(parameter)];
   if (!consume_gradients_ || !is_16_bit(tensor) || !tensor.grad().defined()) return;
   at::Tensor& sum = parameter_state(parameter).accumulated;
-  const at::Tensor gradient = in_memory_order(tensor.grad(), tensor, names_[static_cast<size_t>(parameter)]);
-  sum = sum.defined() ? sum.add_(gradient) : gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  const at::Tensor gradient = in_memory_order(tensor.grad(), parameter);
+  if (sum.defined()) {
+    executor_.keep(sum);  // rule 4
+    executor_.add(sum, gradient);
+  } else {
+    sum = converted(gradient, at::kFloat);
+  }
   tensor.mutable_grad().reset();
 }
 
@@ -51,13 +69,16 @@ at::Tensor GradientReducer::take_gradient(int64_t parameter) {
   ParameterState& state = parameter_state(parameter);
   at::Tensor flat;
   if (tensor.grad().defined()) {
-    flat = in_memory_order(tensor.grad().detach(), tensor, names_[static_cast<size_t>(parameter)]);
+    flat = in_memory_order(tensor.grad().detach(), parameter);
   }
   if (state.accumulated.defined()) {
-    flat = flat.defined() ? state.accumulated.add_(flat) : state.accumulated;
+    const at::Tensor sum = state.accumulated;
+    executor_.keep(sum);  // rule 4
+    if (flat.defined()) executor_.add(sum, flat);
+    flat = sum;
     // Rounded as it would be on its way to another rank, so that a world of one computes the same bits.
     const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
-    if (bucket >= 0) flat = flat.to(layout_of(bucket).reduce_dtype);
+    if (bucket >= 0) flat = converted(flat, layout_of(bucket).reduce_dtype);
     state.accumulated.reset();
   }
   if (consume_gradients_) tensor.mutable_grad().reset();
@@ -86,8 +107,9 @@ void GradientReducer::copy_pieces(int64_t bucket, int64_t slot, const at::Tensor
       layout.pieces.begin(), layout.pieces.end(), slot,
       [](const Piece& candidate, int64_t wanted) { return candidate.slot < wanted; });
   for (; piece != layout.pieces.end() && piece->slot == slot; ++piece) {
-    buffer.narrow(0, piece->slice * layout.gradient_slice_numel() + piece->slice_begin, piece->numel)
-        .copy_(flat.narrow(0, piece->slot_begin, piece->numel));
+    executor_.assign(
+        buffer.narrow(0, piece->slice * layout.gradient_slice_numel() + piece->slice_begin, piece->numel),
+        flat.narrow(0, piece->slot_begin, piece->numel));
   }
 }
 
@@ -98,7 +120,8 @@ void GradientReducer::zero_what_is_absent(int64_t bucket, const at::Tensor& buff
   int64_t slice = 0;
   int64_t filled = 0;  // up to here, within the slice
   const auto zero = [&](int64_t end) {
-    if (end > filled) buffer.narrow(0, slice * layout.gradient_slice_numel() + filled, end - filled).zero_();
+    if (end <= filled) return;
+    executor_.fill(buffer.narrow(0, slice * layout.gradient_slice_numel() + filled, end - filled), 0);
   };
   for (const Piece& piece : layout.pieces) {
     const Slot& slot = layout.slots[static_cast<size_t>(piece.slot)];
@@ -112,16 +135,14 @@ void GradientReducer::zero_what_is_absent(int64_t bucket, const at::Tensor& buff
 
 void GradientReducer::write_flags(int64_t bucket, const at::Tensor& buffer) const {
   const Bucket& layout = layout_of(bucket);
-  at::Tensor flags = at::zeros({layout_.world_size, layout.flag_numel}, at::kFloat);
-  float* values = flags.mutable_data_ptr<float>();
+  const at::Tensor flags = buffer.view({layout_.world_size, layout.gradient_slice_numel()})
+                               .narrow(1, layout.shard_numel, layout.flag_numel);
+  executor_.fill(flags, 1);
   for (const Piece& piece : layout.pieces) {
     const Slot& slot = layout.slots[static_cast<size_t>(piece.slot)];
-    const bool used = states_[static_cast<size_t>(slot.parameter)].moved;
-    values[piece.slice * layout.flag_numel + piece.flag] = used ? 1.0F : 0.0F;
+    if (states_[static_cast<size_t>(slot.parameter)].moved) continue;
+    executor_.fill(flags[piece.slice][piece.flag], 0);
   }
-  buffer.view({layout_.world_size, layout.gradient_slice_numel()})
-      .narrow(1, layout.shard_numel, layout.flag_numel)
-      .copy_(flags);
 }
 
 // One small all-reduce checks that the ranks agree on which parameters have a gradient: where they do not,
@@ -142,48 +163,20 @@ void GradientReducer::check_averaged() const {
 }
 
 std::vector<GradientSpan> GradientReducer::spans(int64_t bucket) const {
-  return direct_ ? direct_spans(bucket) : reduced_spans(bucket);
-}
-
-std::vector<GradientSpan> GradientReducer::direct_spans(int64_t bucket) const {
   const Bucket& layout = layout_of(bucket);
-  std::vector<GradientSpan> spans;
-  for (const Piece& piece : layout.pieces) {
-    const auto parameter = static_cast<size_t>(layout.slots[static_cast<size_t>(piece.slot)].parameter);
-    const at::Tensor& gradient = states_[parameter].taken;
-    if (piece.slice != communicator_->rank() || !gradient.defined()) continue;
-    spans.push_back({piece.slice_begin, gradient.narrow(0, piece.slot_begin, piece.numel)});
-  }
-  return spans;
-}
-
-std::vector<GradientSpan> GradientReducer::reduced_spans(int64_t bucket) const {
-  const Bucket& layout = layout_of(bucket);
-  const at::Tensor flags = shards_[static_cast<size_t>(bucket)]
-                               .narrow(0, layout.shard_numel, layout.flag_numel)
-                               .to(at::kCPU, at::kFloat);
-  const float* used = flags.const_data_ptr<float>();
   const at::Tensor& shard = shards_[static_cast<size_t>(bucket)];
   std::vector<GradientSpan> spans;
-  const auto add = [&](int64_t begin, int64_t end) {
-    spans.push_back({begin, shard.narrow(0, begin, end - begin)});
-  };
-  bool all_used = true;
-  int64_t begin = -1;  // of a run of used parameters, joined over the padding between them, which is zero
-  int64_t end = 0;
   for (const Piece& piece : layout.pieces) {
     if (piece.slice != communicator_->rank()) continue;
-    if (used[piece.flag] > 0) {
-      if (begin < 0) begin = piece.slice_begin;
-      end = piece.slice_begin + piece.numel;
-    } else {
-      all_used = false;
-      if (begin >= 0) add(begin, end);
-      begin = -1;
+    if (!direct_) {
+      spans.push_back(
+          {piece.slice_begin, piece.numel, shard, piece.slice_begin, layout.shard_numel + piece.flag});
+      continue;
     }
+    const auto parameter = static_cast<size_t>(layout.slots[static_cast<size_t>(piece.slot)].parameter);
+    const at::Tensor& gradient = states_[parameter].taken;
+    if (gradient.defined()) spans.push_back({piece.slice_begin, piece.numel, gradient, piece.slot_begin});
   }
-  if (all_used && begin >= 0) return {{0, shard.narrow(0, 0, layout.shard_numel)}};
-  if (begin >= 0) add(begin, end);
   return spans;
 }
 

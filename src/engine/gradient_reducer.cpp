@@ -10,24 +10,25 @@
 
 namespace zerosched::detail {
 
-GradientReducer::GradientReducer(
-    std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
-    std::shared_ptr<Communicator> communicator, const ShardingOptions& options, at::Device device)
+GradientReducer::GradientReducer(std::vector<at::Tensor> parameters, std::vector<std::string> names,
+    const Layout& layout, std::shared_ptr<Communicator> communicator, const ShardingOptions& options,
+    Executor& executor)
     : parameters_(std::move(parameters)),
       names_(std::move(names)),
       layout_(layout),
       communicator_(std::move(communicator)),
+      executor_(executor),
       averaged_already_(options.gradients() == GradientInput::already_averaged),
       direct_(averaged_already_ || layout.world_size == 1),
       consume_gradients_(options.overlap_backward() && !averaged_already_),
-      pool_(layout, direct_ ? 0 : options.bucket_buffers(), *communicator_, device),
+      pool_(layout, direct_ ? 0 : options.bucket_buffers(), *communicator_, executor.device()),
+      shards_(layout.buckets.size()),
       states_(parameters_.size()),
       buckets_(layout.buckets.size()),
       order_(layout.buckets.size()) {
-  for (const Bucket& bucket : layout.buckets) {
-    if (direct_) break;
-    shards_.push_back(at::empty(
-        {bucket.gradient_slice_numel()}, at::TensorOptions().dtype(bucket.reduce_dtype).device(device)));
+  for (size_t b = 0; b < shards_.size() && !direct_; ++b) {
+    const Bucket& bucket = layout.buckets[b];
+    shards_[b] = executor_.empty(bucket.gradient_slice_numel(), bucket.reduce_dtype);
   }
   std::iota(order_.begin(), order_.end(), int64_t{0});
   reset_round();
@@ -38,6 +39,7 @@ void GradientReducer::gradient_ready(int64_t parameter) noexcept {
   if (!error_.empty()) return;
   try {
     const at::NoGradGuard no_grad;
+    const auto use = executor_.enter();
     handle(parameter);
   } catch (const std::exception& error) {
     error_ = "rank " + std::to_string(communicator_->rank()) + ": " + message_of(error);
@@ -93,12 +95,7 @@ void GradientReducer::start_round() {
 // Moves what can be moved without waiting: buffers of finished buckets to the next in order, their waiting
 // gradients into them, and complete buckets onto the wire.
 void GradientReducer::pump() {
-  for (BucketState& bucket : buckets_) {
-    if (bucket.launched && bucket.buffer >= 0 && bucket.work->done()) {
-      pool_.give_back(bucket.buffer);
-      bucket.buffer = -1;
-    }
-  }
+  release_finished();
   for (; next_buffer_ < order_.size(); ++next_buffer_) {
     const int64_t bucket = order_[next_buffer_];
     const int buffer = pool_.take(layout_of(bucket));
@@ -108,6 +105,18 @@ void GradientReducer::pump() {
   while (next_launch_ < next_buffer_ && bucket_state(order_[next_launch_]).remaining == 0) {
     launch(order_[next_launch_]);
   }
+}
+
+// Rule 2. The host looks: a stream that waited here would keep backward waiting with it.
+void GradientReducer::release_finished() {
+  for (BucketState& bucket : buckets_) {
+    if (bucket.launched && bucket.buffer >= 0 && bucket.work->done()) release(bucket);
+  }
+}
+
+void GradientReducer::release(BucketState& bucket) {
+  pool_.give_back(bucket.buffer);
+  bucket.buffer = -1;
 }
 
 void GradientReducer::give_buffer(int64_t bucket, int buffer) {
@@ -158,7 +167,8 @@ void GradientReducer::launch_missing_locked() {
         return bucket_state(b).launched && bucket_state(b).buffer >= 0;
       });
       TORCH_INTERNAL_ASSERT(holder != order_.end());
-      bucket_state(*holder).work->wait();
+      bucket_state(*holder).work->wait();  // rule 2
+      release(bucket_state(*holder));
       continue;
     }
     for (const Slot& slot : layout_of(bucket).slots) {
@@ -169,7 +179,7 @@ void GradientReducer::launch_missing_locked() {
 }
 
 void GradientReducer::wait(int64_t bucket) {
-  if (!direct_) bucket_state(bucket).work->wait();
+  if (!direct_) bucket_state(bucket).work->wait();  // rule 3
 }
 
 void GradientReducer::finish_round() {
@@ -183,7 +193,7 @@ void GradientReducer::finish_round() {
 void GradientReducer::reset_round() {
   for (size_t b = 0; b < buckets_.size(); ++b) {
     BucketState& bucket = buckets_[b];
-    if (bucket.buffer >= 0) pool_.give_back(bucket.buffer);
+    if (bucket.buffer >= 0) release(bucket);
     bucket = {};
     bucket.remaining = static_cast<int64_t>(layout_.buckets[b].slots.size());
   }
@@ -231,7 +241,7 @@ void GradientReducer::drop(bool set_to_none) {
       gradient.reset();
     } else {
       gradient = gradient.detach();
-      gradient.zero_();
+      executor_.fill(gradient, 0);
     }
   }
   for (ParameterState& state : states_) state.taken.reset();

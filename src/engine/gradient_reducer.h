@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/executor.h"
 #include "engine/gradient_pool.h"
 #include "layout/layout.h"
 
@@ -18,10 +19,12 @@
 
 namespace zerosched::detail {
 
-/// Gradients of the elements [begin, begin + values.numel()) of a shard, all of parameters that were used.
+/// Where the gradients of the elements [begin, begin + numel) of a shard are: all of one parameter.
 struct GradientSpan {
-  int64_t begin = 0;
-  at::Tensor values;  ///< flat, contiguous
+  int64_t begin = 0, numel = 0;
+  at::Tensor source;         ///< flat, contiguous
+  int64_t source_begin = 0;  ///< in it, the first gradient
+  int64_t flag = -1;         ///< in it, the element that is 0 if no rank used the parameter; -1: it was used
 };
 
 /// Brings gradients from .grad to the shards of the ranks that own them. One round is one optimizer step:
@@ -40,10 +43,9 @@ struct GradientSpan {
 /// launch order, one buffer is enough for progress; gradients that find none wait in .grad.
 class GradientReducer {
  public:
-  /// Collective (allocates from the communicator). `layout` must outlive this.
-  GradientReducer(
-      std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
-      std::shared_ptr<Communicator> communicator, const ShardingOptions& options, at::Device device);
+  /// Collective (allocates from the communicator). `layout` and `executor` must outlive this.
+  GradientReducer(std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
+      std::shared_ptr<Communicator> communicator, const ShardingOptions& options, Executor& executor);
 
   /// From hooks, on whatever thread runs backward. Never blocks on a peer, never throws: with what goes wrong
   /// the communicator gives up, so that the next call into the library throws it on every rank.
@@ -61,11 +63,15 @@ class GradientReducer {
 
   /// Collective: every rank launches the same buckets in the same order.
   void launch_missing();
-  /// Blocks until bucket b is reduced.
+  /// Returns once what follows may use bucket b's reduced gradients.
   void wait(int64_t bucket);
-  /// After wait(b): the summed gradients (averaged ones if the trainer averages) of this rank's shard,
-  /// without the parameters that no rank used. Valid until the next round's first gradient.
+  /// After launch_missing(), for use after wait(b): where the summed gradients (averaged ones if the trainer
+  /// averages) of this rank's shard are, in ascending order. The same in every round unless shard() is
+  /// undefined. Valid until the next round's first gradient.
   std::vector<GradientSpan> spans(int64_t bucket) const;
+  /// The source of all of a bucket's spans, followed by their flags. Undefined if spans point at single
+  /// gradients.
+  const at::Tensor& shard(int64_t bucket) const { return shards_[static_cast<size_t>(bucket)]; }
   /// Collective in the first round, local afterwards.
   void finish_round();
 
@@ -98,6 +104,8 @@ class GradientReducer {
   void handle(int64_t parameter);
   void accumulate(int64_t parameter);
   void pump();
+  void release_finished();
+  void release(BucketState& bucket);
   void give_buffer(int64_t bucket, int buffer);
   bool has_gradient(int64_t parameter) const;
   at::Tensor take_gradient(int64_t parameter);
@@ -106,8 +114,8 @@ class GradientReducer {
   void launch_missing_locked();
   void start_round();
   void check_averaged() const;
-  std::vector<GradientSpan> direct_spans(int64_t bucket) const;
-  std::vector<GradientSpan> reduced_spans(int64_t bucket) const;
+  at::Tensor in_memory_order(const at::Tensor& gradient, int64_t parameter) const;
+  at::Tensor converted(const at::Tensor& flat, at::ScalarType dtype) const;
   void copy_pieces(int64_t bucket, int64_t slot, const at::Tensor& flat) const;
   void zero_what_is_absent(int64_t bucket, const at::Tensor& buffer) const;
   void write_flags(int64_t bucket, const at::Tensor& buffer) const;
@@ -125,11 +133,13 @@ class GradientReducer {
   std::vector<std::string> names_;
   const Layout& layout_;
   std::shared_ptr<Communicator> communicator_;
+  Executor& executor_;
   const bool averaged_already_;
   const bool direct_;             ///< nothing to reduce: gradients stay where backward put them
   const bool consume_gradients_;  ///< overlapping mode: .grad is undefined once moved
   GradientPool pool_;
-  std::vector<at::Tensor> shards_;  ///< per bucket: this rank's reduced slice and its flags; not if direct
+  std::vector<at::Tensor>
+      shards_;  ///< per bucket: this rank's reduced slice and its flags; undefined if direct
   std::vector<ParameterState> states_;
   std::vector<BucketState> buckets_;
   std::vector<int64_t> order_;

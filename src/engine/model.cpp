@@ -29,8 +29,18 @@ void check_trainable(const at::Tensor& parameter, const std::string& name) {
       c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.");
   TORCH_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(), "parameter '",
               name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
-  TORCH_CHECK(parameter.device().is_cpu(), "parameter '", name, "' is on ", parameter.device(),
-              ", but this build of zerosched trains on the CPU only.");
+}
+
+// On all of them at once, because a move is the likely reason for a difference.
+void check_devices(const Model& model, const device::Runtime& runtime) {
+  TORCH_CHECK(model.device.is_cpu() || model.device.is_cuda(), "parameter '", model.names.front(), "' is on ",
+      model.device, "; parameters on the CPU or on an NVIDIA GPU can be trained.");
+  for (size_t p = 0; p < model.parameters.size(); ++p) {
+    const at::Device device = runtime.device_of(model.parameters[p]);
+    TORCH_CHECK(device == model.device, "parameter '", model.names[p], "' is on ", device, ", but '",
+        model.names.front(), "' on ", model.device,
+        "; move all of the module to one device before constructing the optimizer.");
+  }
 }
 
 bool all_equal(Communicator& communicator, int64_t value, const char* what) {
@@ -47,7 +57,8 @@ at::Tensor flat_copy(const at::Tensor& tensor) { return tensor.detach().contiguo
 
 }  // namespace
 
-Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers) {
+Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers,
+    const device::Runtime& runtime) {
   Model model;
   for (const auto& [name, buffer] : buffers) {
     model.buffers.push_back(buffer);
@@ -87,7 +98,8 @@ Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& 
   }
   TORCH_CHECK(!model.parameters.empty(),
               "there is nothing to train: no parameter that requires a gradient was given.");
-  model.device = model.parameters.front().device();
+  model.device = runtime.device_of(model.parameters.front());
+  check_devices(model, runtime);
   return model;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "device/runtime.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
@@ -30,12 +31,13 @@ struct Model {
   std::vector<at::Tensor> buffers;  ///< of the module
   std::vector<std::string> buffer_names;
   std::vector<TiedName> tied;
-  at::Device device = at::kCPU;
+  at::Device device = at::kCPU;  ///< of all trainable parameters
 };
 
 /// Sorts and checks, locally: throws at the first thing that cannot be trained, naming it.
 /// A parameter that appears twice in a group (tied weights) is taken once, under its first name.
-Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers);
+Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers,
+    const device::Runtime& runtime);
 
 /// `name` and what else the parameter that is kept under it is called.
 std::vector<std::string> names_of(const Model& model, const std::string& name);

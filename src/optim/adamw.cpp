@@ -1,4 +1,3 @@
-#include "kernels/kernels.h"
 #include "optim/algorithm.h"
 #include "optim/checks.h"
 
@@ -55,9 +54,7 @@ class AdamWAlgorithm final : public Algorithm {
     return prepared;
   }
 
-  void write_parameters(const kernels::UpdateRange& range, Point, const GroupState&) const override {
-    kernels::interpolate(range.param_dtype, range.y, range.state[0], range.state[0], 0.0, range.numel);
-  }
+  Interpolation interpolation(Point, const GroupState&) const override { return {0, 0, 0.0}; }
 };
 
 }  // namespace

@@ -2,10 +2,12 @@
 
 #include "optim/schedule_free.h"
 
+#include <zerosched/export.h>
+
 namespace zerosched::detail {
 
 /// Schedule-Free AdamW in the package's form; what the paper's form shares with it.
-class AdamWScheduleFreeAlgorithm : public ScheduleFreeAlgorithm {
+class ZEROSCHED_EXPORT AdamWScheduleFreeAlgorithm : public ScheduleFreeAlgorithm {
  public:
   const char* name() const override { return "AdamWScheduleFree"; }
   kernels::Rule rule() const final { return kernels::Rule::adamw_schedule_free; }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/update.h"
+#include "kernels/step_scalars.h"
 #include "optim/group_state.h"
 
 #include <torch/optim/optimizer.h>
@@ -25,6 +25,12 @@ struct PreparedStep {
 
 /// Where parameters can be put: y while training, x for evaluation.
 enum class Point { y, x };
+
+/// Parameters as lerp(x, z, weight) of two tensors of the state, by index; weight 0 gives x exactly.
+struct Interpolation {
+  size_t x, z;
+  double weight;
+};
 
 /// Where an option lies in an options object.
 struct OptionField {
@@ -58,9 +64,8 @@ class Algorithm {
   virtual PreparedStep prepare(
       const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
 
-  /// Writes `point`, rounded to range.param_dtype, to range.y. Reads state only.
-  virtual void write_parameters(
-      const kernels::UpdateRange& range, Point point, const GroupState& state) const = 0;
+  /// How the state gives the parameters at `point`.
+  virtual Interpolation interpolation(Point point, const GroupState& state) const = 0;
 };
 
 }  // namespace zerosched::detail

@@ -1,16 +1,12 @@
 #include "optim/schedule_free.h"
 
-#include "kernels/kernels.h"
-
 #include <algorithm>
 #include <cmath>
 
 namespace zerosched::detail {
 
-void ScheduleFreeAlgorithm::write_parameters(
-    const kernels::UpdateRange& range, Point point, const GroupState& state) const {
-  kernels::interpolate(range.param_dtype, range.y, range.state[1], range.state[0],
-      point == Point::y ? state.y_weight : 0.0, range.numel);
+Interpolation ScheduleFreeAlgorithm::interpolation(Point point, const GroupState& state) const {
+  return {1, 0, point == Point::y ? state.y_weight : 0.0};
 }
 
 void ScheduleFreeAlgorithm::average(

@@ -8,7 +8,7 @@ namespace zerosched::detail {
 /// section 2.
 class ScheduleFreeAlgorithm : public Algorithm {
  public:
-  void write_parameters(const kernels::UpdateRange& range, Point point, const GroupState& state) const final;
+  Interpolation interpolation(Point point, const GroupState& state) const final;
 
  protected:
   /// The scalars of averaging, once prepared.scalars.lr is the step's, and the group's state after it.

@@ -20,6 +20,11 @@ constexpr int64_t kAlignment = 256;  // as CUDA's allocations
 
 thread_local int current_device = 0;
 
+// The same memory, whoever owns it: on a device an operation in a stream owns nothing.
+at::Tensor unowned(const at::Tensor& tensor) {
+  return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options());
+}
+
 // Whether this call is the one to forget.
 bool forgets(int& countdown) { return countdown >= 0 && countdown-- == 0; }
 
@@ -156,14 +161,26 @@ int FakeRuntime::live_streams() const {
 
 at::Tensor FakeRuntime::empty(int64_t numel, at::ScalarType dtype, int device) {
   const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
-  return wrap(allocate(byte_count), numel, dtype, device, [this, device, byte_count](void* memory) {
-    // As LibTorch's allocator, which gives the memory to whoever asks next on the stream that it came from.
-    enqueue(current_stream(device), [memory, byte_count] {
-      std::memset(memory, 0xff, static_cast<size_t>(byte_count));
-      return true;
-    });
-    const std::lock_guard<std::recursive_mutex> lock(mutex_);
-    allocations_.erase(static_cast<char*>(memory));
+  return wrap(allocate(byte_count), numel, dtype, device,
+      [this, byte_count, made_in = current_stream(device)](
+          void* memory) { release(static_cast<char*>(memory), byte_count, made_in); });
+}
+
+// As LibTorch's allocator, which gives the memory to whoever asks next on the stream that it came from.
+void FakeRuntime::release(char* memory, int64_t byte_count, Stream made_in) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  allocations_.erase(memory);
+  std::vector<Point> kept;
+  for (const Stream stream : kept_for_[memory]) {
+    const auto& queue = queue_of(stream);
+    kept.push_back({queue, queue->done + static_cast<int64_t>(queue->ops.size())});
+  }
+  kept_for_.erase(memory);
+  if (streams_.count(made_in.handle) == 0) return;
+  for (const Point& point : kept) queue_of(made_in)->ops.push_back({{}, point});
+  enqueue(made_in, [memory, byte_count] {
+    std::memset(memory, 0xff, static_cast<size_t>(byte_count));
+    return true;
   });
 }
 
@@ -186,6 +203,17 @@ at::Tensor FakeRuntime::wrap(
 Stream FakeRuntime::current_stream(int device) {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   return current_.at(static_cast<size_t>(device));
+}
+
+void FakeRuntime::set_current_stream(Stream stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  current_.at(static_cast<size_t>(stream.device)) = stream;
+}
+
+void FakeRuntime::order(Stream before, Stream stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  const auto& queue = queue_of(before);
+  queue_of(stream)->ops.push_back({{}, {queue, queue->done + static_cast<int64_t>(queue->ops.size())}});
 }
 
 Stream FakeRuntime::create_stream(int device) {
@@ -248,6 +276,32 @@ void FakeRuntime::copy(void* to, const void* from, int64_t byte_count, Stream st
     if (byte_count > 0) std::memcpy(to, from, static_cast<size_t>(byte_count));
     return true;
   });
+}
+
+void FakeRuntime::enqueue(const at::Tensor& of, std::function<void()> operation) {
+  enqueue(current_stream(device_of(of).index()), [operation = std::move(operation)] {
+    operation();
+    return true;
+  });
+}
+
+void FakeRuntime::assign(const at::Tensor& to, const at::Tensor& from) {
+  const bool to_host = device_of(to).is_cpu();
+  enqueue(to_host ? from : to, [to = unowned(to), from = unowned(from)] { to.copy_(from); });
+}
+
+void FakeRuntime::fill(const at::Tensor& tensor, double value) {
+  enqueue(tensor, [tensor = unowned(tensor), value] { tensor.fill_(value); });
+}
+
+void FakeRuntime::add(const at::Tensor& sum, const at::Tensor& term) {
+  enqueue(sum, [sum = unowned(sum), term = unowned(term)] { sum.add_(term); });
+}
+
+void FakeRuntime::keep(const at::Tensor& tensor) {
+  const int device = device_of(tensor).index();
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  kept_for_[static_cast<char*>(tensor.storage().mutable_data())].push_back(current_stream(device));
 }
 
 int FakeRuntime::exchange_device(int device) { return std::exchange(current_device, device); }

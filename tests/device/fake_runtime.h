@@ -20,8 +20,9 @@ namespace zerosched::testing {
 /// Order is the worst that the events allow: what is in a stream runs when somebody asks for an event behind
 /// it, and then only what that event depends on. So work that a stream should have waited for and does not is
 /// not done yet, deterministically. With a seed other than 0 other streams run ahead at random besides. Freed
-/// memory is filled with 0xff bytes, that of tensors when the current stream gets there, and not used again.
-class FakeRuntime final : public device::Runtime {
+/// memory is filled with 0xff bytes, and not used again: that of a tensor when the stream gets there that it
+/// was made in, and those that keep() was called in.
+class FakeRuntime : public device::Runtime {
  public:
   explicit FakeRuntime(int devices = 1, uint64_t seed = 0);
   ~FakeRuntime() override;
@@ -32,9 +33,13 @@ class FakeRuntime final : public device::Runtime {
   void enqueue(device::Stream stream, std::function<bool()> step);
   /// Blocks the host until the stream is empty, as cudaStreamSynchronize.
   void synchronize(device::Stream stream);
-  /// A device tensor that will hold `host`, by a copy in the current stream, and the way back, which blocks.
+  /// A device tensor that will hold `host`, by a copy in the current stream.
   at::Tensor to_device(const at::Tensor& host, int device = 0);
-  at::Tensor to_host(const at::Tensor& tensor);
+  /// As a c10::cuda::CUDAStreamGuard, but for all threads and until the next call.
+  void set_current_stream(device::Stream stream);
+  /// What a program with streams of its own does by an event: what `stream` is given from now on comes after
+  /// what `before` holds. Never forgotten.
+  void order(device::Stream before, device::Stream stream);
 
   /// Forgets the nth (from 0) of the calls to wait(), record() or query() (says that the event has passed)
   /// from now on: what a test must notice.
@@ -76,6 +81,11 @@ class FakeRuntime final : public device::Runtime {
   void copy(void* to, const void* from, int64_t byte_count, device::Stream stream) override;
   void* allocate_pinned(int64_t byte_count) override { return allocate(byte_count); }
   void free_pinned(void* memory) noexcept override { free(memory); }
+  void assign(const at::Tensor& to, const at::Tensor& from) override;
+  void fill(const at::Tensor& tensor, double value) override;
+  void add(const at::Tensor& sum, const at::Tensor& term) override;
+  void keep(const at::Tensor& tensor) override;
+  at::Tensor to_host(const at::Tensor& tensor) override;
   int exchange_device(int device) override;
 
  private:
@@ -101,6 +111,8 @@ class FakeRuntime final : public device::Runtime {
   bool run_head(Queue& queue, Asker asker);
   void run_ahead();
   std::shared_ptr<Queue>& queue_of(device::Stream stream);
+  void enqueue(const at::Tensor& of, std::function<void()> operation);
+  void release(char* memory, int64_t byte_count, device::Stream made_in);
 
   int devices_;
   uint64_t seed_;
@@ -113,6 +125,7 @@ class FakeRuntime final : public device::Runtime {
   std::map<char*, int64_t> allocations_;  // live, by address
   std::vector<std::unique_ptr<char[]>> memory_;
   std::map<char*, std::pair<int64_t, int>> device_ranges_;  // of tensors: address to size and device
+  std::map<char*, std::vector<device::Stream>> kept_for_;   // of tensors: by address of the storage
   int64_t next_handle_ = 1;
   int streams_created_ = 0;
   int held_stream_ = -1;

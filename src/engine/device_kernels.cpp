@@ -1,0 +1,34 @@
+#include "engine/device_kernels.h"
+
+namespace zerosched::detail {
+
+namespace cuda = kernels::cuda;
+
+DeviceKernels::~DeviceKernels() = default;
+
+void DeviceKernels::update(kernels::Rule rule, const kernels::StepScalars& scalars,
+    c10::ScalarType param_dtype, c10::ScalarType grad_dtype, const cuda::ShardUpdate& shard,
+    cuda::Stream stream) {
+  cuda::update(rule, scalars, param_dtype, grad_dtype, shard, stream);
+}
+
+void DeviceKernels::interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z,
+    double weight, int64_t numel, cuda::Stream stream) {
+  cuda::interpolate(param_dtype, out, x, z, weight, numel, stream);
+}
+
+int64_t DeviceKernels::sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) {
+  return cuda::sum_of_squares_workspace_numel(shard_numel, span_count);
+}
+
+void DeviceKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t shard_numel, double* workspace, double* sum, cuda::Stream stream) {
+  cuda::sum_of_squares(grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+}
+
+void DeviceKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
+    std::optional<double> max_norm, bool skip_non_finite, cuda::GradientNorm* out, cuda::Stream stream) {
+  cuda::gradient_norm(sum, scalars, max_norm, skip_non_finite, out, stream);
+}
+
+}  // namespace zerosched::detail

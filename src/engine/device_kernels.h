@@ -1,0 +1,27 @@
+#pragma once
+
+#include "kernels/cuda/cuda_kernels.h"
+
+#include <zerosched/export.h>
+
+namespace zerosched::detail {
+
+/// The kernels of a GPU, as kernels/cuda/cuda_kernels.h describes them, for tests to put others in their
+/// place.
+class ZEROSCHED_EXPORT DeviceKernels {
+ public:
+  virtual ~DeviceKernels();
+
+  virtual void update(kernels::Rule rule, const kernels::StepScalars& scalars, c10::ScalarType param_dtype,
+      c10::ScalarType grad_dtype, const kernels::cuda::ShardUpdate& shard, kernels::cuda::Stream stream);
+  virtual void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z,
+      double weight, int64_t numel, kernels::cuda::Stream stream);
+  virtual int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
+  virtual void sum_of_squares(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+      int64_t span_count, int64_t shard_numel, double* workspace, double* sum, kernels::cuda::Stream stream);
+  virtual void gradient_norm(const double* sum, const kernels::StepScalars* scalars,
+      std::optional<double> max_norm, bool skip_non_finite, kernels::cuda::GradientNorm* out,
+      kernels::cuda::Stream stream);
+};
+
+}  // namespace zerosched::detail

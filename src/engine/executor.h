@@ -1,0 +1,97 @@
+#pragma once
+
+#include "device/runtime.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+namespace zerosched::detail {
+
+/// Where an optimizer's operations on tensors run: at once on the CPU, in the caller's stream on a GPU.
+///
+/// The stream rules, each applied where it says so. (Those of a collective are its backend's: it comes after
+/// what its caller's stream holds, Work::wait() makes a stream come after it, and its tensors are held.)
+/// 1. (enter) Whoever begins to use the optimizer's tensors, a hook or a call from outside, comes after all
+///    users before, whatever streams those were in. So a bucket is launched after every gradient has been
+///    moved to it, a gradient that waited in .grad is moved after it was made, gradients are reduced into a
+///    shard after the update has read the last ones, and a table is written after the kernels have read the
+///    last one.
+/// 2. (GradientReducer::release_finished, launch_missing) A bucket's buffer goes to another bucket once the
+/// host
+///    has seen its reduce-scatter done, or the stream of all that follows has waited for it.
+/// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
+/// 4. (GradientReducer::take_gradient, accumulate, DeviceUpdater::begin_step) A gradient that backward made
+/// in
+///    one stream and we read in another keeps its memory until it was read.
+/// 5. (DeviceUpdater::upload) The host overwrites what is copied to the device after the copy.
+/// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
+/// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
+/// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  virtual at::Device device() const = 0;
+  /// An uninitialised 1-D tensor.
+  virtual at::Tensor empty(int64_t numel, at::ScalarType dtype) = 0;
+  /// Begins a use: rule 1. The device is this thread's current one while the result lives.
+  [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
+  // As those of device::Runtime.
+  virtual void assign(const at::Tensor& to, const at::Tensor& from) = 0;
+  virtual void fill(const at::Tensor& tensor, double value) = 0;
+  virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
+  virtual void keep(const at::Tensor& tensor) = 0;
+  /// A copy in host memory, or the tensor itself if it is there.
+  virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+  /// Before the tensors go: rule 8.
+  virtual void leave() = 0;
+};
+
+class HostExecutor final : public Executor {
+ public:
+  at::Device device() const override { return at::kCPU; }
+  at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
+  std::unique_ptr<device::DeviceScope> enter() override { return nullptr; }
+  void assign(const at::Tensor& to, const at::Tensor& from) override;
+  void fill(const at::Tensor& tensor, double value) override;
+  void add(const at::Tensor& sum, const at::Tensor& term) override;
+  void keep(const at::Tensor&) override {}
+  at::Tensor to_host(const at::Tensor& tensor) override { return tensor; }
+  void leave() override {}
+};
+
+class DeviceExecutor final : public Executor {
+ public:
+  DeviceExecutor(device::Runtime& runtime, int device);
+  ~DeviceExecutor() override;
+  DeviceExecutor(const DeviceExecutor&) = delete;
+  DeviceExecutor& operator=(const DeviceExecutor&) = delete;
+
+  device::Runtime& runtime() const { return runtime_; }
+  device::Stream current_stream() const { return runtime_.current_stream(device_); }
+
+  at::Device device() const override;
+  at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
+  std::unique_ptr<device::DeviceScope> enter() override;
+  void assign(const at::Tensor& to, const at::Tensor& from) override { runtime_.assign(to, from); }
+  void fill(const at::Tensor& tensor, double value) override { runtime_.fill(tensor, value); }
+  void add(const at::Tensor& sum, const at::Tensor& term) override { runtime_.add(sum, term); }
+  void keep(const at::Tensor& tensor) override { runtime_.keep(tensor); }
+  at::Tensor to_host(const at::Tensor& tensor) override { return runtime_.to_host(tensor); }
+  void leave() override;
+
+ private:
+  void follow(device::Stream stream);
+
+  device::Runtime& runtime_;
+  const int device_;
+  const device::Stream made_in_;  ///< the stream that tensors of empty() come from, at construction
+  std::mutex mutex_;
+  device::Stream last_;  ///< entered last; what was queued there comes after all before
+  device::Event event_;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,564 @@
+// The engine on a device: the bits of the CPU, on a fake one that runs streams in the worst order that events
+// allow, and every wait that sees to it is missed when it is forgotten.
+#include "comm/mpi/mpi_backend.h"
+#include "device/fake_runtime.h"
+#include "engine/engine.h"
+#include "engine/fake_kernels.h"
+#include "engine/passing_communicator.h"
+#include "engine/toy.h"
+#include "optim/adamw_schedulefree.h"
+#include "support/gather.h"
+#include "support/world.h"
+
+#ifdef ZEROSCHED_TEST_NCCL
+#include "comm/fake_nccl.h"
+#include "comm/nccl/nccl_backend.h"
+#endif
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <chrono>
+#include <limits>
+#include <set>
+#include <thread>
+
+namespace zerosched {
+namespace {
+
+using testing::FakeKernels;
+using testing::FakeRuntime;
+
+constexpr int kMain = 0, kNccl = 1;  // streams in the order of their creation
+
+/// What a job is: everything but where it runs.
+struct Job {
+  at::ScalarType dtype = at::kFloat;
+  std::optional<at::ScalarType> reduce_dtype;
+  int buffers = 2;
+  std::optional<double> max_grad_norm;
+  bool loss_scaling = false;
+  bool overflows = false;  ///< an inf on rank 0 in the second step
+  bool accumulates =
+      false;  ///< a backward in no_sync() before the other; 16-bit: others are LibTorch's to add
+  bool overlaps = true;
+  int64_t steps = 3;
+};
+
+/// What comes out of it, in host memory.
+struct Outcome {
+  std::vector<at::Tensor> y_at_start;  ///< of each step, as its forward sees it
+  std::vector<double> norms;           ///< of each step with loss scaling, else of the last
+  testing::State state;
+  at::Tensor y_at_end;  ///< once the optimizer is gone
+};
+
+bool same(const Outcome& a, const Outcome& b) {
+  if (a.norms != b.norms || a.y_at_start.size() != b.y_at_start.size()) return false;
+  for (size_t i = 0; i < a.y_at_start.size(); ++i) {
+    if (!testing::same_bits(a.y_at_start[i], b.y_at_start[i])) return false;
+  }
+  for (const auto& [name, tensors] : a.state) {
+    for (const auto& [parameter, tensor] : tensors) {
+      if (!testing::same_bits(tensor, b.state.at(name).at(parameter))) return false;
+    }
+  }
+  return true;
+}
+
+// Backward of a tensor that gives it whatever gradient `source` makes.
+struct GivenGradient : torch::autograd::Function<GivenGradient> {
+  using Source = std::function<at::Tensor()>;
+  static std::map<int64_t, Source> sources;
+
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor&, int64_t index) {
+    context->saved_data["index"] = index;
+    return at::zeros({});
+  }
+  static torch::autograd::variable_list backward(
+      torch::autograd::AutogradContext* context, const torch::autograd::variable_list&) {
+    return {sources.at(context->saved_data["index"].toInt())(), at::Tensor()};
+  }
+};
+std::map<int64_t, GivenGradient::Source> GivenGradient::sources;
+
+const std::vector<std::vector<int64_t>>& shapes() {
+  static const std::vector<std::vector<int64_t>> all = {{40}, {7, 5}, {3}, {64}, {90}, {11}};
+  return all;
+}
+
+// The one that is not used in every step, and on no rank in the second.
+constexpr int64_t kSometimesUnused = 3;
+
+class Trainer {
+ public:
+  virtual ~Trainer() = default;
+
+  detail::Engine& engine() const { return *engine_; }
+
+  Outcome run(const Job& job) {
+    job_ = job;
+    for (const auto& [name, value] : testing::make_parameters(shapes(), job.dtype)) {
+      const at::Tensor mine = place(value.detach()).view(value.sizes());
+      parameters_.emplace_back(name, mine.requires_grad_());
+    }
+    ShardingOptions sharding = testing::buckets_of(400);
+    sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
+    if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
+    if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
+    const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
+    options_.weight_decay(0.1);
+    engine_ = std::make_shared<detail::Engine>(groups, NamedParameters{}, communicator(), options_, sharding,
+        std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
+    Outcome outcome;
+    for (int64_t step = 0; step < job.steps; ++step) {
+      begin_step(step);
+      outcome.y_at_start.push_back(y_now());
+      if (job.accumulates) {
+        engine_->enter_no_sync();
+        backward(step + 100);
+        engine_->leave_no_sync();
+      }
+      backward(step);
+      if (job.loss_scaling) {
+        engine_->step_scaled({&options_}, 4.0);
+      } else {
+        engine_->step({&options_});
+      }
+      if (job.loss_scaling) outcome.norms.push_back(engine_->grad_norm());  // known to the host already
+      // What LibTorch would add to, at once and not in a stream.
+      if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
+    }
+    end();
+    if (outcome.norms.empty()) outcome.norms.push_back(engine_->grad_norm());
+    for (at::Tensor& y : outcome.y_at_start) y = to_host(y);
+    for (const char* which : {"z", "x", "v", "y"}) outcome.state[which] = engine_->full_state(which);
+    before_it_goes();
+    engine_.reset();
+    outcome.y_at_end = to_host(y_now());
+    return outcome;
+  }
+
+  std::function<void()> before_it_goes = [] {};
+
+ protected:
+  virtual std::shared_ptr<Communicator> communicator() = 0;
+  virtual detail::DeviceBackend backend() { return {}; }
+  virtual at::Tensor place(const at::Tensor& value) = 0;
+  virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+  /// A copy of all parameters, made when this trainer's stream gets there.
+  virtual at::Tensor y_now() = 0;
+  virtual at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) = 0;
+  virtual void begin_step(int64_t) {}
+  virtual void end() {}
+  virtual void after_backward() {}
+
+  NamedParameters parameters_;
+
+ private:
+  void backward(int64_t step) {
+    const int rank = testing::world_rank();
+    at::Tensor loss = at::zeros({});
+    GivenGradient::sources.clear();
+    for (size_t p = 0; p < parameters_.size(); ++p) {
+      const auto index = static_cast<int64_t>(p);
+      if (index == kSometimesUnused && (step == 1 || (step + rank) % 3 == 0)) continue;
+      const at::Tensor value = testing::random_like(parameters_[p].second.detach(), step, rank, index);
+      if (job_.overflows && step == 1 && rank == 0)
+        value.view({-1})[0] = std::numeric_limits<double>::infinity();
+      GivenGradient::sources[index] = [this, value, index] { return make_gradient(value, index); };
+      loss = loss + GivenGradient::apply(parameters_[p].second, index);
+    }
+    loss.backward();
+    // Hooks bring their streams with them. Where there are none, LibTorch's own order counts.
+    if (!job_.overlaps) after_backward();
+  }
+
+  Job job_;
+  AdamWScheduleFreeOptions options_{0.01};
+  std::shared_ptr<detail::Engine> engine_;
+};
+
+class HostTrainer final : public Trainer {
+ protected:
+  std::shared_ptr<Communicator> communicator() override { return testing::world()->duplicate(); }
+  at::Tensor place(const at::Tensor& value) override { return value.clone(); }
+  at::Tensor to_host(const at::Tensor& tensor) override { return tensor; }
+  at::Tensor y_now() override {
+    std::vector<at::Tensor> all;
+    for (const auto& [name, parameter] : parameters_) all.push_back(parameter.detach().reshape({-1}));
+    return at::cat(all);
+  }
+  at::Tensor make_gradient(const at::Tensor& value, int64_t) override { return value.clone(); }
+};
+
+enum class Transport { nccl, staged };
+
+/// Hooks come in two streams by turns. Nothing but the engine orders those and the one that steps: gradients
+/// do not depend on parameters.
+class DeviceTrainer final : public Trainer {
+ public:
+  DeviceTrainer(FakeRuntime& runtime, Transport transport)
+      : runtime_(runtime), kernels_(runtime), transport_(transport), main_(runtime.current_stream(0)) {}
+
+  double watch_seconds = 0.005;
+  using Streams = std::vector<device::Stream>;
+  std::function<void(int64_t step, size_t buckets, const Streams&)> at_step = [](int64_t, size_t,
+                                                                                  const Streams&) {};
+  std::function<std::shared_ptr<Communicator>(std::shared_ptr<Communicator>)> wrap =
+      [](std::shared_ptr<Communicator> made) { return made; };
+  std::function<void()> at_end = [] {};
+
+ protected:
+  std::shared_ptr<Communicator> communicator() override {
+    std::shared_ptr<Communicator> made;
+#ifdef ZEROSCHED_TEST_NCCL
+    if (transport_ == Transport::nccl) {
+      auto& fake = testing::FakeNccl::instance();
+      fake.reset(runtime_);
+      detail::NcclOptions options;
+      options.timeout_seconds = 20;
+      options.watch_seconds = watch_seconds;
+      options.api = &fake.api();
+      options.runtime = &runtime_;
+      made = detail::make_nccl_communicator(*testing::world(), std::nullopt, options);
+    }
+#endif
+    if (transport_ == Transport::staged) {
+      detail::MpiOptions options;
+      options.timeout_seconds = 20;
+      options.runtime = &runtime_;
+      made = detail::make_mpi_communicator(MPI_COMM_WORLD, options);
+    }
+    side_ = runtime_.create_stream(0);  // after the transport's
+    return wrap(made);
+  }
+
+  detail::DeviceBackend backend() override { return {&runtime_, &kernels_}; }
+  at::Tensor place(const at::Tensor& value) override { return runtime_.to_device(value.reshape({-1})); }
+  at::Tensor to_host(const at::Tensor& tensor) override { return runtime_.to_host(tensor); }
+
+  at::Tensor y_now() override {
+    int64_t numel = 0;
+    for (const auto& [name, parameter] : parameters_) numel += parameter.numel();
+    at::Tensor all = runtime_.empty(numel, parameters_.front().second.scalar_type(), 0);
+    int64_t begin = 0;
+    for (const auto& [name, parameter] : parameters_) {
+      runtime_.assign(all.narrow(0, begin, parameter.numel()), parameter.detach().reshape({-1}));
+      begin += parameter.numel();
+    }
+    return all;
+  }
+
+  at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) override {
+    runtime_.set_current_stream(parameter % 2 == 0 ? main_ : side_);
+    const at::Tensor flat = runtime_.empty(value.numel(), value.scalar_type(), 0);
+    runtime_.copy(flat.data_ptr(), value.const_data_ptr(), static_cast<int64_t>(value.nbytes()),
+        runtime_.current_stream(0));
+    values_.push_back(value);
+    return flat.view(value.sizes());
+  }
+
+  void begin_step(int64_t step) override {
+    runtime_.set_current_stream(main_);
+    at_step(step, engine().layout().buckets.size(), {main_, side_});
+  }
+  void after_backward() override {
+    runtime_.order(side_, main_);
+    runtime_.set_current_stream(main_);
+  }
+  void end() override {
+    runtime_.set_current_stream(main_);
+    at_end();
+  }
+
+ private:
+  FakeRuntime& runtime_;
+  FakeKernels kernels_;
+  std::vector<at::Tensor> values_;  ///< until the streams have copied them
+  Transport transport_;
+  device::Stream main_, side_;
+};
+
+std::vector<Transport> transports() {
+#ifdef ZEROSCHED_TEST_NCCL
+  return {Transport::nccl, Transport::staged};
+#else
+  return {Transport::staged};
+#endif
+}
+
+Outcome on_host(const Job& job) { return HostTrainer().run(job); }
+
+void expect_same(const Outcome& device, const Outcome& host) {
+  EXPECT_EQ(device.norms, host.norms);
+  ASSERT_EQ(device.y_at_start.size(), host.y_at_start.size());
+  for (size_t i = 0; i < host.y_at_start.size(); ++i) {
+    EXPECT_TRUE(testing::same_bits(device.y_at_start[i], host.y_at_start[i])) << "y before step " << i;
+  }
+  testing::expect_same_bits(device.state, host.state);
+}
+
+TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
+  std::vector<Job> jobs(9);
+  jobs[1].buffers = 1;
+  jobs[2].overlaps = false;
+  jobs[3].max_grad_norm = 1.0;
+  jobs[4].dtype = at::kBFloat16;
+  jobs[4].accumulates = true;
+  jobs[5].dtype = at::kHalf;
+  jobs[5].loss_scaling = true;
+  jobs[6].dtype = at::kDouble;
+  jobs[7].dtype = at::kBFloat16;
+  jobs[7].reduce_dtype = at::kFloat;
+  jobs[8].loss_scaling = true;
+  jobs[8].overflows = true;
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const Outcome host = on_host(jobs[j]);
+    for (const Transport transport : transports()) {
+      for (uint64_t seed = 0; seed < 3; ++seed) {
+        SCOPED_TRACE("job " + std::to_string(j) + (transport == Transport::nccl ? " nccl" : " staged") +
+                     ", seed " + std::to_string(seed));
+        FakeRuntime runtime(1, seed);
+        expect_same(DeviceTrainer(runtime, transport).run(jobs[j]), host);
+      }
+    }
+  }
+}
+
+#ifdef ZEROSCHED_TEST_NCCL
+
+/// The rules of engine/executor.h, by what is forgotten.
+enum class Rule {
+  none,
+  enter,
+  buffer_is_free,
+  buffer_wait,
+  shard_wait,
+  keep,
+  upload_query,
+  norm_query,
+  norm_wait,
+  gather_wait
+};
+
+/// What is left out, on this rank.
+struct Forgotten {
+  Rule rule = Rule::none;
+  bool now = false;
+  size_t buckets = 0, launched = 0;  ///< reduce-scatters of the round
+  int times = 0;                     ///< how often something was left out
+
+  bool is(Rule which) {
+    if (!now || rule != which) return false;
+    ++times;
+    return true;
+  }
+};
+
+class ForgetfulRuntime final : public FakeRuntime {
+ public:
+  ForgetfulRuntime(Forgotten& forgotten, uint64_t seed) : FakeRuntime(1, seed), forgotten_(forgotten) {}
+  void add_caller(device::Stream stream) { callers_.insert(stream.handle); }
+
+  void copy(void* to, const void* from, int64_t byte_count, device::Stream stream) override {
+    last_copy_ = byte_count;
+    FakeRuntime::copy(to, from, byte_count, stream);
+  }
+  void record(device::Event event, device::Stream stream) override {
+    recorded_[event.handle] = {stream.handle, last_copy_};
+    FakeRuntime::record(event, stream);
+  }
+  void wait(device::Stream stream, device::Event event) override {
+    const bool between_callers =
+        callers_.count(stream.handle) > 0 && callers_.count(recorded_[event.handle].stream) > 0;
+    if (!between_callers || !forgotten_.is(Rule::enter)) FakeRuntime::wait(stream, event);
+  }
+  bool query(device::Event event) override {
+    const Recorded& recorded = recorded_[event.handle];
+    const Rule rule =
+        recorded.last_copy == sizeof(kernels::cuda::GradientNorm) ? Rule::norm_query : Rule::upload_query;
+    return (callers_.count(recorded.stream) > 0 && forgotten_.is(rule)) || FakeRuntime::query(event);
+  }
+  void keep(const at::Tensor& tensor) override {
+    if (!forgotten_.is(Rule::keep)) FakeRuntime::keep(tensor);
+  }
+
+ private:
+  struct Recorded {
+    void* stream = nullptr;
+    int64_t last_copy = 0;  ///< bytes
+  };
+  Forgotten& forgotten_;
+  std::set<void*> callers_;
+  std::map<void*, Recorded> recorded_;
+  int64_t last_copy_ = 0;
+};
+
+class ForgetfulWork final : public Work {
+ public:
+  ForgetfulWork(
+      std::shared_ptr<Work> work, std::function<bool()> forgets_wait, std::function<bool()> forgets_done)
+      : work_(std::move(work)),
+        forgets_wait_(std::move(forgets_wait)),
+        forgets_done_(std::move(forgets_done)) {}
+  void wait() override {
+    if (!forgets_wait_()) work_->wait();
+  }
+  bool done() const noexcept override { return forgets_done_() || work_->done(); }
+
+ private:
+  std::shared_ptr<Work> work_;
+  std::function<bool()> forgets_wait_, forgets_done_;
+};
+
+class ForgetfulCommunicator final : public testing::PassingCommunicator {
+ public:
+  ForgetfulCommunicator(std::shared_ptr<Communicator> inner, Forgotten& forgotten)
+      : PassingCommunicator(std::move(inner)), forgotten_(forgotten) {}
+  std::shared_ptr<Communicator> duplicate() override { return nullptr; }
+
+ private:
+  std::shared_ptr<Work> launched(
+      Collective kind, const CollectiveLabel& label, std::shared_ptr<Work> work) override {
+    const bool is_norm = std::string(label.what) == "gradient norm";
+    if (kind == Collective::reduce_scatter)
+      forgotten_.launched = (forgotten_.launched + 1) % forgotten_.buckets;
+    return std::make_shared<ForgetfulWork>(
+        std::move(work),
+        [this, kind, is_norm] {
+          if (kind == Collective::all_gather) return forgotten_.is(Rule::gather_wait);
+          if (is_norm) return forgotten_.is(Rule::norm_wait);
+          if (kind != Collective::reduce_scatter) return false;
+          return forgotten_.is(forgotten_.launched > 0 ? Rule::buffer_wait : Rule::shard_wait);
+        },
+        [this, kind] { return kind == Collective::reduce_scatter && forgotten_.is(Rule::buffer_is_free); });
+  }
+
+  Forgotten& forgotten_;
+};
+
+/// Which stream the host's questions leave where it is, so that what should come after it can be early.
+enum class Held { none, caller, nccl };
+
+struct Scenario {
+  Job job;
+  Rule rule;
+  Held held;
+  uint64_t seed = 0;
+};
+
+/// Whether a job goes wrong on any rank when a rule is forgotten from the second step on.
+bool goes_wrong(const Scenario& scenario, const Outcome& host, bool forget) {
+  Forgotten forgotten;
+  forgotten.rule = scenario.rule;
+  ForgetfulRuntime runtime(forgotten, scenario.seed);
+  DeviceTrainer trainer(runtime, Transport::nccl);
+  trainer.wrap = [&](std::shared_ptr<Communicator> made) {
+    return std::make_shared<ForgetfulCommunicator>(std::move(made), forgotten);
+  };
+  trainer.at_step = [&](int64_t step, size_t buckets, const std::vector<device::Stream>& streams) {
+    forgotten.buckets = buckets;
+    if (step != 1) return;
+    for (const device::Stream stream : streams) runtime.add_caller(stream);
+    if (scenario.held != Held::none) runtime.hold_stream(scenario.held == Held::caller ? kMain : kNccl);
+    forgotten.now = forget;
+  };
+  trainer.at_end = [&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the watching thread asks every 5
+    runtime.hold_stream(-1);
+    if (scenario.rule != Rule::gather_wait) forgotten.now = false;
+  };
+  const Outcome outcome = trainer.run(scenario.job);
+  EXPECT_EQ(forgotten.times > 0, forget);
+  for (const auto& text : testing::gather_texts(same(outcome, host) ? "right" : "wrong")) {
+    if (text == "wrong") return true;
+  }
+  return false;
+}
+
+TEST(EngineOnDevice, EveryRuleIsNeeded) {  // but the last, below
+  if (testing::world_size() == 1) return;  // nothing is reduced
+  Job job, one_buffer, clipped, scaled;
+  one_buffer.buffers = 1;
+  clipped.max_grad_norm = 1;
+  scaled.loss_scaling = true;
+  const std::vector<std::pair<const char*, Scenario>> scenarios = {
+      {"1", {job, Rule::enter, Held::none}},
+      {"1, backward and step early", {job, Rule::enter, Held::nccl}},
+      {"1, NCCL early", {job, Rule::enter, Held::caller}},
+      {"2, by a look", {job, Rule::buffer_is_free, Held::nccl}},
+      {"2, by a wait", {one_buffer, Rule::buffer_wait, Held::nccl}},
+      {"3", {job, Rule::shard_wait, Held::nccl}},
+      {"3, of the norm", {clipped, Rule::norm_wait, Held::nccl}},
+      {"4", {one_buffer, Rule::keep, Held::none, 1}},
+      {"5", {job, Rule::upload_query, Held::caller}},
+      {"6", {scaled, Rule::norm_query, Held::none}},
+      {"7", {job, Rule::gather_wait, Held::nccl}},
+  };
+  for (const auto& [name, scenario] : scenarios) {
+    SCOPED_TRACE(name);
+    const Outcome host = on_host(scenario.job);
+    EXPECT_FALSE(goes_wrong(scenario, host, false));
+    EXPECT_TRUE(goes_wrong(scenario, host, true));
+  }
+}
+
+// Rule 8: an optimizer that goes in another stream than it came in, with work still queued there.
+TEST(EngineOnDevice, MemoryGoesAfterItsLastUser) {
+  if (testing::world_size() == 1) return;  // the gather asks for all before it at once
+  const Job job;
+  const at::Tensor right = on_host(job).y_at_end;
+  const auto y_is_right = [&](bool forget, uint64_t seed) {
+    Forgotten forgotten;
+    forgotten.rule = Rule::enter;
+    ForgetfulRuntime runtime(forgotten, seed);
+    const device::Stream first = runtime.current_stream(0);
+    DeviceTrainer trainer(runtime, Transport::nccl);
+    trainer.watch_seconds = 10;  // nobody asks meanwhile
+    trainer.before_it_goes = [&] {
+      const device::Stream late = runtime.create_stream(0);
+      for (const device::Stream stream : {first, late}) runtime.add_caller(stream);
+      runtime.set_current_stream(late);
+      trainer.engine().eval();
+      trainer.engine().train();
+      forgotten.now = forget;
+    };
+    const at::Tensor y = trainer.run(job).y_at_end;
+    EXPECT_EQ(forgotten.times, forget ? 1 : 0);
+    for (const auto& text : testing::gather_texts(testing::same_bits(y, right) ? "right" : "wrong")) {
+      if (text == "wrong") return false;
+    }
+    return true;
+  };
+  bool noticed = false;
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    EXPECT_TRUE(y_is_right(false, seed));
+    noticed = noticed || !y_is_right(true, seed);
+  }
+  EXPECT_TRUE(noticed);
+}
+
+// What waits on the host for the device has a way out.
+TEST(EngineOnDevice, ANormThatNeverComesIsGivenUpWithTheCommunicator) {
+  Job job;
+  job.max_grad_norm = 1;
+  job.steps = 1;
+  FakeRuntime runtime;
+  DeviceTrainer trainer(runtime, Transport::nccl);
+  std::thread peer;
+  trainer.at_end = [&] {
+    runtime.hold_stream(kNccl);
+    peer = std::thread([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      trainer.engine().communicator()->abort("enough");
+    });
+  };
+  testing::expect_error([&] { trainer.run(job); }, {"enough"});
+  runtime.hold_stream(-1);
+  peer.join();
+}
+
+#endif
+
+}  // namespace
+}  // namespace zerosched

@@ -1,0 +1,86 @@
+#include "engine/fake_kernels.h"
+
+#include "kernels/kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+namespace zerosched::testing {
+
+namespace cuda = kernels::cuda;
+
+namespace {
+
+void* at_element(void* base, int64_t index, c10::ScalarType dtype) {
+  return static_cast<std::byte*>(base) + index * static_cast<int64_t>(c10::elementSize(dtype));
+}
+
+// Not 0 in the bits of any of the types of gradients.
+bool is_used(const cuda::GradientSpan& span, c10::ScalarType dtype) {
+  if (span.used == nullptr) return true;
+  const auto* bytes = static_cast<const std::byte*>(span.used);
+  return std::any_of(
+      bytes, bytes + c10::elementSize(dtype), [](std::byte byte) { return byte != std::byte{0}; });
+}
+
+}  // namespace
+
+void FakeKernels::enqueue(cuda::Stream stream, std::function<void()> work) {
+  runtime_.enqueue({0, stream}, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
+
+void FakeKernels::update(kernels::Rule rule, const kernels::StepScalars&, c10::ScalarType param_dtype,
+    c10::ScalarType grad_dtype, const cuda::ShardUpdate& shard, cuda::Stream stream) {
+  enqueue(stream, [rule, param_dtype, grad_dtype, shard] {
+    kernels::StepScalars scalars = *shard.scalars;
+    if (shard.norm != nullptr) {
+      if (shard.norm->found_inf != 0) return;
+      scalars.grad_scale *= shard.norm->clip_factor;
+    }
+    for (const auto* span = shard.spans; span != shard.spans + shard.span_count; ++span) {
+      if (!is_used(*span, grad_dtype)) continue;
+      kernels::UpdateRange range{param_dtype, grad_dtype, at_element(shard.y, span->begin, param_dtype),
+          span->values, {}, span->numel};
+      for (size_t i = 0; i < kernels::kMaxStateTensors; ++i) {
+        if (shard.state[i] != nullptr) {
+          range.state[i] = at_element(shard.state[i], span->begin, kernels::state_dtype(param_dtype));
+        }
+      }
+      kernels::update(rule, range, scalars);
+    }
+  });
+}
+
+void FakeKernels::interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z,
+    double weight, int64_t numel, cuda::Stream stream) {
+  enqueue(stream, [=] { kernels::interpolate(param_dtype, out, x, z, weight, numel); });
+}
+
+int64_t FakeKernels::sum_of_squares_workspace_numel(int64_t, int64_t span_count) { return span_count + 1; }
+
+void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
+  enqueue(stream, [=] {
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (is_used(*span, grad_dtype)) *sum += kernels::sum_of_squares(grad_dtype, span->values, span->numel);
+    }
+  });
+}
+
+void FakeKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
+    std::optional<double> max_norm, bool skip_non_finite, cuda::GradientNorm* out, cuda::Stream stream) {
+  enqueue(stream, [=] {
+    out->norm = std::sqrt(*sum) * scalars->grad_scale;
+    const double factor = max_norm.value_or(-1) / (out->norm + 1e-6);
+    out->clip_factor = !max_norm || factor >= 1 ? 1 : factor;
+    out->found_inf = skip_non_finite && !std::isfinite(out->norm) ? 1 : 0;
+  });
+}
+
+}  // namespace zerosched::testing

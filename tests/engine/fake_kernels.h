@@ -1,0 +1,32 @@
+#pragma once
+
+#include "device/fake_runtime.h"
+#include "engine/device_kernels.h"
+
+namespace zerosched::testing {
+
+/// The kernels of a fake device: those of the CPU, run when the stream gets to them. What a GPU would read
+/// from its memory is read then.
+class FakeKernels final : public detail::DeviceKernels {
+ public:
+  explicit FakeKernels(FakeRuntime& runtime) : runtime_(runtime) {}
+
+  void update(kernels::Rule rule, const kernels::StepScalars& scalars, c10::ScalarType param_dtype,
+      c10::ScalarType grad_dtype, const kernels::cuda::ShardUpdate& shard,
+      kernels::cuda::Stream stream) override;
+  void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
+      int64_t numel, kernels::cuda::Stream stream) override;
+  int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) override;
+  void sum_of_squares(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+      int64_t span_count, int64_t shard_numel, double* workspace, double* sum,
+      kernels::cuda::Stream stream) override;
+  void gradient_norm(const double* sum, const kernels::StepScalars* scalars, std::optional<double> max_norm,
+      bool skip_non_finite, kernels::cuda::GradientNorm* out, kernels::cuda::Stream stream) override;
+
+ private:
+  void enqueue(kernels::cuda::Stream stream, std::function<void()> work);
+
+  FakeRuntime& runtime_;
+};
+
+}  // namespace zerosched::testing
