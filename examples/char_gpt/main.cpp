@@ -11,6 +11,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <iomanip>
 #include <iostream>
@@ -51,15 +52,30 @@ void print(const Options& options, const TrainResult& result) {
   std::cout << std::flush;
 }
 
-}  // namespace
+zerosched::SessionOptions session_options(const CommandLine& line) {
+  zerosched::SessionOptions result;
+  // One rank speaks for all: enough to say what is wrong with the command line.
+  if (!line.problem.empty() || !line.help.empty()) return result.device(at::kCPU);
+  const Options& options = line.options;
+  if (options.device != "auto") result.device(options.device == "cuda" ? at::kCUDA : at::kCPU);
+  return result.timeout(options.timeout).backend(options.comm);
+}
 
-int main(int argc, char** argv) {
-  auto [options, help, problem] = parse_command_line(argc, argv);
-  zerosched::Session session(argc, argv, zerosched::SessionOptions().timeout(options.timeout));
-  if (!help.empty()) {
-    if (session.rank() == 0) std::cout << help;
+/// As the launcher says it, for when there is no session to ask.
+bool is_rank_0() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
+int run(zerosched::Session& session, const CommandLine& line) {
+  if (!line.help.empty()) {
+    if (session.rank() == 0) std::cout << line.help;
     return 0;
   }
+  const Options& options = line.options;
+  std::string problem = line.problem;
 
   std::optional<Corpus> corpus;
   if (problem.empty()) {
@@ -84,4 +100,19 @@ int main(int argc, char** argv) {
     session.abort(error.what());
   }
   return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const CommandLine line = parse_command_line(argc, argv);
+  std::optional<zerosched::Session> session;
+  try {
+    session.emplace(argc, argv, session_options(line));
+  } catch (const c10::Error& error) {
+    // --device and --comm do not fit the machine: every rank throws the same.
+    if (is_rank_0()) std::cerr << "char_gpt: " << error.what_without_backtrace() << std::endl;
+    return 2;
+  }
+  return run(*session, line);
 }

@@ -27,6 +27,8 @@ struct Options {
   std::optional<int64_t> bucket_bytes;
 
   std::string dtype = "float32";
+  std::string device = "auto";
+  std::string comm = "auto";
   int threads = 1;  // per rank
   uint64_t seed = 0;
   double timeout = 600;  // seconds

@@ -105,7 +105,7 @@ TrainResult train(const zerosched::Session& session, const Options& options, con
 
   std::mt19937_64 generator(options.seed + 1234 + static_cast<uint64_t>(session.rank()));
   if (options.dropout > 0) torch::manual_seed(options.seed + 5678 + static_cast<uint64_t>(session.rank()));
-  Position position = resume(optimizer, options, generator);
+  Position position = resume(optimizer, options, generator, session.device());
   MetricsFile metrics;
   if (session.rank() == 0 && !options.metrics.empty()) metrics = MetricsFile(options.metrics, position.step);
   std::optional<zerosched::StopSignal> stop;
@@ -131,10 +131,10 @@ TrainResult train(const zerosched::Session& session, const Options& options, con
     const auto backward_end = Clock::now();
     optimizer.step();
     optimizer.zero_grad();
+    position.step = step;
+    position.last_loss = loss.item<double>();  // waits for a GPU, so that all of the step is timed
     const auto step_end = Clock::now();
 
-    position.step = step;
-    position.last_loss = loss.item<double>();
     if (step == 1) position.first_loss = position.last_loss;
     if (!std::isfinite(position.last_loss)) {
       throw std::runtime_error("the loss is " + std::to_string(position.last_loss) + " at step " +
@@ -161,7 +161,7 @@ TrainResult train(const zerosched::Session& session, const Options& options, con
     progress.update(step, position.last_loss, tokens_per_s);
     if (stopping || due(options.checkpoint_every) ||
         (step == options.steps && !options.checkpoint_dir.empty())) {
-      save_checkpoint(optimizer, options, position, generator);
+      save_checkpoint(optimizer, options, position, generator, session.device());
     }
     if (stopping && step < options.steps) {
       result.stopped = true;

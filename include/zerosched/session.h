@@ -13,8 +13,7 @@ namespace zerosched {
 
 struct ZEROSCHED_EXPORT SessionOptions {
   /// Where this rank's model lives: at::kCPU or a CUDA device, at::kCUDA being the one of the rank's position
-  /// on its node. By default the CPU, which is where this version's optimizers train, or that GPU if the
-  /// backend is "nccl".
+  /// on its node. By default that GPU, or the CPU where no rank sees one.
   TORCH_ARG(std::optional<at::Device>, device) = std::nullopt;
   /// "self", "mpi", "nccl" or "auto". Under mpirun or srun --mpi=pmix auto is nccl if every rank has a GPU of
   /// its own and mpi if ranks share GPUs (their tensors travel through host memory, and a warning says so) or

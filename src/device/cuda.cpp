@@ -1,5 +1,6 @@
 #include "device/runtime.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -9,6 +10,8 @@
 #include <cuda_runtime_api.h>
 
 #include <utility>
+
+#include <dlfcn.h>
 
 namespace zerosched::device {
 
@@ -37,6 +40,16 @@ class Cuda final : public Runtime {
     cudaGetLastError();
     const std::string text = code == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(code);
     return "CUDA finds no GPU (" + text + "); look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+  }
+
+  void prepare_tensors() override {
+    // Before LibTorch is asked, because it remembers that there was none.
+    const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
+    TORCH_CHECK(loaded, "cuda: LibTorch's operations on GPUs cannot be loaded: ", dlerror());
+    TORCH_CHECK(at::hasCUDA(),
+        "cuda: LibTorch has looked for its operations on GPUs before they were loaded. Construct the Session "
+        "before anything else of LibTorch is used (torch::manual_seed looks too), or link the program with "
+        "libtorch_cuda.");
   }
 
   std::string identity(int device) override {

@@ -15,6 +15,7 @@ class NoCuda final : public Runtime {
  public:
   int device_count() noexcept override { return 0; }
   std::string why_no_device() override { return kReason; }
+  void prepare_tensors() override { refuse(); }
   std::string identity(int) override { refuse(); }
   at::Device device_of(const at::Tensor& tensor) const override { return tensor.device(); }
   at::Tensor empty(int64_t, at::ScalarType, int) override { refuse(); }

@@ -33,6 +33,9 @@ class ZEROSCHED_EXPORT Runtime {
   virtual int device_count() noexcept = 0;
   /// Why device_count() is 0, and what to do, as part of a sentence.
   virtual std::string why_no_device() = 0;
+  /// Makes LibTorch's operations on the devices available: they are in a library that programs need not be
+  /// linked with.
+  virtual void prepare_tensors() = 0;
   /// A name of the device that no other device has, on any node.
   virtual std::string identity(int device) = 0;
 

@@ -62,7 +62,10 @@ bool nccl_fits(Communicator& root, at::Device device, device::Runtime& runtime) 
 SessionPlacement place_session(const std::shared_ptr<Communicator>& root, const SessionOptions& options,
     device::Runtime& runtime, const MakeNccl& make_nccl) {
   at::Device device = at::kCPU;
-  agree_on(*root, [&] { device = choose_device(*root, options, runtime); });
+  agree_on(*root, [&] {
+    device = choose_device(*root, options, runtime);
+    if (device.is_cuda()) runtime.prepare_tensors();
+  });
   // Alone, there is nothing to move; a world of one that asks for NCCL gets it.
   const bool nccl = options.backend() == "nccl" ||
                     (options.backend() == "auto" && root->size() > 1 && nccl_fits(*root, device, runtime));

@@ -121,9 +121,7 @@ class Session::Impl {
   at::Device device() const { return device_; }
 
  private:
-  void place(SessionOptions options) {
-    // Optimizers train on the CPU so far: a GPU, or NCCL, which needs one, is for those who ask for it.
-    if (!options.device() && options.backend() != "nccl") options.device(at::kCPU);
+  void place(const SessionOptions& options) {
     const auto root = job_->communicator();
     try {
       const auto make_nccl = [&](at::Device device) {

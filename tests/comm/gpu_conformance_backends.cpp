@@ -13,17 +13,9 @@
 #include <algorithm>
 #include <cstdio>
 
-#include <dlfcn.h>
-
 namespace zerosched::testing {
 
 namespace {
-
-// CUDA's tensor operations are in a library of LibTorch's that nothing here refers to.
-bool has_tensor_operations() {
-  static const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
-  return loaded;
-}
 
 at::Device own_device() {
   const int count = std::max(device::cuda().device_count(), 1);
@@ -43,8 +35,7 @@ Backend on_gpu(const char* name, std::function<std::shared_ptr<Communicator>()> 
 std::string why_skip_conformance(const Backend&) {
   auto& cuda = device::cuda();
   if (cuda.device_count() == 0) return cuda.why_no_device();
-  if (!has_tensor_operations())
-    return std::string("LibTorch's CUDA operations cannot be loaded: ") + dlerror();
+  cuda.prepare_tensors();
   return {};
 }
 

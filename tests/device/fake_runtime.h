@@ -61,9 +61,11 @@ class FakeRuntime : public device::Runtime {
   int live_allocations() const;
   int live_events() const;
   int live_streams() const;
+  int prepared = 0;  ///< calls of prepare_tensors()
 
   int device_count() noexcept override { return devices_; }
   std::string why_no_device() override { return "the fake has no devices"; }
+  void prepare_tensors() override { ++prepared; }
   std::string identity(int device) override;
   at::Device device_of(const at::Tensor& tensor) const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype, int device) override;

@@ -2,11 +2,9 @@
 // allow, and every wait that sees to it is missed when it is forgotten.
 #include "comm/mpi/mpi_backend.h"
 #include "device/fake_runtime.h"
-#include "engine/engine.h"
+#include "engine/device_training.h"
 #include "engine/fake_kernels.h"
 #include "engine/passing_communicator.h"
-#include "engine/toy.h"
-#include "optim/adamw_schedulefree.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -15,10 +13,7 @@
 #include "comm/nccl/nccl_backend.h"
 #endif
 
-#include <torch/csrc/autograd/custom_function.h>
-
 #include <chrono>
-#include <limits>
 #include <set>
 #include <thread>
 
@@ -27,175 +22,17 @@ namespace {
 
 using testing::FakeKernels;
 using testing::FakeRuntime;
+using testing::Job;
+using testing::on_host;
+using testing::Outcome;
 
 constexpr int kMain = 0, kNccl = 1;  // streams in the order of their creation
-
-/// What a job is: everything but where it runs.
-struct Job {
-  at::ScalarType dtype = at::kFloat;
-  std::optional<at::ScalarType> reduce_dtype;
-  int buffers = 2;
-  std::optional<double> max_grad_norm;
-  bool loss_scaling = false;
-  bool overflows = false;  ///< an inf on rank 0 in the second step
-  bool accumulates =
-      false;  ///< a backward in no_sync() before the other; 16-bit: others are LibTorch's to add
-  bool overlaps = true;
-  int64_t steps = 3;
-};
-
-/// What comes out of it, in host memory.
-struct Outcome {
-  std::vector<at::Tensor> y_at_start;  ///< of each step, as its forward sees it
-  std::vector<double> norms;           ///< of each step with loss scaling, else of the last
-  testing::State state;
-  at::Tensor y_at_end;  ///< once the optimizer is gone
-};
-
-bool same(const Outcome& a, const Outcome& b) {
-  if (a.norms != b.norms || a.y_at_start.size() != b.y_at_start.size()) return false;
-  for (size_t i = 0; i < a.y_at_start.size(); ++i) {
-    if (!testing::same_bits(a.y_at_start[i], b.y_at_start[i])) return false;
-  }
-  for (const auto& [name, tensors] : a.state) {
-    for (const auto& [parameter, tensor] : tensors) {
-      if (!testing::same_bits(tensor, b.state.at(name).at(parameter))) return false;
-    }
-  }
-  return true;
-}
-
-// Backward of a tensor that gives it whatever gradient `source` makes.
-struct GivenGradient : torch::autograd::Function<GivenGradient> {
-  using Source = std::function<at::Tensor()>;
-  static std::map<int64_t, Source> sources;
-
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor&, int64_t index) {
-    context->saved_data["index"] = index;
-    return at::zeros({});
-  }
-  static torch::autograd::variable_list backward(
-      torch::autograd::AutogradContext* context, const torch::autograd::variable_list&) {
-    return {sources.at(context->saved_data["index"].toInt())(), at::Tensor()};
-  }
-};
-std::map<int64_t, GivenGradient::Source> GivenGradient::sources;
-
-const std::vector<std::vector<int64_t>>& shapes() {
-  static const std::vector<std::vector<int64_t>> all = {{40}, {7, 5}, {3}, {64}, {90}, {11}};
-  return all;
-}
-
-// The one that is not used in every step, and on no rank in the second.
-constexpr int64_t kSometimesUnused = 3;
-
-class Trainer {
- public:
-  virtual ~Trainer() = default;
-
-  detail::Engine& engine() const { return *engine_; }
-
-  Outcome run(const Job& job) {
-    job_ = job;
-    for (const auto& [name, value] : testing::make_parameters(shapes(), job.dtype)) {
-      const at::Tensor mine = place(value.detach()).view(value.sizes());
-      parameters_.emplace_back(name, mine.requires_grad_());
-    }
-    ShardingOptions sharding = testing::buckets_of(400);
-    sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
-    if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
-    if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
-    const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
-    options_.weight_decay(0.1);
-    engine_ = std::make_shared<detail::Engine>(groups, NamedParameters{}, communicator(), options_, sharding,
-        std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
-    Outcome outcome;
-    for (int64_t step = 0; step < job.steps; ++step) {
-      begin_step(step);
-      outcome.y_at_start.push_back(y_now());
-      if (job.accumulates) {
-        engine_->enter_no_sync();
-        backward(step + 100);
-        engine_->leave_no_sync();
-      }
-      backward(step);
-      if (job.loss_scaling) {
-        engine_->step_scaled({&options_}, 4.0);
-      } else {
-        engine_->step({&options_});
-      }
-      if (job.loss_scaling) outcome.norms.push_back(engine_->grad_norm());  // known to the host already
-      // What LibTorch would add to, at once and not in a stream.
-      if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
-    }
-    end();
-    if (outcome.norms.empty()) outcome.norms.push_back(engine_->grad_norm());
-    for (at::Tensor& y : outcome.y_at_start) y = to_host(y);
-    for (const char* which : {"z", "x", "v", "y"}) outcome.state[which] = engine_->full_state(which);
-    before_it_goes();
-    engine_.reset();
-    outcome.y_at_end = to_host(y_now());
-    return outcome;
-  }
-
-  std::function<void()> before_it_goes = [] {};
-
- protected:
-  virtual std::shared_ptr<Communicator> communicator() = 0;
-  virtual detail::DeviceBackend backend() { return {}; }
-  virtual at::Tensor place(const at::Tensor& value) = 0;
-  virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
-  /// A copy of all parameters, made when this trainer's stream gets there.
-  virtual at::Tensor y_now() = 0;
-  virtual at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) = 0;
-  virtual void begin_step(int64_t) {}
-  virtual void end() {}
-  virtual void after_backward() {}
-
-  NamedParameters parameters_;
-
- private:
-  void backward(int64_t step) {
-    const int rank = testing::world_rank();
-    at::Tensor loss = at::zeros({});
-    GivenGradient::sources.clear();
-    for (size_t p = 0; p < parameters_.size(); ++p) {
-      const auto index = static_cast<int64_t>(p);
-      if (index == kSometimesUnused && (step == 1 || (step + rank) % 3 == 0)) continue;
-      const at::Tensor value = testing::random_like(parameters_[p].second.detach(), step, rank, index);
-      if (job_.overflows && step == 1 && rank == 0)
-        value.view({-1})[0] = std::numeric_limits<double>::infinity();
-      GivenGradient::sources[index] = [this, value, index] { return make_gradient(value, index); };
-      loss = loss + GivenGradient::apply(parameters_[p].second, index);
-    }
-    loss.backward();
-    // Hooks bring their streams with them. Where there are none, LibTorch's own order counts.
-    if (!job_.overlaps) after_backward();
-  }
-
-  Job job_;
-  AdamWScheduleFreeOptions options_{0.01};
-  std::shared_ptr<detail::Engine> engine_;
-};
-
-class HostTrainer final : public Trainer {
- protected:
-  std::shared_ptr<Communicator> communicator() override { return testing::world()->duplicate(); }
-  at::Tensor place(const at::Tensor& value) override { return value.clone(); }
-  at::Tensor to_host(const at::Tensor& tensor) override { return tensor; }
-  at::Tensor y_now() override {
-    std::vector<at::Tensor> all;
-    for (const auto& [name, parameter] : parameters_) all.push_back(parameter.detach().reshape({-1}));
-    return at::cat(all);
-  }
-  at::Tensor make_gradient(const at::Tensor& value, int64_t) override { return value.clone(); }
-};
 
 enum class Transport { nccl, staged };
 
 /// Hooks come in two streams by turns. Nothing but the engine orders those and the one that steps: gradients
 /// do not depend on parameters.
-class DeviceTrainer final : public Trainer {
+class DeviceTrainer final : public testing::Trainer {
  public:
   DeviceTrainer(FakeRuntime& runtime, Transport transport)
       : runtime_(runtime), kernels_(runtime), transport_(transport), main_(runtime.current_stream(0)) {}
@@ -287,39 +124,16 @@ std::vector<Transport> transports() {
 #endif
 }
 
-Outcome on_host(const Job& job) { return HostTrainer().run(job); }
-
-void expect_same(const Outcome& device, const Outcome& host) {
-  EXPECT_EQ(device.norms, host.norms);
-  ASSERT_EQ(device.y_at_start.size(), host.y_at_start.size());
-  for (size_t i = 0; i < host.y_at_start.size(); ++i) {
-    EXPECT_TRUE(testing::same_bits(device.y_at_start[i], host.y_at_start[i])) << "y before step " << i;
-  }
-  testing::expect_same_bits(device.state, host.state);
-}
-
 TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
-  std::vector<Job> jobs(9);
-  jobs[1].buffers = 1;
-  jobs[2].overlaps = false;
-  jobs[3].max_grad_norm = 1.0;
-  jobs[4].dtype = at::kBFloat16;
-  jobs[4].accumulates = true;
-  jobs[5].dtype = at::kHalf;
-  jobs[5].loss_scaling = true;
-  jobs[6].dtype = at::kDouble;
-  jobs[7].dtype = at::kBFloat16;
-  jobs[7].reduce_dtype = at::kFloat;
-  jobs[8].loss_scaling = true;
-  jobs[8].overflows = true;
-  for (size_t j = 0; j < jobs.size(); ++j) {
-    const Outcome host = on_host(jobs[j]);
+  const std::vector<Job> all = testing::jobs();
+  for (size_t j = 0; j < all.size(); ++j) {
+    const Outcome host = on_host(all[j]);
     for (const Transport transport : transports()) {
       for (uint64_t seed = 0; seed < 3; ++seed) {
         SCOPED_TRACE("job " + std::to_string(j) + (transport == Transport::nccl ? " nccl" : " staged") +
                      ", seed " + std::to_string(seed));
         FakeRuntime runtime(1, seed);
-        expect_same(DeviceTrainer(runtime, transport).run(jobs[j]), host);
+        testing::expect_same_bits(DeviceTrainer(runtime, transport).run(all[j]), host);
       }
     }
   }
@@ -470,7 +284,7 @@ bool goes_wrong(const Scenario& scenario, const Outcome& host, bool forget) {
   };
   const Outcome outcome = trainer.run(scenario.job);
   EXPECT_EQ(forgotten.times > 0, forget);
-  for (const auto& text : testing::gather_texts(same(outcome, host) ? "right" : "wrong")) {
+  for (const auto& text : testing::gather_texts(testing::same_bits(outcome, host) ? "right" : "wrong")) {
     if (text == "wrong") return true;
   }
   return false;

@@ -33,6 +33,11 @@ CHAR_GPT = [
     ("--data {text} --warmup-steps -1", "--warmup-steps"),
     ("--data {text} --optimizer adagrad", "adagrad"),
     ("--data {text} --dtype int8", "int8"),
+    ("--data {text} --device tpu", "tpu"),
+    ("--data {text} --device cuda", "the device is cuda"),  # the tests of the CPU see no GPU
+    ("--data {text} --comm gloo", "gloo"),
+    ("--data {text} --comm nccl", "needs a GPU"),
+    ("--data {text} --device cpu --comm nccl", "the device is the CPU"),
     ("--data {text} --threads 0", "--threads"),
     ("--data {text} --seed -1", "--seed"),
     ("--data {text} --timeout 0", "--timeout"),

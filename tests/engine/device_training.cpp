@@ -1,0 +1,154 @@
+#include "engine/device_training.h"
+
+#include "optim/adamw_schedulefree.h"
+#include "support/gather.h"
+#include "support/world.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <limits>
+
+namespace zerosched::testing {
+namespace {
+
+// Backward of a tensor that gives it whatever gradient the source makes.
+struct GivenGradient : torch::autograd::Function<GivenGradient> {
+  using Source = std::function<at::Tensor()>;
+  static std::map<int64_t, Source> sources;
+
+  static at::Tensor forward(
+      torch::autograd::AutogradContext* context, const at::Tensor& parameter, int64_t index) {
+    context->saved_data["index"] = index;
+    return at::zeros({}, parameter.options().dtype(at::kFloat));
+  }
+  static torch::autograd::variable_list backward(
+      torch::autograd::AutogradContext* context, const torch::autograd::variable_list&) {
+    return {sources.at(context->saved_data["index"].toInt())(), at::Tensor()};
+  }
+};
+std::map<int64_t, GivenGradient::Source> GivenGradient::sources;
+
+const std::vector<std::vector<int64_t>> kShapes = {{40}, {7, 5}, {3}, {64}, {90}, {11}};
+// The one that is not used in every step, and on no rank in the second.
+constexpr int64_t kSometimesUnused = 3;
+
+class HostTrainer final : public Trainer {
+  std::shared_ptr<Communicator> communicator() override { return world()->duplicate(); }
+  at::Tensor place(const at::Tensor& value) override { return value.clone(); }
+  at::Tensor to_host(const at::Tensor& tensor) override { return tensor; }
+  at::Tensor make_gradient(const at::Tensor& value, int64_t) override { return value.clone(); }
+};
+
+}  // namespace
+
+std::vector<Job> jobs() {
+  std::vector<Job> all(9);
+  all[1].buffers = 1;
+  all[2].overlaps = false;
+  all[3].max_grad_norm = 1.0;
+  all[4].dtype = at::kBFloat16;
+  all[4].accumulates = true;  // float32 gradients are added by LibTorch, not by us
+  all[5].dtype = at::kHalf;
+  all[5].loss_scaling = true;
+  all[6].dtype = at::kDouble;
+  all[7].dtype = at::kBFloat16;
+  all[7].reduce_dtype = at::kFloat;
+  all[8].loss_scaling = true;
+  all[8].overflows = true;
+  return all;
+}
+
+bool same_bits(const Outcome& a, const Outcome& b) {
+  if (a.norms != b.norms || a.y_at_start.size() != b.y_at_start.size()) return false;
+  for (size_t i = 0; i < a.y_at_start.size(); ++i) {
+    if (!same_bits(a.y_at_start[i], b.y_at_start[i])) return false;
+  }
+  for (const auto& [name, tensors] : a.state) {
+    for (const auto& [parameter, tensor] : tensors) {
+      if (!same_bits(tensor, b.state.at(name).at(parameter))) return false;
+    }
+  }
+  return same_bits(a.y_at_end, b.y_at_end);
+}
+
+void expect_same_bits(const Outcome& a, const Outcome& b) {
+  EXPECT_EQ(a.norms, b.norms);
+  ASSERT_EQ(a.y_at_start.size(), b.y_at_start.size());
+  for (size_t i = 0; i < b.y_at_start.size(); ++i) {
+    EXPECT_TRUE(same_bits(a.y_at_start[i], b.y_at_start[i])) << "y before step " << i;
+  }
+  expect_same_bits(a.state, b.state);
+  EXPECT_TRUE(same_bits(a.y_at_end, b.y_at_end)) << "y at the end";
+}
+
+Outcome Trainer::run(const Job& job) {
+  job_ = job;
+  for (const auto& [name, value] : make_parameters(kShapes, job.dtype)) {
+    const at::Tensor mine = place(value.detach()).view(value.sizes());
+    parameters_.emplace_back(name, mine.requires_grad_());
+  }
+  ShardingOptions sharding = buckets_of(400);
+  sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
+  if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
+  if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
+  const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
+  options_.weight_decay(0.1);
+  engine_ = std::make_shared<detail::Engine>(groups, NamedParameters{}, communicator(), options_, sharding,
+      std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
+  Outcome outcome;
+  for (int64_t step = 0; step < job.steps; ++step) {
+    begin_step(step);
+    outcome.y_at_start.push_back(y_now());
+    if (job.accumulates) {
+      engine_->enter_no_sync();
+      backward(step + 100);
+      engine_->leave_no_sync();
+    }
+    backward(step);
+    if (job.loss_scaling) {
+      engine_->step_scaled({&options_}, 4.0);
+    } else {
+      engine_->step({&options_});
+    }
+    if (job.loss_scaling) outcome.norms.push_back(engine_->grad_norm());  // known to the host already
+    // What LibTorch would add to, at once and not in a stream.
+    if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
+  }
+  end();
+  if (outcome.norms.empty()) outcome.norms.push_back(engine_->grad_norm());
+  for (at::Tensor& y : outcome.y_at_start) y = to_host(y);
+  for (const char* which : {"z", "x", "v", "y"}) outcome.state[which] = engine_->full_state(which);
+  before_it_goes();
+  engine_.reset();
+  outcome.y_at_end = to_host(y_now());
+  return outcome;
+}
+
+at::Tensor Trainer::y_now() {
+  std::vector<at::Tensor> all;
+  for (const auto& [name, parameter] : parameters_) all.push_back(parameter.detach().reshape({-1}));
+  return at::cat(all);
+}
+
+void Trainer::backward(int64_t step) {
+  const int rank = world_rank();
+  at::Tensor loss = at::zeros({});
+  GivenGradient::sources.clear();
+  for (size_t p = 0; p < parameters_.size(); ++p) {
+    const auto index = static_cast<int64_t>(p);
+    if (index == kSometimesUnused && (step == 1 || (step + rank) % 3 == 0)) continue;
+    const at::Tensor value = random_like(parameters_[p].second.detach(), step, rank, index);
+    if (job_.overflows && step == 1 && rank == 0)
+      value.view({-1})[0] = std::numeric_limits<double>::infinity();
+    GivenGradient::sources[index] = [this, value, index] { return make_gradient(value, index); };
+    const auto forward = forward_of(index);
+    loss = loss + GivenGradient::apply(parameters_[p].second, index);
+  }
+  loss.backward();
+  // Hooks bring their streams with them. Where there are none, LibTorch's own order counts.
+  if (!job_.overlaps) after_backward();
+}
+
+Outcome on_host(const Job& job) { return HostTrainer().run(job); }
+
+}  // namespace zerosched::testing

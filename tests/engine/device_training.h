@@ -1,0 +1,80 @@
+#pragma once
+
+#include "engine/engine.h"
+#include "engine/toy.h"
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+// The same training on the CPU and on a device, to be compared bit for bit.
+namespace zerosched::testing {
+
+/// Everything but where it runs.
+struct Job {
+  at::ScalarType dtype = at::kFloat;
+  std::optional<at::ScalarType> reduce_dtype;
+  int buffers = 2;
+  std::optional<double> max_grad_norm;
+  bool loss_scaling = false;
+  bool overflows = false;    ///< an inf on rank 0 in the second step
+  bool accumulates = false;  ///< a backward in no_sync() before the other
+  bool overlaps = true;
+  int64_t steps = 3;
+};
+
+/// One of each option and dtype.
+std::vector<Job> jobs();
+
+/// What comes out of it, in host memory.
+struct Outcome {
+  std::vector<at::Tensor> y_at_start;  ///< of each step, as its forward sees it
+  std::vector<double> norms;           ///< of each step with loss scaling, else of the last
+  State state;
+  at::Tensor y_at_end;  ///< once the optimizer is gone
+};
+
+/// All bits, for EXPECT_TRUE.
+bool same_bits(const Outcome& a, const Outcome& b);
+/// All bits, saying which differ.
+void expect_same_bits(const Outcome& a, const Outcome& b);
+
+/// Trains with gradients that are given: they do not depend on the parameters.
+class Trainer {
+ public:
+  virtual ~Trainer() = default;
+  Outcome run(const Job& job);
+  detail::Engine& engine() const { return *engine_; }
+  std::function<void()> before_it_goes = [] {};
+
+ protected:
+  virtual std::shared_ptr<Communicator> communicator() = 0;
+  virtual detail::DeviceBackend backend() { return {}; }
+  /// A copy of a parameter's first values, where it is to live.
+  virtual at::Tensor place(const at::Tensor& value) = 0;
+  virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+  /// A copy of all parameters, flat, as they are when the trainer's stream gets there.
+  virtual at::Tensor y_now();
+  /// Around what the parameter's part of forward queues.
+  virtual std::shared_ptr<void> forward_of(int64_t) { return nullptr; }
+  /// Called by backward.
+  virtual at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) = 0;
+  virtual void begin_step(int64_t) {}
+  virtual void after_backward() {}
+  virtual void end() {}
+
+  NamedParameters parameters_;
+
+ private:
+  void backward(int64_t step);
+
+  Job job_;
+  AdamWScheduleFreeOptions options_{0.01};
+  std::shared_ptr<detail::Engine> engine_;
+};
+
+/// Over testing::world().
+Outcome on_host(const Job& job);
+
+}  // namespace zerosched::testing
