@@ -1,0 +1,35 @@
+"""The GPU's tests under compute-sanitizer: no access out of bounds, no use of what nobody wrote, no race in shared
+memory. usage: sanitizer_test.py PROGRAM [argument...]"""
+import os
+import shutil
+import subprocess
+import sys
+
+import job
+
+FOUND = 9  # what compute-sanitizer exits with
+TOOLS = {"memcheck": ["--leak-check", "no"], "initcheck": [], "racecheck": []}
+
+
+def main():
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    program = sys.argv[1:]
+    plain = job.run(program, timeout=280)
+    print(plain.out, plain.err, flush=True)
+    if "SKIPPED: " in plain.out:
+        job.skip(plain.out.split("SKIPPED: ", 1)[1].splitlines()[0])
+    if not os.path.exists(sanitizer):
+        job.skip("compute-sanitizer is not there; it is a part of the CUDA toolkit")
+    if plain.code != 0:
+        return plain.code
+    for tool, options in TOOLS.items():
+        command = [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), *options, *program]
+        print(" ".join(command), flush=True)
+        code = subprocess.run(command, timeout=1500).returncode
+        if code != 0:
+            print(f"FAILED: {tool} {'found something' if code == FOUND else f'ended with {code}'}")
+            return 1
+    return 0
+
+
+sys.exit(main())
