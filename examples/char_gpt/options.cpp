@@ -101,11 +101,13 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(integer_in(1, int64_t{1} << 40))
       ->group("Optimizer");
 
-  app.add_option("--device", options.device, "where the model lives; auto: the rank's GPU, or the CPU if there is none")
+  app.add_option("--device", options.device,
+         "where the model lives; auto: the rank's GPU, or the CPU if there is none")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->group("Run");
   app.add_option("--comm", options.comm,
-         "what carries gradients; auto: nccl if every rank has a GPU of its own, mpi for several ranks otherwise")
+         "what carries gradients; auto: nccl if every rank has a GPU of its own, mpi for several ranks "
+         "otherwise")
       ->check(CLI::IsMember({"auto", "nccl", "mpi", "self"}))
       ->group("Run");
   app.add_option("--threads", options.threads, "threads per rank")->check(integer_in(1, 1024))->group("Run");

@@ -22,7 +22,7 @@ struct Event {
   void* handle = nullptr;
 };
 
-/// The few things that communication between devices needs of a device's runtime. cuda() is the real one;
+/// The few things that the rest of the library needs of a device's runtime. cuda() is the real one;
 /// tests bring one over host memory that runs streams in the worst order that events allow.
 ///
 /// All calls are thread-safe and throw c10::Error with the runtime's own text unless they say otherwise.

@@ -1,14 +1,14 @@
 // How much of the reduce-scatter is hidden under backward. Started with mpirun, at least two ranks.
 //
-// Steps with overlap_backward(true), whose reduce-scatters run beside backward, and with overlap_backward(false),
-// where all run in step(), take turns. The difference of their times is what was hidden; the time of the same
-// reduce-scatters alone is what there was to hide.
+// Steps with overlap_backward(true), whose reduce-scatters run beside backward, and with
+// overlap_backward(false), where all run in step(), take turns. The difference of their times is what was
+// hidden; the time of the same reduce-scatters alone is what there was to hide.
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/session.h>
 
-#include <CLI/CLI.hpp>
 #include <torch/cuda.h>
 #include <torch/nn.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -108,8 +108,9 @@ int measure(const zerosched::Session& session, const Options& options) {
     std::printf("%lld parameters, %d ranks, %s on %s, medians of %d rounds\n", static_cast<long long>(numel),
         session.world_size(), session.communicator()->backend(), session.device().str().c_str(),
         options.rounds);
-    std::printf("step, reduced under backward %8.2f ms\nstep, reduced after backward %8.2f ms\n"
-                "the reduce-scatters alone    %8.2f ms, of which %.0f%% hidden\n",
+    std::printf(
+        "step, reduced under backward %8.2f ms\nstep, reduced after backward %8.2f ms\n"
+        "the reduce-scatters alone    %8.2f ms, of which %.0f%% hidden\n",
         median(overlapped) * 1e3, median(apart) * 1e3, median(alone) * 1e3, 100 * hidden / median(alone));
   }
   return 0;

@@ -21,7 +21,8 @@ using testing::Outcome;
 enum class Transport { host, nccl };
 
 at::Device own_device() {
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(testing::world_rank() % device::cuda().device_count()));
+  return at::Device(
+      at::kCUDA, static_cast<c10::DeviceIndex>(testing::world_rank() % device::cuda().device_count()));
 }
 
 class GpuTrainer final : public testing::Trainer {
