@@ -74,15 +74,14 @@ class DeviceUpdater final : public ShardUpdater {
         communicator_(communicator),
         kernels_(kernels),
         launches_(parts.layout.buckets.size()) {
-    int64_t groups = 0, pieces = 0, workspace = 1;
+    int64_t pieces = 0, workspace = 1;
     for (const Bucket& bucket : parts.layout.buckets) {
-      groups = std::max(groups, bucket.group + 1);
       int64_t own = 0;
       for (const Piece& piece : bucket.pieces) own += piece.slice == parts.rank ? 1 : 0;
       pieces += own;
       workspace = std::max(workspace, kernels.sum_of_squares_workspace_numel(bucket.shard_numel, own));
     }
-    scalar_bytes_ = groups * static_cast<int64_t>(sizeof(kernels::StepScalars));
+    scalar_bytes_ = static_cast<int64_t>(parts.groups * sizeof(kernels::StepScalars));
     table_bytes_ = scalar_bytes_ + pieces * static_cast<int64_t>(sizeof(cuda::GradientSpan));
     table_ = executor.empty(table_bytes_, at::kByte);
     workspace_ = executor.empty(workspace, at::kDouble);
@@ -158,7 +157,7 @@ class DeviceUpdater final : public ShardUpdater {
   }
 
  private:
-  bool direct() const { return !parts_.gradients.shard(0).defined(); }
+  bool direct() const { return launches_.empty() || !parts_.gradients.shard(0).defined(); }
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
   cuda::Stream stream() const { return static_cast<cuda::Stream>(executor_.current_stream().handle); }
 
@@ -202,7 +201,7 @@ class DeviceUpdater final : public ShardUpdater {
   void upload() {
     PinnedBuffer& buffer = free_buffer();
     int64_t byte_count = scalar_bytes_;
-    std::memcpy(buffer.memory(), scalars_.data(), scalars_.size() * sizeof(kernels::StepScalars));
+    std::memcpy(buffer.memory(), scalars_.data(), static_cast<size_t>(scalar_bytes_));
     if (!spans_are_uploaded_) {
       const size_t span_bytes = host_spans_.size() * sizeof(cuda::GradientSpan);
       if (span_bytes > 0) std::memcpy(buffer.memory() + scalar_bytes_, host_spans_.data(), span_bytes);

@@ -25,6 +25,7 @@ using ShardState = std::array<at::Tensor, kernels::kMaxStateTensors>;
 struct ShardParts {
   const Algorithm& algorithm;
   const Layout& layout;
+  size_t groups;  ///< of parameters, those without elements too
   int64_t rank;
   const FlatParameters& parameters;
   const std::vector<ShardState>& state;  ///< by bucket
