@@ -2,8 +2,6 @@
 
 #include "optim/schedule_free.h"
 
-#include <zerosched/export.h>
-
 namespace zerosched::detail {
 
 /// Schedule-Free AdamW in the package's form; what the paper's form shares with it.

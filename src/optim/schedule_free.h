@@ -2,11 +2,13 @@
 
 #include "optim/algorithm.h"
 
+#include <zerosched/export.h>
+
 namespace zerosched::detail {
 
 /// What the Schedule-Free algorithms share: state z, x (and v), and the average of arXiv 2405.15682,
 /// section 2.
-class ScheduleFreeAlgorithm : public Algorithm {
+class ZEROSCHED_EXPORT ScheduleFreeAlgorithm : public Algorithm {
  public:
   Interpolation interpolation(Point point, const GroupState& state) const final;
 
