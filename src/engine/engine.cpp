@@ -112,6 +112,7 @@ bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
 bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   const at::NoGradGuard no_grad;
   timings_ = {};
+  const StepTimings::Recorder recorder(step_timings_, timings_);
   const PhaseTimer whole_step(timings_.step);
   check_unchanged();
   {

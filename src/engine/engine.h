@@ -4,6 +4,7 @@
 #include "engine/gradient_hook.h"
 #include "engine/gradient_reducer.h"
 #include "engine/model.h"
+#include "engine/step_timings.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
@@ -54,6 +55,7 @@ class Engine {
   std::map<std::string, at::Tensor> full_state(const std::string& which);
   void reset_from_parameters();
   const Timings& timings() const { return timings_; }
+  TimingReport timing_report();
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
   /// Throws what a hook or a peer has reported since the last call. Local.
   void check() const;
@@ -113,6 +115,7 @@ class Engine {
   double grad_norm_ = -1;  ///< of the last step; negative: not known
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
   Timings timings_;
+  StepTimings step_timings_;
   int exceptions_at_start_;
 };
 
