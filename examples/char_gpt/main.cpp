@@ -3,14 +3,12 @@
 #include "corpus.h"
 #include "metrics.h"
 #include "options.h"
+#include "readiness.h"
 #include "train.h"
 
 #include <zerosched/session.h>
 #include <zerosched/stop_signal.h>
 
-#include <ATen/ops/zeros.h>
-
-#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <iomanip>
@@ -20,23 +18,8 @@
 
 namespace {
 
-/// False if any rank has a problem, which the first such rank prints for all. Collective.
-bool every_rank_is_ready(const zerosched::Session& session, const std::string& problem) {
-  const auto has_problem = at::zeros({session.world_size()}, at::kInt);
-  auto* flags = has_problem.mutable_data_ptr<int>();
-  flags[session.rank()] = problem.empty() ? 0 : 1;
-  session.communicator()->all_reduce(has_problem)->wait();
-  const auto count = std::count(flags, flags + session.world_size(), 1);
-  if (count == 0) return true;
-  if (std::find(flags, flags + session.world_size(), 1) == flags + session.rank()) {
-    const bool everywhere = count == session.world_size();
-    std::cerr << "char_gpt: " << (everywhere ? "" : "on rank " + std::to_string(session.rank()) + ": ")
-              << problem << "\nchar_gpt --help lists the options.\n";
-  }
-  return false;
-}
-
 void print(const Options& options, const TrainResult& result) {
+  std::cerr << result.timings.table() << std::flush;
   if (result.stopped) {
     std::cerr << "char_gpt: stopped by a signal after step " << result.steps << "; go on with --resume"
               << std::endl;
@@ -92,12 +75,11 @@ int run(zerosched::Session& session, const CommandLine& line) {
 
   try {
     const auto result = train(session, options, *corpus);
-    if (session.rank() == 0) print(options, result);
-    if (result.stopped) return zerosched::kRequeueExitCode;
-  } catch (const c10::Error& error) {
-    session.abort(error.what_without_backtrace());
+    if (!result) return 2;
+    if (session.rank() == 0) print(options, *result);
+    if (result->stopped) return zerosched::kRequeueExitCode;
   } catch (const std::exception& error) {
-    session.abort(error.what());
+    session.abort(message_of(error));
   }
   return 0;
 }

@@ -5,6 +5,7 @@
 #include "model.h"
 #include "optimizers.h"
 #include "progress.h"
+#include "readiness.h"
 #include "step_times.h"
 
 #include <zerosched/safetensors.h>
@@ -16,8 +17,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace {
@@ -93,21 +96,47 @@ bool stop_requested(const zerosched::Session& session, const std::optional<zeros
   return false;
 }
 
+/// Seconds by phase.
+nlohmann::json by_phase(const zerosched::Timings& timings) {
+  nlohmann::json phases;
+  for (const auto& [name, seconds] : zerosched::kTimingPhases) phases[name] = timings.*seconds;
+  return phases;
+}
+
+nlohmann::json by_rank(const zerosched::TimingReport& report) {
+  auto ranks = nlohmann::json::array();
+  for (const auto& rank : report.ranks) {
+    ranks.push_back({{"mean_s", by_phase(rank.mean)}, {"worst_s", by_phase(rank.worst)}});
+  }
+  return ranks;
+}
+
 }  // namespace
 
-TrainResult train(const zerosched::Session& session, const Options& options, const Corpus& corpus) {
+std::optional<TrainResult> train(
+    const zerosched::Session& session, const Options& options, const Corpus& corpus) {
   at::set_num_threads(options.threads);
   torch::manual_seed(options.seed);
   Gpt model(options.dim, options.layers, options.heads, options.seq, options.dropout);
   model->to(session.device(), options.dtype == "bfloat16" ? torch::kBFloat16 : torch::kFloat32);
-  const auto made = make_optimizer(session, options, model);
-  zerosched::ShardedOptimizer& optimizer = *made;
-
   std::mt19937_64 generator(options.seed + 1234 + static_cast<uint64_t>(session.rank()));
   if (options.dropout > 0) torch::manual_seed(options.seed + 5678 + static_cast<uint64_t>(session.rank()));
-  Position position = resume(optimizer, options, generator, session.device());
+  std::unique_ptr<zerosched::ShardedOptimizer> made;
+  Position position;
   MetricsFile metrics;
-  if (session.rank() == 0 && !options.metrics.empty()) metrics = MetricsFile(options.metrics, position.step);
+  std::string problem;
+  try {
+    made = make_optimizer(session, options, model);
+    position = resume(*made, options, generator, session.device());
+    if (session.rank() == 0 && !options.metrics.empty())
+      metrics = MetricsFile(options.metrics, position.step);
+  } catch (const std::exception& error) {
+    // Ranks that no longer reach each other are another matter.
+    if (made && !made->communicator()->failure().empty()) throw;
+    problem = message_of(error);
+  }
+  if (!every_rank_is_ready(session, problem)) return std::nullopt;
+  zerosched::ShardedOptimizer& optimizer = *made;
   std::optional<zerosched::StopSignal> stop;
   if (!options.checkpoint_dir.empty()) stop.emplace();
 
@@ -170,6 +199,7 @@ TrainResult train(const zerosched::Session& session, const Options& options, con
   }
   progress.finish();
   result.steps = position.step;
+  result.timings = optimizer.timing_report();
   if (result.stopped) return result;
 
   // Where the checkpoint was of the last step, that was not done in the loop.
@@ -182,9 +212,11 @@ TrainResult train(const zerosched::Session& session, const Options& options, con
   }
   int64_t parameters = 0;
   for (const auto& parameter : model->parameters()) parameters += parameter.numel();
+  const auto straggler = result.timings.straggler();
   result.report = {{"params", parameters}, {"world_size", session.world_size()}, {"steps", options.steps},
       {"median_step_s", times.median()}, {"min_step_s", times.min()},
-      {"mean_phase_s", times.mean_of_phases()},
+      {"mean_phase_s", times.mean_of_phases()}, {"ranks", by_rank(result.timings)},
+      {"straggler", straggler ? nlohmann::json(straggler->rank) : nlohmann::json()},
       {"peak_rss_mib", all_reduced(session, peak_rss_mib(), zerosched::ReduceOp::max)},
       {"first_loss", position.first_loss}, {"last_loss", position.last_loss}, {"eval_loss_x", losses->second},
       {"eval_loss_y", losses->first}, {"state_bytes", optimizer.state_bytes()}};

@@ -5,6 +5,7 @@
 #include <zerosched/export.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/sharding_options.h>
+#include <zerosched/timings.h>
 
 #include <torch/optim/optimizer.h>
 
@@ -24,17 +25,6 @@ namespace detail {
 class Algorithm;
 class Engine;
 }  // namespace detail
-
-/// Seconds that this rank spent in each phase of its last step.
-struct Timings {
-  double backward = 0;             ///< first gradient hook to last (0 in compatible mode)
-  double collect_gradients = 0;    ///< moving gradients inside step(): compatible mode and stragglers
-  double wait_reduce_scatter = 0;  ///< blocked in step() until reduced gradients were there
-  double norm = 0;                 ///< global gradient norm, its all-reduce included
-  double update = 0;               ///< the fused update of this rank's shard
-  double wait_all_gather = 0;      ///< blocked in step() until every rank's y was there
-  double step = 0;                 ///< all of step(), without a closure
-};
 
 /// Parameters are x while one of these lives, and y again, bit for bit, when it ends. Made by eval_scope().
 ///
@@ -156,8 +146,13 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// every call.
   CheckpointExtra load_checkpoint(const std::string& dir);
 
-  /// Local.
+  /// Of the last step of this rank. Local.
   Timings timings() const;
+
+  /// Of every rank, the mean and the worst over all steps since the last report, or since construction: which
+  /// rank the others wait for. Steps themselves send nothing for it. Throws on every rank between backward
+  /// and step() in overlapping mode.
+  TimingReport timing_report();
 
   /// The duplicate that this optimizer communicates over, for its traffic(). Local.
   std::shared_ptr<Communicator> communicator() const;

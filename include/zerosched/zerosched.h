@@ -16,4 +16,5 @@
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/sharding_options.h>
 #include <zerosched/stop_signal.h>
+#include <zerosched/timings.h>
 #include <zerosched/update_batch_norm.h>

@@ -84,6 +84,7 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();
   timings_ = {};
+  const StepTimings::Recorder recorder(step_timings_, timings_);
   const PhaseTimer whole_step(timings_.step);
   check_unchanged();
   {

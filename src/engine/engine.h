@@ -7,6 +7,7 @@
 #include "engine/gradient_reducer.h"
 #include "engine/model.h"
 #include "engine/shard_updater.h"
+#include "engine/step_timings.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
@@ -66,6 +67,7 @@ class ZEROSCHED_EXPORT Engine {
   std::map<std::string, at::Tensor> full_state(const std::string& which);
   void reset_from_parameters();
   const Timings& timings() const { return timings_; }
+  TimingReport timing_report();
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
   /// Throws what a hook or a peer has reported since the last call. Local.
   void check() const;
@@ -121,6 +123,7 @@ class ZEROSCHED_EXPORT Engine {
   bool has_grad_norm_ = false;  ///< of the last step
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
   Timings timings_;
+  StepTimings step_timings_;
   int exceptions_at_start_;
 };
 

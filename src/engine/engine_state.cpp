@@ -153,6 +153,14 @@ int64_t Engine::state_bytes() const {
   return bytes;
 }
 
+TimingReport Engine::timing_report() {
+  check();
+  const char* in_flight =
+      "timing_report() with gradient buckets in flight: call step() or zero_grad() first.";
+  agree(*communicator_, reducer_->in_flight() ? in_flight : "");
+  return step_timings_.report(*communicator_);
+}
+
 std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   check();
   const std::vector<StateTensor>& tensors = algorithm_->state();

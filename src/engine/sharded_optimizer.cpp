@@ -122,6 +122,8 @@ void ShardedOptimizer::reset_from_parameters() { engine_->reset_from_parameters(
 
 Timings ShardedOptimizer::timings() const { return engine_->timings(); }
 
+TimingReport ShardedOptimizer::timing_report() { return engine_->timing_report(); }
+
 std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine_->communicator(); }
 
 void ShardedOptimizer::add_param_group(const torch::optim::OptimizerParamGroup&) {

@@ -28,6 +28,7 @@ CHAR_GPT = [
     ("--data {text} --lr 0", "--lr"),
     ("--data {text} --lr nan", "--lr"),
     ("--data {text} --beta1 1.5", "--beta1"),
+    ("--data {text} --optimizer adamw --beta1 1", "beta1"),
     ("--data {text} --beta2 1", "--beta2"),
     ("--data {text} --weight-decay -1", "--weight-decay"),
     ("--data {text} --warmup-steps -1", "--warmup-steps"),

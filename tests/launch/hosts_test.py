@@ -9,6 +9,7 @@ import unittest
 
 import job
 import lab
+import tiny_gpt
 
 RUN = os.path.join(lab.SOURCE, "launch", "run")
 DOCTOR = os.path.join(lab.SOURCE, "launch", "doctor")
@@ -160,6 +161,33 @@ class LostHost(unittest.TestCase):
         process.communicate(timeout=50)
         self.assertNotIn(process.returncode, (0, 75))
         self.assertLess(time.monotonic() - start, 30)
+
+
+    def test_char_gpt_gives_up_first_and_goes_on_to_the_same_bits(self):
+        steps = ["--steps", "400", "--checkpoint-every", "10"]
+        whole = tiny_gpt.undisturbed(tempfile.mkdtemp(dir=LAB.shared), 2, *steps)
+        folder = tempfile.mkdtemp(dir=LAB.shared)
+
+        def start(*more):
+            command = LAB.on("h1", RUN, "--hosts", "h1,h2", "-n", "2", "--threads", "1", "--lost-host-after", "6",
+                             *tiny_gpt.command(folder, *steps, *more))
+            return job.Job(command, LAB.environment)
+
+        # The ranks' own end has mpirun talk to the lost host, which keeps it from noticing the loss.
+        running = start("--timeout", "3")
+        running.wait_for(lambda: tiny_gpt.steps_in(folder) > 30, "step 30")
+        LAB.call("cut")
+        self.addCleanup(LAB.call, "join")
+        cut = time.monotonic()
+        # Open MPI's daemon on the host that was cut off, and the shell that started it, wait for TCP to give up.
+        result = running.end(60, may_stay=["orted", "sh"])
+        self.assertNotIn(result.code, (0, 75), result)
+        self.assertLess(time.monotonic() - cut, 30)
+        self.assertRegex(result.err, r"gave up \w+ #\d+ '.*' .*after 3 s; rank 1 does not respond")
+        LAB.call("join")
+        result = start().end()
+        self.assertEqual(result.code, 0, result)
+        self.assertEqual(tiny_gpt.export_in(folder), whole)
 
 
 if __name__ == "__main__":

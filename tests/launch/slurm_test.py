@@ -10,6 +10,7 @@ import unittest
 
 import job
 import lab
+import tiny_gpt
 
 SCRIPTS = ("mpirun.sbatch", "srun.sbatch")
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -120,19 +121,37 @@ class Jobs(unittest.TestCase):
         self.assertIn("goes back to the queue", self.log(folder))
 
     def test_signal_requeues(self):
-        for script in SCRIPTS:
-            with self.subTest(script):
-                folder = folder_of(self)
-                number, _ = self.sbatch(folder, script, sys.executable, os.path.join(HERE, "stand_in.py"), folder, wait=False)
-                self.wait_for_files(folder, "started.0", "started.1")
-                LAB.run("scancel", "--batch", "--signal=USR1", number)
-                self.check_requeued(folder, number)
+        # For mpirun.sbatch, char_gpt shows it below.
+        folder = folder_of(self)
+        number, _ = self.sbatch(folder, "srun.sbatch", sys.executable, os.path.join(HERE, "stand_in.py"), folder, wait=False)
+        self.wait_for_files(folder, "started.0", "started.1")
+        LAB.run("scancel", "--batch", "--signal=USR1", number)
+        self.check_requeued(folder, number)
 
     def test_time_limit_requeues(self):
         folder = folder_of(self)
         number, _ = self.sbatch(folder, "mpirun.sbatch", sys.executable, os.path.join(HERE, "stand_in.py"), folder, wait=False,
                                 options=["--time=1", "--signal=B:USR1@50"])
         self.check_requeued(folder, number)
+
+    def test_char_gpt_goes_on_to_the_same_bits(self):
+        folder = folder_of(self)
+        steps = ["--steps", "1500", "--checkpoint-every", "50"]
+        whole = tiny_gpt.undisturbed(folder, 2, *steps)
+        # With a signal in time, and without one.
+        for script, *stop in (("mpirun.sbatch", "scancel", "--batch", "--signal=USR1"), ("srun.sbatch", "scontrol", "requeue")):
+            with self.subTest(script):
+                folder = folder_of(self)
+                number, _ = self.sbatch(folder, script, *tiny_gpt.command(folder, *steps), wait=False)
+                self.wait_for_files(folder, "checkpoints/latest")
+                LAB.run(*stop, number)
+                self.assertLess(tiny_gpt.steps_in(folder), 1500, "it ended too soon to be stopped")
+                state = self.wait_for_end(number, timeout=100)
+                self.assertEqual((state["JobState"], state["Restarts"], state["ExitCode"]), ("COMPLETED", "1", "0:0"))
+                self.assertEqual(tiny_gpt.export_in(folder), whole)
+                if "scancel" in stop:
+                    self.assertIn("stopped by a signal after step", self.log(folder))
+                    self.assertIn("goes back to the queue", self.log(folder))
 
     def test_job_that_may_not_be_requeued_says_so(self):
         folder = folder_of(self)

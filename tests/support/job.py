@@ -1,10 +1,14 @@
 """Runs example programs as jobs of several ranks, each with a time limit, and keeps what they print."""
 import collections
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
+import tempfile
+import time
+
+from processes import environment_of, kill, marked_processes, name_of
 
 Result = collections.namedtuple("Result", "code out err")
 
@@ -19,21 +23,75 @@ def mpirun(ranks):
     return [mpiexec, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
 
 
-def run(command, timeout=120):
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               stdin=subprocess.DEVNULL, start_new_session=True)
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)  # mpirun passes it on to the ranks, then kills them
+class Job:
+    """One start of a job on this machine, marked so that none of its processes gets lost."""
+
+    numbers = itertools.count()
+
+    def __init__(self, command, environment=None):
+        self.command = command
+        self.mark = f"{os.getpid()}-{next(self.numbers)}"
+        environment = dict(environment or os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                           ZEROSCHED_TEST_JOB=self.mark)
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # no pipes, which fill up
+        self.process = subprocess.Popen(command, env=environment, stdout=self.out, stderr=self.err,
+                                        stdin=subprocess.DEVNULL)
+
+    def printed(self):
+        texts = []
+        for file in (self.out, self.err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+        return texts
+
+    def fail(self, why):
+        """Ends the job and raises AssertionError with all that it printed."""
+        kill(marked_processes(self.mark))
+        self.process.wait()
+        raise AssertionError("\n".join([f"{why}: {self.command}", *self.printed()]))
+
+    def wait_for(self, condition, what, seconds=60):
+        """Returns once `condition()` is true while the job runs."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None:
+                self.fail(f"ended with exit code {self.process.returncode} before {what}")
+            if time.monotonic() > deadline:
+                self.fail(f"after {seconds} s still waiting for {what}")
+            time.sleep(0.01)
+
+    def ranks(self):
+        """Processes of the job by rank."""
+        found = {}
+        for pid in marked_processes(self.mark):
+            rank = environment_of(pid).get("OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                found[int(rank)] = pid
+        return found
+
+    def left(self, may_stay=()):
+        """Processes of the job, but for those of the programs `may_stay`."""
+        return [pid for pid in marked_processes(self.mark) if name_of(pid) not in may_stay]
+
+    def end(self, timeout=120, may_stay=()):
+        """The Result of the job, which must end by itself and leave no process."""
         try:
-            out, err = process.communicate(timeout=10)
+            self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, err = process.communicate()
-        raise AssertionError(f"not finished after {timeout} s: {command}\n{out}\n{err}") from None
-    return Result(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+            self.fail(f"not finished after {timeout} s")
+        deadline = time.monotonic() + 5  # mpirun may end a moment before the last rank
+        while self.left(may_stay):
+            if time.monotonic() > deadline:
+                self.fail(f"left are {[name_of(pid) for pid in self.left(may_stay)]}")
+            time.sleep(0.05)
+        result = Result(self.process.returncode, *self.printed())
+        self.out.close()
+        self.err.close()
+        return result
+
+
+def run(command, timeout=120):
+    return Job(command).end(timeout)
 
 
 def train(command, timeout=120):

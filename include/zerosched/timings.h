@@ -1,0 +1,64 @@
+#pragma once
+
+#include <zerosched/export.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace zerosched {
+
+/// Seconds that one rank spent in each phase of a step.
+struct Timings {
+  double between_steps = 0;  ///< since the last step() ended, whatever was done; 0 in the first step
+  double backward = 0;  ///< the part of it from the first gradient hook to the last; 0 in compatible mode
+  /// Moving gradients inside step(): compatible mode, where it includes waiting for a free bucket buffer, and
+  /// gradients that no hook has moved.
+  double collect_gradients = 0;
+  double wait_reduce_scatter = 0;  ///< blocked in step() until reduced gradients were there
+  double norm = 0;                 ///< global gradient norm, its all-reduce included
+  double update = 0;               ///< the fused update of this rank's shard
+  double wait_all_gather = 0;      ///< blocked in step() until every rank's y was there
+  double step = 0;                 ///< all of step(), without a closure
+};
+
+/// A phase by name, to go through all of them.
+struct TimingPhase {
+  const char* name;
+  double Timings::*seconds;
+};
+inline constexpr std::array<TimingPhase, 8> kTimingPhases = {{{"between_steps", &Timings::between_steps},
+    {"backward", &Timings::backward}, {"collect_gradients", &Timings::collect_gradients},
+    {"wait_reduce_scatter", &Timings::wait_reduce_scatter}, {"norm", &Timings::norm},
+    {"update", &Timings::update}, {"wait_all_gather", &Timings::wait_all_gather}, {"step", &Timings::step}}};
+
+/// Where the steps of all ranks spent their time. What ShardedOptimizer::timing_report() returns is the same
+/// on every rank.
+struct ZEROSCHED_EXPORT TimingReport {
+  struct Rank {
+    Timings mean;   ///< per step
+    Timings worst;  ///< the longest of each phase, each perhaps of another step
+  };
+
+  /// A rank that the others wait for.
+  struct Straggler {
+    int rank = -1;
+    double seconds = 0;  ///< how much longer than it the others wait per step, on average
+    /// What it spends so much longer on than the others: the name of a phase, or empty if none stands out.
+    std::string phase;
+  };
+
+  int64_t steps = 0;
+  std::vector<Rank> ranks;
+
+  /// The rank that waits least for the others, if these wait longer by more than a twentieth of the time.
+  std::optional<Straggler> straggler() const;
+
+  /// A table of milliseconds, a line per rank, and a line that names the straggler if there are several
+  /// ranks. Ends with a newline; empty if there was no step.
+  std::string table() const;
+};
+
+}  // namespace zerosched
