@@ -3,7 +3,8 @@
 usage: container_test.py cpu|hosts|cuda    with the variables that CMakeLists.txt sets
 
 Long (LibTorch is installed and zerosched compiled anew), so it runs with ZEROSCHED_TEST_CONTAINER=1 only. There is no
-Docker engine in it: buildah builds with chroot for isolation and this machine's network.
+Docker engine in it: buildah builds with chroot for isolation and this machine's network. Images stay, for the next run
+to build on; `buildah rmi --all` removes them.
 """
 import contextlib
 import glob
@@ -19,6 +20,7 @@ import job
 import lab
 
 SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
+BASE = "localhost/zerosched-test-base"
 TOOLKIT = "/usr/local/cuda"
 CUDA_GIB = 35  # of disk, for all layers of the cuda target on a base with the toolkit
 
@@ -105,8 +107,8 @@ def check_image(image):
 
 
 def cpu():
-    make_base("localhost/zerosched-test-base")
-    check_image(build("cpu", "localhost/zerosched-test-base"))
+    make_base(BASE)
+    check_image(build("cpu", BASE))
 
 
 def cuda():
@@ -114,9 +116,8 @@ def cuda():
         job.skip(f"the CUDA target's base image is made with this machine's {TOOLKIT}, and there is none")
     if shutil.disk_usage("/var").free < CUDA_GIB * 2**30:
         job.skip(f"the layers of the CUDA target take {CUDA_GIB} GiB in /var, which are not free")
-    base = "localhost/zerosched-test-base-cuda"
-    make_base(base, TOOLKIT)
-    check_image(build("cuda", base))
+    make_base(f"{BASE}-cuda", TOOLKIT)
+    check_image(build("cuda", f"{BASE}-cuda"))
 
 
 def services():
@@ -133,7 +134,8 @@ def hosts():
     missing = lab.reason_to_skip(lab.Hosts.tools)
     if missing:
         job.skip(missing)
-    image = build("cpu", "localhost/zerosched-test-base")
+    make_base(BASE)
+    image = build("cpu", BASE)
     commands, volumes = services()
     check(set(commands) == {"h1", "h2"} and len(volumes) == 2, f"compose.yaml has {commands} and {volumes}")
     machines = lab.Hosts()
