@@ -3,7 +3,8 @@
 #
 # Looks at Torch_DIR and CMAKE_PREFIX_PATH, in the forms that find_package(Torch) accepts.
 # Defines LibTorch_FOUND, LibTorch_VERSION, LibTorch_LIBRARY_DIR and the target zerosched::torch, which links
-# libtorch_cpu and libc10 only: libtorch.so would load every CUDA library into programs that use none.
+# libtorch_cpu and libc10 only: libtorch.so would load every CUDA library into programs that use none. It asks for the
+# C++ standard that LibTorch's headers need, which newer ones raise to 20.
 #
 # Of a CUDA build also LibTorch_CUDA_VERSION_MAJOR and the target zerosched::torch_cuda: what code that calls the
 # CUDA runtime links beside it, libc10_cuda and the very libcudart that libc10_cuda loads. No toolkit is needed
@@ -40,25 +41,42 @@ if(LibTorch_INCLUDE_DIR)
   endforeach()
 endif()
 
+set(_reason
+    "LibTorch was not found. Run launch/setup, which installs it, or point CMAKE_PREFIX_PATH or Torch_DIR at one: of a wheel that is torch.utils.cmake_prefix_path.")
+set(LibTorch_CXX11_ABI TRUE)
+if(EXISTS "${LibTorch_INCLUDE_DIR}/../share/cmake/Torch/TorchConfig.cmake")
+  file(STRINGS "${LibTorch_INCLUDE_DIR}/../share/cmake/Torch/TorchConfig.cmake" _old_abi REGEX "_GLIBCXX_USE_CXX11_ABI=0")
+  if(_old_abi)
+    set(LibTorch_CXX11_ABI FALSE)
+    set(_reason
+        "LibTorch ${LibTorch_VERSION} in ${LibTorch_INCLUDE_DIR} was built with GCC's C++ ABI of before C++11 (_GLIBCXX_USE_CXX11_ABI=0), with which others do not link. Take a wheel of 2.7 or newer, or an archive that is called cxx11-abi.")
+  endif()
+endif()
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
   LibTorch
-  REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR
+  REQUIRED_VARS LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_INCLUDE_DIR LibTorch_CXX11_ABI
   VERSION_VAR LibTorch_VERSION
-  REASON_FAILURE_MESSAGE
-    "LibTorch was not found. Run launch/setup, which installs it, or point CMAKE_PREFIX_PATH or Torch_DIR at one: of a wheel that is torch.utils.cmake_prefix_path.")
+  REASON_FAILURE_MESSAGE "${_reason}")
+unset(_old_abi)
+unset(_reason)
 
 if(LibTorch_FOUND)
   get_filename_component(LibTorch_LIBRARY_DIR "${LibTorch_CPU_LIBRARY}" DIRECTORY)
   if(NOT TARGET zerosched::torch)
     add_library(zerosched::torch INTERFACE IMPORTED)
+    # They refuse older standards: "#error C++17 or later compatible compiler is required to use PyTorch."
+    file(STRINGS "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include/torch/all.h" _standard REGEX "#error C[+][+][0-9]+ or later")
+    string(REGEX MATCH "C[+][+]([0-9]+)" _standard "${_standard};C++17")
     set_target_properties(
       zerosched::torch
       PROPERTIES
+        INTERFACE_COMPILE_FEATURES cxx_std_${CMAKE_MATCH_1}
         INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
         INTERFACE_LINK_LIBRARIES "${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}"
         # A wheel's libraries find each other and CUDA's at run time, not at link time.
         INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
+    unset(_standard)
   endif()
 
   find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS "${LibTorch_LIBRARY_DIR}" NO_DEFAULT_PATH)

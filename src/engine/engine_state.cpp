@@ -139,7 +139,7 @@ at::Tensor Engine::gathered(int64_t bucket, Point point) {
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();
   const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  const at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
+  at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
   write_shard(bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
   communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();
   return whole;

@@ -1,14 +1,10 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <cstdint>
 #include <functional>
-#include <memory>
-
-namespace torch::autograd {
-struct Node;
-}
+#include <utility>
 
 namespace zerosched::detail {
 
@@ -25,7 +21,8 @@ class GradientHook {
 
  private:
   // Keeps the accumulator alive: tensors refer to it weakly, and the hook goes when it goes.
-  std::shared_ptr<torch::autograd::Node> accumulator_;
+  // LibTorch's versions differ in the kind of pointer.
+  decltype(torch::autograd::impl::grad_accumulator(std::declval<const at::Tensor&>())) accumulator_;
   uintptr_t key_;
 };
 

@@ -31,9 +31,11 @@ NoSync::~NoSync() {
   if (engine_) engine_->leave_no_sync();
 }
 
+// NOLINTBEGIN(performance-unnecessary-value-param): what constructors hand over is made for this
 ShardedOptimizer::ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
     std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
     ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm)
+    // NOLINTEND(performance-unnecessary-value-param)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
   TORCH_CHECK(communicator != nullptr,
               "the optimizer was given a null communicator; take Session::communicator(), or "

@@ -119,7 +119,7 @@ void TensorFile::read(const std::string& tensor, int64_t begin, const at::Tensor
 
 at::Tensor TensorFile::read(const std::string& tensor) const {
   const SafetensorsEntry& entry = this->entry(tensor);
-  const at::Tensor whole = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
+  at::Tensor whole = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
   read(tensor, 0, whole.view({whole.numel()}));
   return whole;
 }

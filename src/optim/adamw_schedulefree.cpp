@@ -56,18 +56,18 @@ AdamWScheduleFreeOptions::AdamWScheduleFreeOptions(double lr) : lr_(lr) {}
 
 double AdamWScheduleFreeOptions::get_lr() const { return lr(); }
 
-void AdamWScheduleFreeOptions::set_lr(double value) { lr(value); }
+void AdamWScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
 
 AdamWScheduleFree::AdamWScheduleFree(const torch::nn::Module& module,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
     : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
-          std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
+          std::make_unique<AdamWScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
 
 AdamWScheduleFree::AdamWScheduleFree(std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
     : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<AdamWScheduleFreeOptions>(options), std::move(sharding),
+          std::make_unique<AdamWScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
 
 }  // namespace zerosched

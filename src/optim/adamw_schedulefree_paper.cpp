@@ -32,14 +32,14 @@ AdamWScheduleFreePaper::AdamWScheduleFreePaper(const torch::nn::Module& module,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
     ShardingOptions sharding)
     : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
-          std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+          std::make_unique<AdamWScheduleFreePaperOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
 
 AdamWScheduleFreePaper::AdamWScheduleFreePaper(std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
     ShardingOptions sharding)
     : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<AdamWScheduleFreePaperOptions>(options), std::move(sharding),
+          std::make_unique<AdamWScheduleFreePaperOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
 
 }  // namespace zerosched

@@ -55,18 +55,18 @@ SGDScheduleFreeOptions::SGDScheduleFreeOptions(double lr) : lr_(lr) {}
 
 double SGDScheduleFreeOptions::get_lr() const { return lr(); }
 
-void SGDScheduleFreeOptions::set_lr(double value) { lr(value); }
+void SGDScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
 
 SGDScheduleFree::SGDScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
     SGDScheduleFreeOptions options, ShardingOptions sharding)
     : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
-          std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
+          std::make_unique<SGDScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
 
 SGDScheduleFree::SGDScheduleFree(std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options, ShardingOptions sharding)
     : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<SGDScheduleFreeOptions>(options), std::move(sharding),
+          std::make_unique<SGDScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
 
 }  // namespace zerosched

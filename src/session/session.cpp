@@ -62,7 +62,7 @@ void check_options(const SessionOptions& options) {
 
 class Session::Impl {
  public:
-  Impl(int* argc, char*** argv, const SessionOptions& options) {
+  Impl(int* argc, char*** argv, SessionOptions options) {
     check_options(options);
     const std::string transport = detail::choose_transport(options.backend());
     TORCH_CHECK(
@@ -70,7 +70,7 @@ class Session::Impl {
     try {
       job_ =
           transport == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
-      place(options);
+      place(std::move(options));
     } catch (...) {
       session_exists = false;
       throw;
@@ -149,8 +149,9 @@ class Session::Impl {
 };
 
 Session::Session(int& argc, char**& argv, SessionOptions options)
-    : impl_(std::make_unique<Impl>(&argc, &argv, options)) {}
-Session::Session(SessionOptions options) : impl_(std::make_unique<Impl>(nullptr, nullptr, options)) {}
+    : impl_(std::make_unique<Impl>(&argc, &argv, std::move(options))) {}
+Session::Session(SessionOptions options)
+    : impl_(std::make_unique<Impl>(nullptr, nullptr, std::move(options))) {}
 Session::~Session() = default;
 
 std::shared_ptr<Communicator> Session::communicator() const { return impl_->communicator(); }

@@ -17,7 +17,8 @@ NamedParameters make_parameters(const std::vector<std::vector<int64_t>>& shapes,
   for (size_t i = 0; i < shapes.size(); ++i) {
     auto generator = at::detail::createCPUGenerator(1000 + i);
     at::Tensor value = at::randn(shapes[i], generator, at::TensorOptions().dtype(at::kDouble)).to(dtype);
-    parameters.emplace_back("p" + std::to_string(i), value.requires_grad_());
+    // Not "p" + ..., of which GCC 12 warns without reason where LibTorch wants C++20.
+    parameters.emplace_back(std::string("p").append(std::to_string(i)), value.requires_grad_());
   }
   return parameters;
 }

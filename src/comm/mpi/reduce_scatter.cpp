@@ -42,7 +42,8 @@ void ReduceScatter::start_data() {
   chunk_count_ = (slice_elements_ + chunk_size_ - 1) / chunk_size_;
   sends_posted_.assign(static_cast<size_t>(ranks - 1), 0);
   receives_.resize(static_cast<size_t>(window_));
-  requests_.assign(static_cast<size_t>(window_ + kSendsPerPeer * (ranks - 1)), MPI_REQUEST_NULL);
+  requests_.assign(
+      static_cast<size_t>(window_) + kSendsPerPeer * static_cast<size_t>(ranks - 1), MPI_REQUEST_NULL);
   completed_.resize(requests_.size());
   post_sends();
 }
@@ -85,7 +86,7 @@ void ReduceScatter::post_sends() {
     // The receiver takes its next higher rank first, so that not all ranks ask the same one.
     const int peer = (group().rank() - distance + ranks) % ranks;
     auto& posted = sends_posted_[static_cast<size_t>(distance - 1)];
-    auto* lane = requests_.data() + window_ + kSendsPerPeer * (distance - 1);
+    auto* lane = &requests_[static_cast<size_t>(window_) + kSendsPerPeer * static_cast<size_t>(distance - 1)];
     for (int slot = 0; slot < kSendsPerPeer && posted < chunk_count_; ++slot) {
       if (lane[slot] != MPI_REQUEST_NULL) continue;
       ZEROSCHED_MPI_CALL(

@@ -35,6 +35,7 @@ void check_aligned(const void* pointer, const char* what) {
 template <typename Function>
 void with_element_type(ScalarType dtype, const Function& function) {
   switch (dtype) {
+    // NOLINTNEXTLINE(bugprone-branch-clone): the calls differ in the type
     case ScalarType::Float:
       return function(float());
     case ScalarType::Double:

@@ -1,6 +1,6 @@
 """.ci/style finds badly formatted lines and clang-tidy's complaints in what changed, and nothing else.
 
-usage: changed_test.py SOURCE_TREE
+usage: checker_test.py SOURCE_TREE
 """
 import json
 import os
