@@ -27,9 +27,9 @@ std::string slow_phase(const std::vector<TimingReport::Rank>& ranks, size_t rank
   // Backward is a part of what is between steps, and says more.
   static constexpr TimingPhase kOwnWork[] = {{"backward", &Timings::backward}, {"update", &Timings::update},
       {"between_steps", &Timings::between_steps}};
-  for (const auto& [name, seconds] : kOwnWork) {
-    const double others = mean_of_others(ranks, rank, [&](const Timings& mean) { return mean.*seconds; });
-    if (ranks[rank].mean.*seconds - others > waited / 2) return name;
+  for (const TimingPhase& phase : kOwnWork) {
+    const double others = mean_of_others(ranks, rank, [&](const Timings& mean) { return mean.*phase.seconds; });
+    if (ranks[rank].mean.*phase.seconds - others > waited / 2) return phase.name;
   }
   return {};
 }

@@ -62,7 +62,7 @@ void check_options(const SessionOptions& options) {
 
 class Session::Impl {
  public:
-  Impl(int* argc, char*** argv, SessionOptions options) {
+  Impl(int* argc, char*** argv, const SessionOptions& options) {
     check_options(options);
     const std::string transport = detail::choose_transport(options.backend());
     TORCH_CHECK(
@@ -70,7 +70,7 @@ class Session::Impl {
     try {
       job_ =
           transport == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
-      place(std::move(options));
+      place(options);
     } catch (...) {
       session_exists = false;
       throw;
