@@ -90,20 +90,16 @@ class WrongCheckpoint(Jobs):
         with open(f"{checkpoints}/{file}", "rb") as shard:
             content = shard.read()
 
-        def damage(where, new_content):
-            shutil.copytree(checkpoints, where)
-            with open(f"{where}/{file}", "wb") as damaged:
-                damaged.write(new_content)
-            return f"{where}/step_00000005"
-
-        flipped = content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+        flipped = f"{folder}/flipped"
+        shutil.copytree(checkpoints, flipped)
+        with open(f"{flipped}/{file}", "wb") as damaged:
+            damaged.write(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
         good = f"{checkpoints}/step_00000005"
-        for number, (checkpoint, dim, arguments, named) in enumerate((
-                (good, 32, [], "'tok.weight' has shape [256, 16] there and [256, 32] here"), (good, 16, ["--optimizer", "sgd"], "SGD"),
-                (damage(f"{folder}/flipped", flipped), 16, [], file), (damage(f"{folder}/cut", content[:-100]), 16, [], file),
-                (damage(f"{folder}/empty", b""), 16, [], file), (f"{folder}/none", 16, [], f"{folder}/none"))):
-            with self.subTest(checkpoint=checkpoint, dim=dim, arguments=arguments):
-                result = self.start(self.folder(str(number)), *arguments, dim=dim, resume=checkpoint)
+        for number, (checkpoint, dim, named) in enumerate((
+                (good, 32, "'tok.weight' has shape [256, 16] there and [256, 32] here"),
+                (f"{flipped}/step_00000005", 16, file), (f"{folder}/none", 16, f"{folder}/none"))):
+            with self.subTest(checkpoint=checkpoint, dim=dim):
+                result = self.start(self.folder(str(number)), dim=dim, resume=checkpoint)
                 self.assertEqual(result.code, 2, result)
                 messages = [line for line in result.err.splitlines() if named in line]
                 self.assertEqual(len(messages), 1, result)

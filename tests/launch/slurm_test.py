@@ -136,7 +136,7 @@ class Jobs(unittest.TestCase):
 
     def test_char_gpt_goes_on_to_the_same_bits(self):
         folder = folder_of(self)
-        steps = ["--steps", "1500", "--checkpoint-every", "50"]
+        steps = ["--steps", "600", "--checkpoint-every", "20"]
         whole = tiny_gpt.undisturbed(folder, 2, *steps)
         # With a signal in time, and without one.
         for script, *stop in (("mpirun.sbatch", "scancel", "--batch", "--signal=USR1"), ("srun.sbatch", "scontrol", "requeue")):
@@ -145,8 +145,8 @@ class Jobs(unittest.TestCase):
                 number, _ = self.sbatch(folder, script, *tiny_gpt.command(folder, *steps), wait=False)
                 self.wait_for_files(folder, "checkpoints/latest")
                 LAB.run(*stop, number)
-                self.assertLess(tiny_gpt.steps_in(folder), 1500, "it ended too soon to be stopped")
-                state = self.wait_for_end(number, timeout=100)
+                self.assertLess(tiny_gpt.steps_in(folder), 600, "it ended too soon to be stopped")
+                state = self.wait_for_end(number, timeout=200)
                 self.assertEqual((state["JobState"], state["Restarts"], state["ExitCode"]), ("COMPLETED", "1", "0:0"))
                 self.assertEqual(tiny_gpt.export_in(folder), whole)
                 if "scancel" in stop:
