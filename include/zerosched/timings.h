@@ -10,8 +10,8 @@
 
 namespace zerosched {
 
-/// Seconds that one rank spent in each phase of a step. On a GPU they are the host's, which queues the work and goes
-/// on; only what waits for the GPU takes as long as it does there.
+/// Seconds that one rank spent in each phase of a step. On a GPU they are the host's, which queues the work
+/// and goes on; only what waits for the GPU takes as long as it does there.
 struct Timings {
   double between_steps = 0;  ///< since the last step() ended, whatever was done; 0 in the first step
   double backward = 0;  ///< the part of it from the first gradient hook to the last; 0 in compatible mode

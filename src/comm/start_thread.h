@@ -8,8 +8,8 @@
 
 namespace zerosched::detail {
 
-/// A thread of the library's own. No signal goes to it: signals are the program's, and its own threads are to handle
-/// them.
+/// A thread of the library's own. No signal goes to it: signals are the program's, and its own threads are to
+/// handle them.
 template <typename Function>
 std::thread start_thread(Function&& function) {
   sigset_t all, before;

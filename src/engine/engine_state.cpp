@@ -65,7 +65,8 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
   start_state_at_parameters();
   reducer_ = std::make_unique<GradientReducer>(
       model_.parameters, model_.names, layout_, communicator_, sharding, *executor_);
-  const ShardParts parts{*algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
+  const ShardParts parts{
+      *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
   updater_ = on_device == nullptr ? make_host_updater(parts)
                                   : make_device_updater(parts, *on_device, *communicator_, devices.kernels);
   register_hooks();

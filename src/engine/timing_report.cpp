@@ -28,7 +28,8 @@ std::string slow_phase(const std::vector<TimingReport::Rank>& ranks, size_t rank
   static constexpr TimingPhase kOwnWork[] = {{"backward", &Timings::backward}, {"update", &Timings::update},
       {"between_steps", &Timings::between_steps}};
   for (const TimingPhase& phase : kOwnWork) {
-    const double others = mean_of_others(ranks, rank, [&](const Timings& mean) { return mean.*phase.seconds; });
+    const double others =
+        mean_of_others(ranks, rank, [&](const Timings& mean) { return mean.*phase.seconds; });
     if (ranks[rank].mean.*phase.seconds - others > waited / 2) return phase.name;
   }
   return {};

@@ -21,9 +21,9 @@ namespace {
 using std::chrono::steady_clock;
 using testing::common;
 using testing::error_of;
-using testing::seconds_since;
 using testing::FakeNccl;
 using testing::FakeRuntime;
+using testing::seconds_since;
 
 class NcclFailure : public ::testing::Test {
  protected:
