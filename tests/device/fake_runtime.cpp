@@ -34,7 +34,12 @@ FakeRuntime::FakeRuntime(int devices, uint64_t seed) : devices_(devices), seed_(
   for (int device = 0; device < devices; ++device) current_.push_back(create_stream(device));
 }
 
-FakeRuntime::~FakeRuntime() = default;
+// What has not run may hold each other: a stream waits for one that waits for it.
+FakeRuntime::~FakeRuntime() {
+  for (const auto& weak : queues_) {
+    if (const auto queue = weak.lock()) queue->ops.clear();
+  }
+}
 
 std::shared_ptr<FakeRuntime::Queue>& FakeRuntime::queue_of(Stream stream) {
   const auto found = streams_.find(stream.handle);
@@ -221,6 +226,7 @@ Stream FakeRuntime::create_stream(int device) {
   const Stream stream{device, reinterpret_cast<void*>(next_handle_++)};
   auto queue = std::make_shared<Queue>();
   queue->number = streams_created_++;
+  queues_.push_back(queue);
   streams_[stream.handle] = std::move(queue);
   return stream;
 }

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched::testing {
@@ -122,6 +123,7 @@ class FakeRuntime : public device::Runtime {
   mutable std::recursive_mutex mutex_;
   std::mt19937_64 random_;
   std::map<void*, std::shared_ptr<Queue>> streams_;
+  std::vector<std::weak_ptr<Queue>> queues_;  // of all streams, those that were destroyed too
   std::map<void*, Point> events_;
   std::vector<device::Stream> current_;
   std::map<char*, int64_t> allocations_;  // live, by address
