@@ -20,6 +20,9 @@ namespace {
 
 // What the other ranks get to hear of an end and to report it themselves, before MPI_Abort kills them.
 constexpr double kSecondsToHear = 0.3;
+// What a rank that has heard leaves the one that it heard from, whose exit code is to be the job's: that of
+// whoever is first to abort.
+constexpr double kSecondsForOrigin = 2;
 
 [[noreturn]] void abort_mpi(int exit_code) noexcept {
   std::fflush(stdout);
@@ -32,7 +35,7 @@ constexpr double kSecondsToHear = 0.3;
 class MpiJob final : public Job {
  public:
   MpiJob(std::shared_ptr<Communicator> communicator, bool finalize)
-      : communicator_(std::move(communicator)), finalize_(finalize) {}
+      : communicator_(std::move(communicator)), rank_(communicator_->rank()), finalize_(finalize) {}
 
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
 
@@ -51,7 +54,7 @@ class MpiJob final : public Job {
   }
 
   [[noreturn]] void end(const std::string& message, int exit_code) noexcept override {
-    abort_mpi_communicators(message, kSecondsToHear);
+    abort_mpi_communicators(message, patience(message));
     abort_mpi(exit_code);
   }
 
@@ -61,8 +64,8 @@ class MpiJob final : public Job {
     if (level < MPI_THREAD_MULTIPLE) end(message, exit_code);
     // The session is gone while its communicator still has to tell the others.
     new std::shared_ptr<Communicator>(communicator_);
-    std::thread([message, exit_code] {
-      abort_mpi_communicators(message, kSecondsToHear);
+    std::thread([message, exit_code, seconds = patience(message)] {
+      abort_mpi_communicators(message, seconds);
       abort_mpi(exit_code);
     }).detach();
     // Leaving main before that thread is done would end the process with main's exit code.
@@ -72,10 +75,17 @@ class MpiJob final : public Job {
   }
 
  private:
+  double patience(const std::string& message) const {
+    const std::string own = "rank " + std::to_string(rank_) + ": ";
+    const bool heard = message.rfind("rank ", 0) == 0 && message.rfind(own, 0) != 0;
+    return heard ? kSecondsForOrigin : kSecondsToHear;
+  }
+
   const MpiCommunicator& mpi() const { return static_cast<const MpiCommunicator&>(*communicator_); }
   MpiCommunicator& mpi() { return static_cast<MpiCommunicator&>(*communicator_); }
 
   std::shared_ptr<Communicator> communicator_;
+  int rank_;  // of which there is none any more once that is gone
   bool finalize_;
 };
 

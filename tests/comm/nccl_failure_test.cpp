@@ -185,6 +185,7 @@ TEST_F(NcclFailure, AnAbortReachesRanksThatWait) {
 TEST_F(NcclFailure, LeavesDuplicatesAloneAndTellsTheFamily) {
   auto& communicator = make(20);
   const auto other = communicator.duplicate();
+  testing::world_barrier();  // a rank that is still joining would hear of it there
   if (other->rank() == 0) other->abort("only this one");
   while (other->failure().empty() && seconds_since(start_) < 10) std::this_thread::yield();
   EXPECT_EQ(other->failure(), "only this one");
