@@ -15,6 +15,8 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace {
@@ -131,12 +133,13 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   auto session_options = zerosched::SessionOptions().backend(options.comm);
   if (options.device != "auto") session_options.device(options.device == "cuda" ? at::kCUDA : at::kCPU);
+  std::optional<zerosched::Session> session;
   try {
-    zerosched::Session session(argc, argv, session_options);
-    return measure(session, options);
+    session.emplace(argc, argv, session_options);
   } catch (const c10::Error& error) {
-    // No GPU, or fewer than NCCL needs.
+    // No GPU, or fewer than NCCL needs. What goes wrong later is a failure.
     std::printf("SKIPPED: %s\n", error.what_without_backtrace());
     return 77;
   }
+  return measure(*session, options);
 }
