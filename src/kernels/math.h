@@ -67,4 +67,21 @@ ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Interpolation<R
   return fused_multiply_add(how.minus_weight_of_far, near - far, near);
 }
 
+/// The same bits for a weight that leaves a the nearer end, without the selects, which are most of the
+/// instructions of a Schedule-Free step. Every weight of an ordinary step is one: 1 - beta1 and, from the
+/// third step, c.
+template <typename Real>
+struct InterpolationNearA {
+  Real minus_weight_of_b;
+
+  static bool covers(double weight_of_b) { return weight_of_b > 0 && weight_of_b < 0.5; }
+  ZEROSCHED_ELEMENT explicit InterpolationNearA(double weight_of_b)
+      : minus_weight_of_b(static_cast<Real>(-weight_of_b)) {}
+};
+
+template <typename Real>
+ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const InterpolationNearA<Real>& how) {
+  return fused_multiply_add(how.minus_weight_of_b, a - b, a);
+}
+
 }  // namespace zerosched::kernels

@@ -97,6 +97,9 @@ std::vector<NamedStep> every_rule() {
   const StepScalars plain = ordinary_scalars();
   StepScalars without_decay = plain, first_of_radam = plain, with_momentum = plain, nesterov = plain;
   without_decay.weight_decay = 0;
+  StepScalars second_step = plain, no_average = plain;
+  second_step.c = 0.5;
+  no_average.y_weight_before = no_average.y_weight = 1;  // beta1 = 0
   first_of_radam.adaptive = false;
   with_momentum.beta1 = nesterov.beta1 = 0.9;
   with_momentum.bias_correction1 = 0.4;
@@ -104,7 +107,10 @@ std::vector<NamedStep> every_rule() {
   return {{"adamw_schedule_free", Rule::adamw_schedule_free, plain},
       {"adamw_schedule_free without decay", Rule::adamw_schedule_free, without_decay},
       {"adamw_schedule_free not adaptive", Rule::adamw_schedule_free, first_of_radam},
-      {"sgd_schedule_free", Rule::sgd_schedule_free, plain}, {"adamw", Rule::adamw, with_momentum},
+      {"adamw_schedule_free second step", Rule::adamw_schedule_free, second_step},
+      {"adamw_schedule_free beta1 = 0", Rule::adamw_schedule_free, no_average},
+      {"sgd_schedule_free", Rule::sgd_schedule_free, plain},
+      {"sgd_schedule_free second step", Rule::sgd_schedule_free, second_step}, {"adamw", Rule::adamw, with_momentum},
       {"sgd", Rule::sgd, with_momentum}, {"sgd nesterov", Rule::sgd, nesterov}};
 }
 

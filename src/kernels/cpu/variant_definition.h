@@ -22,15 +22,17 @@
 namespace zerosched::kernels {
 namespace {
 
-// What is prefetched, computed and streamed at a time.
-constexpr int64_t kChunkNumel = 64;
+// What is prefetched, computed and streamed at a time: 128 bytes of every state tensor, of which compilers
+// unroll the loop whole.
+template <typename Real>
+constexpr int64_t kChunkNumel = 128 / static_cast<int64_t>(sizeof(Real));
 // How far ahead of use memory is asked for: hardware prefetching stops at the end of every page.
-constexpr int64_t kAheadBytes = 2048;
+constexpr int64_t kAheadBytes = 4096;
 
-template <typename T>
+template <int64_t kNumel, typename T>
 ZEROSCHED_ELEMENT void prefetch_chunk(const T* chunk) {
   const auto* ahead = reinterpret_cast<const char*>(chunk) + kAheadBytes;
-  for (int64_t byte = 0; byte < kChunkNumel * static_cast<int64_t>(sizeof(T)); byte += 64) {
+  for (int64_t byte = 0; byte < kNumel * static_cast<int64_t>(sizeof(T)); byte += 64) {
     __builtin_prefetch(ahead + byte);
   }
 }
@@ -53,18 +55,20 @@ ZEROSCHED_ELEMENT void stream_vector(Vector* to, const Vector* from) {
 #endif
 
 // Writes a chunk past the caches, which spares the read of its lines before. `chunk` is aligned to 64 bytes.
-template <typename T>
+template <int64_t kNumel, typename T>
 ZEROSCHED_ELEMENT void stream_chunk(T* out, const T* chunk) {
 #if defined(__SSE2__)
   if (reinterpret_cast<uintptr_t>(out) % sizeof(Vector) == 0) {
-    constexpr int64_t kVectors = kChunkNumel * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(Vector));
+    constexpr int64_t kVectors =
+        kNumel * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(Vector));
+    static_assert(kVectors > 0, "a chunk is at least a vector");
     for (int64_t i = 0; i < kVectors; ++i) {
       stream_vector(reinterpret_cast<Vector*>(out) + i, reinterpret_cast<const Vector*>(chunk) + i);
     }
     return;
   }
 #endif
-  std::memcpy(out, chunk, static_cast<size_t>(kChunkNumel) * sizeof(T));
+  std::memcpy(out, chunk, static_cast<size_t>(kNumel) * sizeof(T));
 }
 
 // Streamed stores are not ordered with the ordinary ones that tell other threads of them.
@@ -74,10 +78,9 @@ ZEROSCHED_ELEMENT void finish_streaming() {
 #endif
 }
 
-template <typename UpdateRule, typename Param, typename Grad, typename Real>
-ZEROSCHED_ELEMENT void update_elements(
-    Param* __restrict y, const Grad* __restrict g, Real* __restrict a, Real* __restrict b, Real* __restrict c,
-    int64_t numel, const typename UpdateRule::template Coefficients<Real>& s) {
+template <typename UpdateRule, typename Param, typename Grad, typename Real, typename Coefficients>
+ZEROSCHED_ELEMENT void update_elements(Param* __restrict y, const Grad* __restrict g, Real* __restrict a,
+    Real* __restrict b, Real* __restrict c, int64_t numel, const Coefficients& s) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   for (int64_t i = 0; i < numel; ++i) {
     Real a_i = a[i];
@@ -91,10 +94,9 @@ ZEROSCHED_ELEMENT void update_elements(
   }
 }
 
-template <typename UpdateRule, typename Param, typename Grad, typename Real>
-void update_range(const UpdateRange& r, const StepScalars& scalars, bool out_of_cache) {
+template <typename UpdateRule, typename Param, typename Grad, typename Real, typename Coefficients>
+void update_with(const Coefficients& s, const UpdateRange& r, bool out_of_cache) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
-  const typename UpdateRule::template Coefficients<Real> s(scalars);
   auto* y = static_cast<Param*>(r.y);
   const auto* g = static_cast<const Grad*>(r.g);
   auto* a = static_cast<Real*>(r.state[0]);
@@ -104,18 +106,32 @@ void update_range(const UpdateRange& r, const StepScalars& scalars, bool out_of_
     update_elements<UpdateRule>(y, g, a, b, c, r.numel, s);
     return;
   }
-  alignas(64) Param chunk[kChunkNumel];
+  constexpr int64_t kNumel = kChunkNumel<Real>;
+  alignas(64) Param chunk[kNumel];
   int64_t i = 0;
-  for (; i + kChunkNumel <= r.numel; i += kChunkNumel) {
-    prefetch_chunk(g + i);
-    prefetch_chunk(a + i);
-    prefetch_chunk(b + i);
-    if (kHasThird) prefetch_chunk(c + i);
-    update_elements<UpdateRule>(chunk, g + i, a + i, b + i, kHasThird ? c + i : c, kChunkNumel, s);
-    stream_chunk(y + i, chunk);
+  for (; i + kNumel <= r.numel; i += kNumel) {
+    prefetch_chunk<kNumel>(g + i);
+    prefetch_chunk<kNumel>(a + i);
+    prefetch_chunk<kNumel>(b + i);
+    if (kHasThird) prefetch_chunk<kNumel>(c + i);
+    update_elements<UpdateRule>(chunk, g + i, a + i, b + i, kHasThird ? c + i : c, kNumel, s);
+    stream_chunk<kNumel>(y + i, chunk);
   }
   update_elements<UpdateRule>(y + i, g + i, a + i, b + i, kHasThird ? c + i : c, r.numel - i, s);
   finish_streaming();
+}
+
+template <typename UpdateRule, typename Param, typename Grad, typename Real>
+void update_range(const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
+  if constexpr (UpdateRule::kInterpolates) {
+    using Near = InterpolationNearA<Real>;
+    if (Near::covers(scalars.y_weight_before) && Near::covers(scalars.c) && Near::covers(scalars.y_weight)) {
+      const typename UpdateRule::template Coefficients<Real, InterpolationNearA> s(scalars);
+      return update_with<UpdateRule, Param, Grad, Real>(s, range, out_of_cache);
+    }
+  }
+  const typename UpdateRule::template Coefficients<Real> s(scalars);
+  update_with<UpdateRule, Param, Grad, Real>(s, range, out_of_cache);
 }
 
 template <typename UpdateRule>

@@ -7,6 +7,7 @@ namespace zerosched::kernels {
 
 /// AdamW (arXiv 1711.05101), as torch::optim::AdamW. State: x (the parameters in the state's precision), m, v.
 struct AdamWRule {
+  static constexpr bool kInterpolates = false;
   static constexpr int kStateTensors = 3;
 
   template <typename Real>

@@ -9,12 +9,13 @@ namespace zerosched::kernels {
 /// Without kAdaptive the gradient is not divided by its root mean square: RAdam's first steps.
 template <bool kDecays, bool kAdaptive = true>
 struct AdamWScheduleFreeRule {
+  static constexpr bool kInterpolates = true;
   static constexpr int kStateTensors = 3;
 
-  template <typename Real>
+  template <typename Real, template <typename> class Interpolated = Interpolation>
   struct Coefficients {
     Real grad_scale, beta2, one_minus_beta2, inverse_bias_correction2, eps, weight_decay, minus_lr;
-    Interpolation<Real> y_before, average, y_after;
+    Interpolated<Real> y_before, average, y_after;
 
     ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
         : grad_scale(static_cast<Real>(s.grad_scale)),
@@ -30,8 +31,8 @@ struct AdamWScheduleFreeRule {
   };
 
   /// One element of one step; returns y. Without weight decay the old y is not needed.
-  template <typename Real>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real& v, const Coefficients<Real>& s) {
+  template <typename Real, typename Scalars>
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real& v, const Scalars& s) {
     const Real g = gradient * s.grad_scale;
     v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
     Real u = kAdaptive ? g / (square_root(v * s.inverse_bias_correction2) + s.eps) : g;

@@ -8,6 +8,7 @@ namespace zerosched::kernels {
 /// SGD with momentum, as torch::optim::SGD. State: x (the parameters in the state's precision), m.
 template <bool kNesterov>
 struct SGDRule {
+  static constexpr bool kInterpolates = false;
   static constexpr int kStateTensors = 2;
 
   template <typename Real>

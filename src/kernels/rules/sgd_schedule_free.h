@@ -7,12 +7,13 @@ namespace zerosched::kernels {
 
 /// Schedule-Free SGD (arXiv 2405.15682). State: z, x.
 struct SGDScheduleFreeRule {
+  static constexpr bool kInterpolates = true;
   static constexpr int kStateTensors = 2;
 
-  template <typename Real>
+  template <typename Real, template <typename> class Interpolated = Interpolation>
   struct Coefficients {
     Real grad_scale, weight_decay, minus_lr;
-    Interpolation<Real> y_before, average, y_after;
+    Interpolated<Real> y_before, average, y_after;
 
     ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
         : grad_scale(static_cast<Real>(s.grad_scale)),
@@ -23,8 +24,8 @@ struct SGDScheduleFreeRule {
           y_after(s.y_weight) {}
   };
 
-  template <typename Real>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, const Coefficients<Real>& s) {
+  template <typename Real, typename Scalars>
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, const Scalars& s) {
     const Real u = fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), gradient * s.grad_scale);
     z = fused_multiply_add(s.minus_lr, u, z);
     x = interpolate_element(x, z, s.average);
