@@ -158,6 +158,11 @@ def hosts():
         jobs = (("h2", commands["h2"]), ("h1", commands["h1"]),
                 ("h1", ["docker/host", "launch/doctor", "--hosts", "h1,h2", "--ranks-per-node", "1"]))
         serve, train, examine = [command(host, words) for host, words in jobs]
+        # The network between them is what it takes: without the other host the same command fails.
+        alone = subprocess.run(train, capture_output=True, text=True, errors="replace", timeout=300)
+        print(alone.stdout, alone.stderr)
+        check(alone.returncode != 0 and "Connection refused" in alone.stderr, "it trained without the other host")
+
         server = subprocess.Popen(serve)
         stack.callback(server.wait)
         stack.callback(machines.down)  # ends all that runs there
