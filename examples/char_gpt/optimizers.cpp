@@ -1,5 +1,7 @@
 #include "optimizers.h"
 
+#include "model.h"
+
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>

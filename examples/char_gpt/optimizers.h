@@ -1,6 +1,5 @@
 #pragma once
 
-#include "model.h"
 #include "options.h"
 
 #include <zerosched/session.h>
@@ -9,6 +8,8 @@
 #include <memory>
 #include <string>
 #include <vector>
+
+class Gpt;  // model.h, which takes long to compile
 
 /// What --optimizer may be.
 std::vector<std::string> optimizer_names();
