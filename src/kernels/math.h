@@ -74,7 +74,7 @@ template <typename Real>
 struct InterpolationNearA {
   Real minus_weight_of_b;
 
-  static bool covers(double weight_of_b) { return weight_of_b > 0 && weight_of_b < 0.5; }
+  static ZEROSCHED_ELEMENT bool covers(double weight_of_b) { return weight_of_b > 0 && weight_of_b < 0.5; }
   ZEROSCHED_ELEMENT explicit InterpolationNearA(double weight_of_b)
       : minus_weight_of_b(static_cast<Real>(-weight_of_b)) {}
 };
