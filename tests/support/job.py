@@ -18,9 +18,9 @@ def program(name):
     return os.path.join(os.environ["ZEROSCHED_BIN"], name)
 
 
-def mpirun(ranks):
+def mpirun(ranks, *options):
     mpiexec = os.environ.get("ZEROSCHED_MPIEXEC", "mpirun")
-    return [mpiexec, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+    return [mpiexec, "--oversubscribe", "--bind-to", "none", *options, "-n", str(ranks)]
 
 
 class Job:
@@ -90,8 +90,8 @@ class Job:
         return result
 
 
-def run(command, timeout=120):
-    return Job(command).end(timeout)
+def run(command, timeout=120, environment=None):
+    return Job(command, environment).end(timeout)
 
 
 def train(command, timeout=120):

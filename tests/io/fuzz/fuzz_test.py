@@ -1,6 +1,6 @@
 """Builds the fuzzer of the readers with clang, and runs it for a bounded time from a few whole files.
 
-usage: fuzz_test.py SECONDS SOURCE_DIR CLANG LIBRARY_DIR INCLUDE_DIR...
+usage: fuzz_test.py SECONDS CLANG LIBRARY_DIR INCLUDE_DIR...
 """
 import os
 import re
@@ -10,8 +10,9 @@ import tempfile
 
 import job
 
-SECONDS, SOURCE, CLANG, LIBRARIES = sys.argv[1:5]
-INCLUDES = sys.argv[5:]
+SECONDS, CLANG, LIBRARIES = sys.argv[1:4]
+INCLUDES = sys.argv[4:]
+SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
 SOURCES = ["src/io/json.cpp", "src/io/manifest.cpp", "src/io/piece_name.cpp", "src/io/safetensors.cpp",
            "tests/io/fuzz/fuzz_formats.cpp"]
 HEADER = '{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
