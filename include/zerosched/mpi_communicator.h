@@ -20,7 +20,8 @@ namespace zerosched {
 /// the current stream gets there, MPI has the data once it has arrived, and Work::wait() blocks the host
 /// until the copy back is queued and makes the current stream wait for it. Several ranks may share a GPU.
 ///
-/// Must be destroyed before MPI_Finalize. Throws c10::Error where zerosched was built with ZEROSCHED_MPI=OFF.
+/// Must be destroyed before MPI_Finalize. A zerosched that was built with ZEROSCHED_MPI=OFF has neither this
+/// function nor, once installed, this header.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> mpi_communicator(
     MPI_Comm parent, double timeout_seconds = 600);
 

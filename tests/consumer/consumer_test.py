@@ -47,8 +47,8 @@ def configure(source, build, *options, expect=0):
                 *common, *options, expect=expect)
 
 
-def build_consumer(project, *options):
-    build = os.path.join(SCRATCH, project)
+def build_consumer(project, *options, folder=None):
+    build = os.path.join(SCRATCH, folder or project)
     configure(os.path.join(HERE, project), build, f"-Dzerosched_ROOT={PREFIX}", *options)
     call("cmake", "--build", build, "--parallel", "2")
     return build
@@ -68,7 +68,10 @@ def install():
     installed = {os.path.relpath(os.path.join(folder, name), PREFIX)
                  for folder, _, names in os.walk(PREFIX) for name in names}
     headers = {f"include/zerosched/{name}" for name in os.listdir(os.path.join(SOURCE, "include/zerosched"))}
-    check(headers <= installed, f"headers that were not installed: {headers - installed}")
+    if not HAS_MPI:
+        headers.remove("include/zerosched/mpi_communicator.h")
+    found = {name for name in installed if name.startswith("include/")}
+    check(found == headers, f"installed headers: {found}, expected: {headers}")
     check(not [name for name in installed if "test" in name], f"tests were installed: {installed}")
     library = symbols.library(PREFIX)
     version = re.search(r"project\(zerosched VERSION (\d+)\.(\d+)\.(\d+)",
@@ -76,7 +79,7 @@ def install():
     check(os.path.basename(os.path.realpath(library)) == "libzerosched.so." + ".".join(version.groups()),
           f"{library} is {os.path.realpath(library)}")
     soname = re.search(r"SONAME.*\[(.*)\]", call("readelf", "-d", library)).group(1)
-    check(soname == f"libzerosched.so.{version.group(1)}", f"the SONAME is {soname}")
+    check(soname == "libzerosched.so.{}.{}".format(*version.groups()), f"the SONAME is {soname}")
     check(os.path.exists(os.path.join(os.path.dirname(library), soname)), f"there is no {soname}")
     if HAS_MPI:
         needed = call("ldd", os.path.join(PREFIX, "bin", "zerosched_doctor"))
@@ -94,12 +97,30 @@ def components():
     with open(os.path.join(BUILD, "zeroschedConfig.cmake"), encoding="utf-8") as config:
         built = re.search(r'set\(zerosched_COMPONENTS "(.*)"\)', config.read()).group(1).split(";")
     check(("mpi" in built) == HAS_MPI, f"built: {built}")
+    check(("nccl" in built) == (cached("ZEROSCHED_NCCL_ENABLED") == "ON"), f"built: {built}")
     for component in ("mpi", "cuda", "nccl"):
         output = ask(component, expect=0 if component in built else 1)
         option = "-DZEROSCHED_MPI=ON" if component == "mpi" else "-DZEROSCHED_CUDA=ON"
         check(component in built or option in output, f"the error does not name {option}:\n{output}")
     check("there are mpi, cuda and nccl" in ask("tpu", expect=1), "an unknown component has no clear error")
     ask(";OPTIONAL_COMPONENTS;tpu", expect=0)
+
+
+def libtorch():
+    """An installed zerosched that says it was built with another LibTorch than the one that is here."""
+    other = os.path.join(SCRATCH, "other_libtorch")
+    shutil.rmtree(other, ignore_errors=True)
+    shutil.copytree(PREFIX, other, symlinks=True)
+    config = os.path.join(os.path.dirname(symbols.library(other)), "cmake", "zerosched", "zeroschedConfig.cmake")
+    with open(config, encoding="utf-8") as file:
+        text = file.read()
+    changed = re.sub(r'set\(_built_with "[0-9.]+"\)', 'set(_built_with "2.6.0")', text)
+    check(changed != text, "the config does not say which LibTorch zerosched was built with")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(changed)
+    output = configure(os.path.join(HERE, "installed"), os.path.join(SCRATCH, "libtorch"), f"-Dzerosched_ROOT={other}", expect=1)
+    output = " ".join(output.split())
+    check("was built with LibTorch 2.6.0" in output and "CMAKE_PREFIX_PATH" in output, f"no clear error:\n{output}")
 
 
 def exported_symbols():
@@ -118,13 +139,29 @@ def headers():
     run_trainer(build_consumer("headers"), 1, 202002, "self")
 
 
+def build_in_tree(folder, *options):
+    return build_consumer("subdirectory", f"-DZEROSCHED_SOURCE_DIR={SOURCE}", "-DZEROSCHED_WERROR=ON", *options, folder=folder)
+
+
 def subdirectory():
-    run_trainer(build_consumer("subdirectory", f"-DZEROSCHED_SOURCE_DIR={SOURCE}", "-DZEROSCHED_WERROR=ON"),
-                1, 201703, "self")
+    run_trainer(build_in_tree("subdirectory"), 1, 201703, "self")
+
+
+def alone():
+    """A static library with everything left out that can be left out."""
+    def optional(path):
+        return set(re.findall(r"NEEDED.*\[(libzerosched|libmpi|libcudart)\.so", call("readelf", "-d", path)))
+
+    folder = build_in_tree("alone", "-DZEROSCHED_MPI=OFF", "-DZEROSCHED_CUDA=OFF", "-DBUILD_SHARED_LIBS=OFF")
+    run_trainer(folder, 1, 201703, "self")
+    needed = optional(os.path.join(folder, "trainer"))
+    check(not needed, f"the trainer needs {needed}")
+    needed = optional(symbols.library(PREFIX))
+    check(("libmpi" in needed) == HAS_MPI, f"the installed library needs {needed}")
 
 
 CASES = {"install": install, "components": components, "symbols": exported_symbols, "installed": installed,
-         "headers": headers, "subdirectory": subdirectory}
+         "headers": headers, "subdirectory": subdirectory, "alone": alone, "libtorch": libtorch}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]]()
