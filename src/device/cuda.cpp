@@ -155,6 +155,7 @@ class Cuda final : public Runtime {
   }
 
   at::Tensor to_host(const at::Tensor& tensor) override { return tensor.to(at::kCPU); }
+  void from_host(const at::Tensor& to, const at::Tensor& host) override { to.copy_(host); }
 
   int exchange_device(int device) override {
     return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));

@@ -81,6 +81,8 @@ class ZEROSCHED_EXPORT Runtime {
   virtual void keep(const at::Tensor& tensor) = 0;
   /// A copy in host memory of what the tensor holds once this thread's current stream has got here. Blocks.
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+  /// to := host, which has its elements in host memory and is the caller's again when this returns. Blocks.
+  virtual void from_host(const at::Tensor& to, const at::Tensor& host) = 0;
 
   /// Makes `device` this thread's current one, which libraries above the runtime act on; returns the
   /// previous.
@@ -95,7 +97,13 @@ ZEROSCHED_EXPORT Runtime& cuda();
 class DeviceScope {
  public:
   DeviceScope(Runtime& runtime, int device) : runtime_(runtime), previous_(runtime.exchange_device(device)) {}
-  ~DeviceScope() { runtime_.exchange_device(previous_); }
+  ~DeviceScope() {
+    try {
+      runtime_.exchange_device(previous_);
+    } catch (...) {
+      // A device that is broken stays so, and the next call that can throw says it.
+    }
+  }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
 

@@ -33,9 +33,10 @@ struct DeviceBackend {
 /// A sharded optimizer without its face. One step:
 ///
 ///   launch_missing     every bucket's gradients are on their way to the ranks that own them
-///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, one
-///   all-reduced scalar for each bucket, in launch order
-///     reduced          wait for this rank's slice of the summed gradient
+///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, and one
+///                      all-reduced scalar
+///   for each bucket, in launch order
+///     wait             for this rank's slice of the summed gradient
 ///     update           z, x, v and this rank's slice of y, in one pass
 ///     all_gather       y, asynchronously, while the next bucket is updated
 ///   wait for all y
@@ -73,7 +74,8 @@ class ZEROSCHED_EXPORT Engine {
   void check() const;
   void check_can_step() const;
 
-  // What src/io saves and replaces.
+  // What src/io saves and replaces, after executor().enter().
+  Executor& executor() const { return *executor_; }
   const Model& model() const { return model_; }
   const Layout& layout() const { return layout_; }
   const Algorithm& algorithm() const { return *algorithm_; }

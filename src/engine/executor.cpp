@@ -10,6 +10,8 @@ at::Tensor HostExecutor::empty(int64_t numel, at::ScalarType dtype) {
 
 void HostExecutor::assign(const at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
 void HostExecutor::fill(const at::Tensor& tensor, double value) { tensor.fill_(value); }
+// What of a module is not trained may be on a device all the same.
+at::Tensor HostExecutor::to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU); }
 void HostExecutor::add(const at::Tensor& sum, const at::Tensor& term) { sum.add_(term); }
 
 DeviceExecutor::DeviceExecutor(device::Runtime& runtime, int device)
@@ -42,6 +44,18 @@ std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
   auto scope = std::make_unique<device::DeviceScope>(runtime_, device_);
   follow(current_stream());
   return scope;
+}
+
+at::Tensor DeviceExecutor::to_host(const at::Tensor& tensor) {
+  return runtime_.device_of(tensor).is_cpu() ? tensor : runtime_.to_host(tensor);
+}
+
+void DeviceExecutor::from_host(const at::Tensor& to, const at::Tensor& host) {
+  if (runtime_.device_of(to).is_cpu()) {
+    to.copy_(host);
+  } else {
+    runtime_.from_host(to, host);
+  }
 }
 
 void DeviceExecutor::leave() { follow(made_in_); }

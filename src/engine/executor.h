@@ -14,18 +14,16 @@ namespace zerosched::detail {
 ///
 /// The stream rules, each applied where it says so. (Those of a collective are its backend's: it comes after
 /// what its caller's stream holds, Work::wait() makes a stream come after it, and its tensors are held.)
-/// 1. (enter) Whoever begins to use the optimizer's tensors, a hook or a call from outside, comes after all
-///    users before, whatever streams those were in. So a bucket is launched after every gradient has been
-///    moved to it, a gradient that waited in .grad is moved after it was made, gradients are reduced into a
-///    shard after the update has read the last ones, and a table is written after the kernels have read the
-///    last one.
+/// 1. (enter) Whoever begins to use the optimizer's tensors, a hook, a call from outside or src/io, comes
+///    after all users before, whatever streams those were in. So a bucket is launched after every gradient
+///    has been moved to it, a gradient that waited in .grad is moved after it was made, gradients are reduced
+///    into a shard after the update has read the last ones, a table is written after the kernels have read
+///    the last one, and a checkpoint holds whole steps.
 /// 2. (GradientReducer::release_finished, launch_missing) A bucket's buffer goes to another bucket once the
-/// host
-///    has seen its reduce-scatter done, or the stream of all that follows has waited for it.
+///    host has seen its reduce-scatter done, or the stream of all that follows has waited for it.
 /// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
 /// 4. (GradientReducer::take_gradient, accumulate, DeviceUpdater::begin_step) A gradient that backward made
-/// in
-///    one stream and we read in another keeps its memory until it was read.
+///    in one stream and we read in another keeps its memory until it was read.
 /// 5. (DeviceUpdater::upload) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
@@ -44,8 +42,10 @@ class Executor {
   virtual void fill(const at::Tensor& tensor, double value) = 0;
   virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
   virtual void keep(const at::Tensor& tensor) = 0;
-  /// A copy in host memory, or the tensor itself if it is there.
+  /// A copy in host memory, or the tensor itself if it is there. Blocks.
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
+  /// to := host, which is in host memory and the caller's again when this returns. Blocks.
+  virtual void from_host(const at::Tensor& to, const at::Tensor& host) = 0;
   /// Before the tensors go: rule 8.
   virtual void leave() = 0;
 };
@@ -59,7 +59,8 @@ class HostExecutor final : public Executor {
   void fill(const at::Tensor& tensor, double value) override;
   void add(const at::Tensor& sum, const at::Tensor& term) override;
   void keep(const at::Tensor&) override {}
-  at::Tensor to_host(const at::Tensor& tensor) override { return tensor; }
+  at::Tensor to_host(const at::Tensor& tensor) override;
+  void from_host(const at::Tensor& to, const at::Tensor& host) override { assign(to, host); }
   void leave() override {}
 };
 
@@ -80,7 +81,8 @@ class DeviceExecutor final : public Executor {
   void fill(const at::Tensor& tensor, double value) override { runtime_.fill(tensor, value); }
   void add(const at::Tensor& sum, const at::Tensor& term) override { runtime_.add(sum, term); }
   void keep(const at::Tensor& tensor) override { runtime_.keep(tensor); }
-  at::Tensor to_host(const at::Tensor& tensor) override { return runtime_.to_host(tensor); }
+  at::Tensor to_host(const at::Tensor& tensor) override;
+  void from_host(const at::Tensor& to, const at::Tensor& host) override;
   void leave() override;
 
  private:

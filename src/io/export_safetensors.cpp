@@ -22,7 +22,8 @@ namespace {
 /// The file that rank 0 fills, tensor by tensor.
 class Export {
  public:
-  Export(const Engine& engine, std::string path) : model_(engine.model()), path_(std::move(path)) {
+  Export(const Engine& engine, std::string path)
+      : executor_(engine.executor()), model_(engine.model()), path_(std::move(path)) {
     for (const ParameterSpec& spec : model_.specs) add(spec.name, spec.dtype, spec.sizes);
     for (size_t f = 0; f < model_.frozen.size(); ++f) add(model_.frozen_names[f], model_.frozen[f]);
     for (size_t b = 0; b < model_.buffers.size(); ++b) add(model_.buffer_names[b], model_.buffers[b]);
@@ -39,7 +40,7 @@ class Export {
 
   /// Under all of its names.
   void write(const std::string& name, const at::Tensor& tensor) {
-    const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
+    const at::Tensor host = executor_.to_host(tensor.detach()).contiguous();
     for (const std::string& each : names_of(model_, name)) {
       file_->write(host.const_data_ptr(), host.nbytes(), data_begin_ + entries_[index_.at(each)].begin);
     }
@@ -63,6 +64,7 @@ class Export {
     add(name, tensor.scalar_type(), tensor.sizes().vec());
   }
 
+  Executor& executor_;
   const Model& model_;
   std::string path_;
   std::vector<SafetensorsEntry> entries_;

@@ -84,7 +84,10 @@ void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
     detail::agree_on(communicator, [&] {
       if (communicator.rank() != 0) return;
       const detail::TensorFile file(path);
-      for (size_t i = 0; i < targets.size(); ++i) targets[i].tensor.detach().copy_(file.read(matched[i]));
+      const auto use = engine.executor().enter();
+      for (size_t i = 0; i < targets.size(); ++i) {
+        engine.executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
+      }
     });
     engine.reset_from_parameters();
   } catch (const std::exception& error) {

@@ -27,7 +27,7 @@ SafetensorsHeader read_header(const File& file) {
 
 }  // namespace
 
-ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors) {
+ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors, Executor& executor) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, tensor] : tensors) {
     entries.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
@@ -38,7 +38,7 @@ ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors)
   File file = File::create(path, written.byte_count);
   file.write(header.data(), header.size(), 0);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const at::Tensor host = tensors[i].second.detach().to(at::kCPU).contiguous();
+    const at::Tensor host = executor.to_host(tensors[i].second.detach()).contiguous();
     const auto* bytes = static_cast<const char*>(host.const_data_ptr());
     Checksum checksum;
     // In chunks, so that what is hashed is still in the caches when it is written.
@@ -92,7 +92,8 @@ void TensorFile::verify(const std::string& tensor, const std::string& checksum) 
   }
 }
 
-void TensorFile::read(const std::string& tensor, int64_t begin, const at::Tensor& to) const {
+void TensorFile::read(
+    const std::string& tensor, int64_t begin, const at::Tensor& to, Executor& executor) const {
   const SafetensorsEntry& entry = this->entry(tensor);
   const auto element_bytes = static_cast<uint64_t>(c10::elementSize(entry.dtype));
   if (entry.dtype != to.scalar_type() ||
@@ -103,7 +104,7 @@ void TensorFile::read(const std::string& tensor, int64_t begin, const at::Tensor
          c10::toString(to.scalar_type()) + " of " + std::to_string(begin + to.numel()) + " or more");
   }
   const uint64_t offset = header_.data_begin + entry.begin + static_cast<uint64_t>(begin) * element_bytes;
-  if (to.device().is_cpu()) {
+  if (executor.device().is_cpu()) {
     file_.read(to.data_ptr(), to.nbytes(), offset);
     return;
   }
@@ -113,14 +114,15 @@ void TensorFile::read(const std::string& tensor, int64_t begin, const at::Tensor
   for (int64_t done = 0; done < to.numel(); done += chunk_numel) {
     const at::Tensor part = host.narrow(0, 0, std::min(chunk_numel, to.numel() - done));
     file_.read(part.data_ptr(), part.nbytes(), offset + static_cast<uint64_t>(done) * element_bytes);
-    to.narrow(0, done, part.numel()).copy_(part);
+    executor.from_host(to.narrow(0, done, part.numel()), part);
   }
 }
 
 at::Tensor TensorFile::read(const std::string& tensor) const {
   const SafetensorsEntry& entry = this->entry(tensor);
   at::Tensor whole = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
-  read(tensor, 0, whole.view({whole.numel()}));
+  HostExecutor host;
+  read(tensor, 0, whole.view({whole.numel()}), host);
   return whole;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "engine/executor.h"
 #include "io/file.h"
 #include "io/manifest.h"
 #include "io/safetensors.h"
@@ -18,8 +19,8 @@ namespace zerosched::detail {
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// Writes `tensors`, in this order, to a new safetensors file at `path`, and syncs it. Tensors that are
-/// contiguous on the CPU are not copied, others one at a time.
-ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors);
+/// contiguous in host memory are not copied, others one at a time.
+ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors, Executor& executor);
 
 /// A safetensors file that is read in parts. Errors are std::runtime_error and name the file.
 class TensorFile {
@@ -35,9 +36,9 @@ class TensorFile {
   /// Throws unless the tensor's bytes have this checksum, see Checksum.
   void verify(const std::string& tensor, const std::string& checksum) const;
 
-  /// Elements [begin, begin + to.numel()) of a tensor into `to`: flat, contiguous, of the tensor's dtype, any
-  /// device.
-  void read(const std::string& tensor, int64_t begin, const at::Tensor& to) const;
+  /// Elements [begin, begin + to.numel()) of a tensor into `to`: flat, contiguous, of the tensor's dtype, on
+  /// the executor's device.
+  void read(const std::string& tensor, int64_t begin, const at::Tensor& to, Executor& executor) const;
   /// A whole tensor, on the CPU.
   at::Tensor read(const std::string& tensor) const;
 

@@ -115,6 +115,11 @@ at::Tensor FakeRuntime::to_host(const at::Tensor& tensor) {
   return host;
 }
 
+void FakeRuntime::from_host(const at::Tensor& to, const at::Tensor& host) {
+  assign(to, host);
+  synchronize(current_stream(device_of(to).index()));
+}
+
 std::string FakeRuntime::identity(int device) {
   // Ranks are processes: each has devices of its own unless told otherwise.
   return (identity_.empty() ? std::to_string(getpid()) : identity_) + ":" + std::to_string(device);

@@ -89,6 +89,7 @@ class FakeRuntime : public device::Runtime {
   void add(const at::Tensor& sum, const at::Tensor& term) override;
   void keep(const at::Tensor& tensor) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
+  void from_host(const at::Tensor& to, const at::Tensor& host) override;
   int exchange_device(int device) override;
 
  private:
