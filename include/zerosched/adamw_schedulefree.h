@@ -16,11 +16,15 @@ namespace zerosched {
 /// Options of AdamWScheduleFree: names and defaults of the Python package schedulefree.
 struct ZEROSCHED_EXPORT AdamWScheduleFreeOptions
     : public torch::optim::OptimizerCloneableOptions<AdamWScheduleFreeOptions> {
+  /// The defaults but for the learning rate.
   AdamWScheduleFreeOptions(double lr = 0.0025);
+  /// The learning rate after warmup.
   TORCH_ARG(double, lr) = 0.0025;
+  /// As in torch::optim.
   typedef std::tuple<double, double> betas_t;
   /// (weight of x in y, decay of v). beta1 = 0 is Polyak-Ruppert averaging, beta1 = 1 primal averaging.
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
+  /// Added to the square root of the bias-corrected v.
   TORCH_ARG(double, eps) = 1e-8;
   /// Decoupled, taken at y.
   TORCH_ARG(double, weight_decay) = 0;
@@ -32,17 +36,21 @@ struct ZEROSCHED_EXPORT AdamWScheduleFreeOptions
   TORCH_ARG(double, weight_lr_power) = 2;
 
  public:
+  /// @{
+  /// What torch::optim::OptimizerOptions asks of its classes.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override;
   void set_lr(double lr) override;
+  /// @}
 };
 
 /// Schedule-Free AdamW ("The Road Less Scheduled", arXiv 2405.15682), in the form of the authors' Python
 /// package, sharded. State: z, x and v, 12 bytes per parameter over all ranks (24 for float64).
 class ZEROSCHED_EXPORT AdamWScheduleFree : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names. Collective.
+  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
+  /// option is out of range, or if ranks differ in options or parameters.
   AdamWScheduleFree(
       const torch::nn::Module& module,
       std::shared_ptr<Communicator> communicator,
@@ -50,6 +58,7 @@ class ZEROSCHED_EXPORT AdamWScheduleFree : public ShardedOptimizer {
       ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
+  /// Throws as above, and if a parameter or a name is in two places.
   AdamWScheduleFree(
       std::vector<ParameterGroup> groups,
       std::shared_ptr<Communicator> communicator,

@@ -29,6 +29,7 @@ struct ZEROSCHED_EXPORT CheckpointExtra {
       0;  ///< of the job that saved; filled in by load_checkpoint(), ignored by save_checkpoint()
 };
 
+/// How a checkpoint is saved.
 struct ZEROSCHED_EXPORT CheckpointOptions {
   /// Once this checkpoint is whole, delete older ones beside it so that so many are left. 0 keeps all.
   /// Folders that hold anything else than a checkpoint are never deleted.

@@ -14,11 +14,13 @@ namespace zerosched {
 
 /// The kinds of collective that a Communicator offers.
 enum class Collective : uint8_t { reduce_scatter, all_gather, all_reduce, broadcast, barrier };
+/// How many there are.
 inline constexpr int kCollectiveKinds = 5;
 
 /// "reduce_scatter", "all_gather", ...
 ZEROSCHED_EXPORT std::string_view name_of(Collective kind);
 
+/// What all_reduce() makes of two elements.
 enum class ReduceOp : uint8_t { sum, max, min };
 
 /// Says what a collective is for. All ranks must give the same label to the same collective: backends
@@ -33,11 +35,17 @@ struct CollectiveLabel {
 /// takes part: the flat input of a reduce-scatter, the gathered output of an all-gather, the reduced or
 /// broadcast tensor.
 struct ZEROSCHED_EXPORT Traffic {
+  /// Of one kind of collective.
   struct Counter {
-    int64_t calls = 0;
-    int64_t bytes = 0;
+    int64_t calls = 0;  ///< how many were launched
+    int64_t bytes = 0;  ///< of all their tensors
   };
-  Counter reduce_scatter, all_gather, all_reduce, broadcast, barrier;
+  Counter reduce_scatter;  ///< of the flat inputs
+  Counter all_gather;      ///< of the gathered outputs
+  Counter all_reduce;      ///< of the tensors
+  Counter broadcast;       ///< of the tensors
+  Counter barrier;         ///< calls only
+  /// The one of these members.
   Counter& of(Collective kind);
 };
 
@@ -71,7 +79,9 @@ class ZEROSCHED_EXPORT Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
+  /// This process's number in the group, from 0.
   int rank() const { return rank_; }
+  /// How many ranks the group has.
   int size() const { return size_; }
   /// Position among the ranks of this node: the index to pick a GPU by.
   int local_rank() const { return local_rank_; }
@@ -101,6 +111,7 @@ class ZEROSCHED_EXPORT Communicator {
   /// `tensor` of rank `root` replaces everyone's. Any dtype.
   std::shared_ptr<Work> broadcast(const at::Tensor& tensor, int root, CollectiveLabel label = {});
 
+  /// Ends once every rank has launched it.
   std::shared_ptr<Work> barrier(CollectiveLabel label = {});
 
   /// A communicator over the same ranks whose collectives cannot mix with this one's. Collective.
@@ -120,9 +131,12 @@ class ZEROSCHED_EXPORT Communicator {
   Traffic traffic() const;
 
  protected:
+  /// For backends, which know these numbers.
   Communicator(int rank, int size, int local_rank);
 
-  // The public functions check arguments and state and count traffic; backends implement these.
+  /// @{
+  /// What backends implement. The public functions of these names check arguments and state before, and count
+  /// traffic.
   virtual at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) = 0;
   virtual std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) = 0;
@@ -131,6 +145,7 @@ class ZEROSCHED_EXPORT Communicator {
       const at::Tensor& tensor, ReduceOp op, CollectiveLabel label) = 0;
   virtual std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) = 0;
   virtual std::shared_ptr<Work> do_barrier(CollectiveLabel label) = 0;
+  /// @}
 
  private:
   struct TrafficCounters;

@@ -10,12 +10,15 @@
 
 namespace zerosched {
 
+/// Options of GradScaler: names and defaults of torch.amp.GradScaler.
 struct ZEROSCHED_EXPORT GradScalerOptions {
+  /// The first scale. Positive.
   TORCH_ARG(double, init_scale) = 65536;
   /// The scale is multiplied by this after growth_interval steps in a row without overflow. More than 1.
   TORCH_ARG(double, growth_factor) = 2;
   /// ... and by this after a step with overflow. Between 0 and 1.
   TORCH_ARG(double, backoff_factor) = 0.5;
+  /// Steps without overflow between two growths. Positive.
   TORCH_ARG(int64_t, growth_interval) = 2000;
 };
 
@@ -39,10 +42,11 @@ class ZEROSCHED_EXPORT GradScaler {
   /// step without clipping. Collective. Returns whether the step was taken, the same on every rank.
   bool step(ShardedOptimizer& optimizer);
 
+  /// What the next loss is multiplied by. Local.
   double get_scale() const { return scale_; }
-  /// Steps in a row without overflow since the scale last changed.
+  /// Steps in a row without overflow since the scale last changed. Local.
   int64_t growth_tracker() const { return growth_tracker_; }
-  /// Takes up where a scaler with these values was, when training resumes.
+  /// Takes up where a scaler with these values was, when training resumes. Local; the same on every rank.
   void load_state(double scale, int64_t growth_tracker);
 
  private:

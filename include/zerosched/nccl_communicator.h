@@ -21,14 +21,12 @@ namespace zerosched {
 ///   neither; except for a barrier's wait(), which blocks the host until all ranks have come and their
 ///   collectives are through. Work::done() asks the device.
 /// - Sums are NCCL's: in the dtype of the tensors, 16-bit types too, in an order that depends on the
-/// topology. Pass
-///   float32 tensors to sum gradients without rounding in between.
+///   topology. Pass float32 tensors to sum gradients without rounding in between.
 /// - allocate() registers memory of NCCL's own as symmetric windows (NCCL 2.27 or newer) where every rank
-/// can.
+///   can.
 /// - CPU tensors are carried by a duplicate of `bootstrap`.
 /// - All ranks must launch on their NCCL communicators in one order, also across communicators: kernels of
-/// one wait
-///   for other ranks while they hold the GPU.
+///   one wait for other ranks while they hold the GPU.
 ///
 /// A failure of any rank, an error that NCCL reports and a collective that takes longer than
 /// `timeout_seconds` are noticed by a thread that looks 20 times a second; it aborts NCCL's communicator, and

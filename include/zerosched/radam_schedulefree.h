@@ -15,11 +15,15 @@ namespace zerosched {
 /// Options of RAdamScheduleFree: names and defaults of the Python package schedulefree.
 struct ZEROSCHED_EXPORT RAdamScheduleFreeOptions
     : public torch::optim::OptimizerCloneableOptions<RAdamScheduleFreeOptions> {
+  /// The defaults but for the learning rate.
   RAdamScheduleFreeOptions(double lr = 0.0025);
+  /// The learning rate once the rectification has reached 1.
   TORCH_ARG(double, lr) = 0.0025;
+  /// As in torch::optim.
   typedef std::tuple<double, double> betas_t;
   /// (weight of x in y, decay of v). beta1 = 0 is Polyak-Ruppert averaging, beta1 = 1 primal averaging.
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
+  /// Added to the square root of the bias-corrected v.
   TORCH_ARG(double, eps) = 1e-8;
   /// Decoupled, taken at y.
   TORCH_ARG(double, weight_decay) = 0;
@@ -31,10 +35,13 @@ struct ZEROSCHED_EXPORT RAdamScheduleFreeOptions
   TORCH_ARG(bool, silent_sgd_phase) = true;
 
  public:
+  /// @{
+  /// What torch::optim::OptimizerOptions asks of its classes.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override;
   void set_lr(double lr) override;
+  /// @}
 };
 
 /// Schedule-Free RAdam, in the form of the Python package schedulefree, sharded: the rectification of RAdam
@@ -42,7 +49,8 @@ struct ZEROSCHED_EXPORT RAdamScheduleFreeOptions
 /// float64).
 class ZEROSCHED_EXPORT RAdamScheduleFree : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names. Collective.
+  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
+  /// option is out of range, or if ranks differ in options or parameters.
   RAdamScheduleFree(
       const torch::nn::Module& module,
       std::shared_ptr<Communicator> communicator,
@@ -50,6 +58,7 @@ class ZEROSCHED_EXPORT RAdamScheduleFree : public ShardedOptimizer {
       ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
+  /// Throws as above, and if a parameter or a name is in two places.
   RAdamScheduleFree(
       std::vector<ParameterGroup> groups,
       std::shared_ptr<Communicator> communicator,

@@ -11,6 +11,7 @@
 
 namespace zerosched {
 
+/// How a process takes part in its job; the same on every rank.
 struct ZEROSCHED_EXPORT SessionOptions {
   /// Where this rank's model lives: at::kCPU or a CUDA device, at::kCUDA being the one of the rank's position
   /// on its node. By default that GPU, or the CPU where no rank sees one.
@@ -35,15 +36,21 @@ class ZEROSCHED_EXPORT Session {
   /// Throws c10::Error on every rank if the options do not fit the machine of any; MPI is finalised then if
   /// it was initialised here, so there can be no second attempt.
   Session(int& argc, char**& argv, SessionOptions options = {});
+  /// The same without arguments for MPI.
   explicit Session(SessionOptions options = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
+  /// Of all ranks of the job, over the backend that the options ask for.
   std::shared_ptr<Communicator> communicator() const;
+  /// Where the model of this rank belongs.
   at::Device device() const;
+  /// Of this process, from 0.
   int rank() const;
+  /// How many ranks the job has.
   int world_size() const;
+  /// Position of this process among those on its node, from 0.
   int local_rank() const;
 
   /// Tells every rank to stop with `message` and ends the job with `exit_code`. Does not return.

@@ -14,18 +14,25 @@ namespace zerosched {
 /// Options of SGD: names and defaults of torch::optim::SGD.
 struct ZEROSCHED_EXPORT SGDOptions
     : public torch::optim::OptimizerCloneableOptions<SGDOptions> {
+  /// The defaults but for the learning rate.
   SGDOptions(double lr = 1e-3);
+  /// The learning rate.
   TORCH_ARG(double, lr) = 1e-3;
+  /// Decay of the momentum buffer.
   TORCH_ARG(double, momentum) = 0;
   /// Added to the gradient.
   TORCH_ARG(double, weight_decay) = 0;
+  /// Nesterov momentum; needs a momentum.
   TORCH_ARG(bool, nesterov) = false;
 
  public:
+  /// @{
+  /// What torch::optim::OptimizerOptions asks of its classes.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override;
   void set_lr(double lr) override;
+  /// @}
 };
 
 /// SGD with momentum, as torch::optim::SGD without dampening, sharded: what Schedule-Free is compared with. x
@@ -33,7 +40,8 @@ struct ZEROSCHED_EXPORT SGDOptions
 /// float64).
 class ZEROSCHED_EXPORT SGD : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names. Collective.
+  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
+  /// option is out of range, or if ranks differ in options or parameters.
   SGD(
       const torch::nn::Module& module,
       std::shared_ptr<Communicator> communicator,
@@ -41,6 +49,7 @@ class ZEROSCHED_EXPORT SGD : public ShardedOptimizer {
       ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
+  /// Throws as above, and if a parameter or a name is in two places.
   SGD(
       std::vector<ParameterGroup> groups,
       std::shared_ptr<Communicator> communicator,

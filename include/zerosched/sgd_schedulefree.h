@@ -15,7 +15,9 @@ namespace zerosched {
 /// Options of SGDScheduleFree: names and defaults of the Python package schedulefree.
 struct ZEROSCHED_EXPORT SGDScheduleFreeOptions
     : public torch::optim::OptimizerCloneableOptions<SGDScheduleFreeOptions> {
+  /// The defaults but for the learning rate.
   SGDScheduleFreeOptions(double lr = 1.0);
+  /// The learning rate after warmup.
   TORCH_ARG(double, lr) = 1.0;
   /// Weight of x in y. 0 is Polyak-Ruppert averaging, 1 primal averaging.
   TORCH_ARG(double, momentum) = 0.9;
@@ -29,17 +31,21 @@ struct ZEROSCHED_EXPORT SGDScheduleFreeOptions
   TORCH_ARG(double, weight_lr_power) = 2;
 
  public:
+  /// @{
+  /// What torch::optim::OptimizerOptions asks of its classes.
   void serialize(torch::serialize::InputArchive& archive) override;
   void serialize(torch::serialize::OutputArchive& archive) const override;
   double get_lr() const override;
   void set_lr(double lr) override;
+  /// @}
 };
 
 /// Schedule-Free SGD ("The Road Less Scheduled", arXiv 2405.15682), sharded. State: z and x, 8 bytes per
 /// parameter over all ranks (16 for float64).
 class ZEROSCHED_EXPORT SGDScheduleFree : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names. Collective.
+  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
+  /// option is out of range, or if ranks differ in options or parameters.
   SGDScheduleFree(
       const torch::nn::Module& module,
       std::shared_ptr<Communicator> communicator,
@@ -47,6 +53,7 @@ class ZEROSCHED_EXPORT SGDScheduleFree : public ShardedOptimizer {
       ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
+  /// Throws as above, and if a parameter or a name is in two places.
   SGDScheduleFree(
       std::vector<ParameterGroup> groups,
       std::shared_ptr<Communicator> communicator,

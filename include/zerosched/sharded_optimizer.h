@@ -33,6 +33,7 @@ class Engine;
 class ZEROSCHED_EXPORT EvalScope {
  public:
   ~EvalScope() noexcept(false);
+  /// Takes over what is to be done at the end.
   EvalScope(EvalScope&& other) noexcept;
   EvalScope(const EvalScope&) = delete;
   EvalScope& operator=(const EvalScope&) = delete;
@@ -51,6 +52,7 @@ class ZEROSCHED_EXPORT EvalScope {
 class ZEROSCHED_EXPORT NoSync {
  public:
   ~NoSync();
+  /// Takes over what is to be done at the end.
   NoSync(NoSync&& other) noexcept;
   NoSync(const NoSync&) = delete;
   NoSync& operator=(const NoSync&) = delete;
@@ -101,8 +103,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   [[nodiscard]] NoSync no_sync();
 
   /// L2 norm of the last step's averaged gradient, before clipping. Collective, unless max_grad_norm or a
-  /// GradScaler had it computed: then it is known. Otherwise throws before the first step and once the next
-  /// backward has begun.
+  /// GradScaler had it computed: then it is known. Otherwise throws on every rank before the first step, once
+  /// the next backward has begun, and where .grad, if it is still the step's own, has been changed since.
   double grad_norm();
 
   /// Bytes of optimizer state on this rank, padding included. Local.
@@ -131,7 +133,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// renamed, so that `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was
   /// at `dir` is replaced, but nothing else is. Last of all the link `latest` beside `dir` is made to name
   /// it. Throws on every rank, naming the rank and the reason, if anything fails; then no trace is left, and
-  /// older checkpoints are untouched.
+  /// older checkpoints are untouched. Where it is only the deletion of older ones that fails, the new one is
+  /// there.
   void save_checkpoint(
       const std::string& dir, const CheckpointExtra& extra = {}, const CheckpointOptions& options = {});
 
@@ -161,17 +164,20 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// parameters added through torch::optim::Optimizer& are an error at the next step(). Local.
   void add_param_group(const torch::optim::OptimizerParamGroup& group);
 
-  /// What torch::save and torch::load call. Both throw: a rank holds a part of the state only. Local.
+  /// What torch::save calls. Throws, because a rank holds a part of the state only: see save_checkpoint(). Local.
   void save(torch::serialize::OutputArchive& archive) const override;
+  /// What torch::load calls. Throws too: see load_checkpoint(). Local.
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
+  /// What the optimizers' own constructors come down to. Collective.
   ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
       std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
       ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm);
 
-  /// The named parameters of `module` as one group, and its buffers.
+  /// The named parameters of `module` as one group.
   static std::vector<ParameterGroup> groups_of(const torch::nn::Module& module);
+  /// The named buffers of `module`.
   static NamedParameters buffers_of(const torch::nn::Module& module);
 
  private:

@@ -30,6 +30,7 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   TORCH_ARG(std::optional<double>, max_grad_norm) = std::nullopt;
   /// The type in which gradients are sent and summed; by default the parameter's, float32 for float16.
   TORCH_ARG(std::optional<at::ScalarType>, reduce_dtype) = std::nullopt;
+  /// Whose mean .grad is when step() is called.
   TORCH_ARG(GradientInput, gradients) = GradientInput::local;
   /// true: hooks move gradients into buckets and reduce them while backward runs, and .grad stays undefined.
   /// false: no hooks; .grad is left as LibTorch leaves it, and step() collects and reduces it.

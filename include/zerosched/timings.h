@@ -27,8 +27,8 @@ struct Timings {
 
 /// A phase by name, to go through all of them.
 struct TimingPhase {
-  const char* name;
-  double Timings::*seconds;
+  const char* name;          ///< as in Timings
+  double Timings::*seconds;  ///< the member of this name
 };
 inline constexpr std::array<TimingPhase, 8> kTimingPhases = {{{"between_steps", &Timings::between_steps},
     {"backward", &Timings::backward}, {"collect_gradients", &Timings::collect_gradients},
@@ -38,6 +38,7 @@ inline constexpr std::array<TimingPhase, 8> kTimingPhases = {{{"between_steps", 
 /// Where the steps of all ranks spent their time. What ShardedOptimizer::timing_report() returns is the same
 /// on every rank.
 struct ZEROSCHED_EXPORT TimingReport {
+  /// One rank's steps.
   struct Rank {
     Timings mean;   ///< per step
     Timings worst;  ///< the longest of each phase, each perhaps of another step
@@ -45,14 +46,14 @@ struct ZEROSCHED_EXPORT TimingReport {
 
   /// A rank that the others wait for.
   struct Straggler {
-    int rank = -1;
+    int rank = -1;       ///< which one
     double seconds = 0;  ///< how much longer than it the others wait per step, on average
     /// What it spends so much longer on than the others: the name of a phase, or empty if none stands out.
     std::string phase;
   };
 
-  int64_t steps = 0;
-  std::vector<Rank> ranks;
+  int64_t steps = 0;        ///< since the last report
+  std::vector<Rank> ranks;  ///< by rank
 
   /// The rank that waits least for the others, if these wait longer by more than a twentieth of the time.
   std::optional<Straggler> straggler() const;

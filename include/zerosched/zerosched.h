@@ -1,6 +1,6 @@
 #pragma once
 
-// All of the public surface but mpi_communicator.h, which includes its vendor's header.
+// All of the public surface but mpi_communicator.h and nccl_communicator.h, which trainers with a Session do not need.
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>

@@ -161,9 +161,11 @@ double Engine::grad_norm() {
   check();
   const auto use = executor_->enter();
   if (!has_grad_norm_) {
-    TORCH_CHECK(reducer_->holds_last_round(),
-        "grad_norm() is of the last step(), and there is none yet, or the next backward has begun. Call "
-        "it right after step(), or set ShardingOptions::max_grad_norm.");
+    agree(*communicator_,
+        reducer_->holds_last_round()
+            ? ""
+            : "grad_norm() is of the last step(), and there is none yet, or the next backward has begun, or "
+              ".grad has been changed. Call it right after step(), or set ShardingOptions::max_grad_norm.");
     measure_grad_norm(std::nullopt, false);
   }
   return updater_->norm();
@@ -236,7 +238,11 @@ Engine::~Engine() {
     TORCH_WARN("zerosched: gradients in flight when the optimizer was destroyed: ", message_of(error));
   }
   parameters_->release();
-  executor_->leave();
+  try {
+    executor_->leave();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
+  }
 }
 
 }  // namespace zerosched::detail

@@ -1,5 +1,7 @@
 #include "engine/flat_parameters.h"
 
+#include "comm/message_of.h"
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/Exception.h>
@@ -113,7 +115,7 @@ void FlatParameters::release() noexcept {
       parameter.set_data(own);
     } catch (const std::exception& error) {
       // Out of memory, most likely. The alias keeps the buffer alive, so the parameter stays usable.
-      TORCH_WARN("zerosched: parameter '", names_[p], "' keeps its place in a flat buffer: ", error.what());
+      TORCH_WARN("zerosched: parameter '", names_[p], "' keeps its place in a flat buffer: ", message_of(error));
     }
   }
 }

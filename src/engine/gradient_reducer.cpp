@@ -201,6 +201,7 @@ void GradientReducer::reset_round() {
     at::Tensor taken = std::move(state.taken);
     state = {};
     state.taken = std::move(taken);  // grad_norm() may still ask for it
+    if (state.taken.defined()) state.taken_version = state.taken._version();
   }
   observed_order_.clear();
   arrived_count_ = 0;
@@ -280,7 +281,9 @@ bool GradientReducer::in_flight() const {
 
 bool GradientReducer::holds_last_round() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return holds_last_round_;
+  return holds_last_round_ && std::all_of(states_.begin(), states_.end(), [](const ParameterState& state) {
+    return !state.taken.defined() || state.taken._version() == state.taken_version;
+  });
 }
 
 double GradientReducer::backward_seconds() const {

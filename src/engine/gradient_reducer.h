@@ -75,7 +75,7 @@ class GradientReducer {
   /// Collective in the first round, local afterwards.
   void finish_round();
 
-  /// True while spans() still gives the gradients of the last finished round.
+  /// True while spans() still gives the gradients of the last finished round. Local.
   bool holds_last_round() const;
   const std::vector<int64_t>& order() const { return order_; }
   int64_t round() const { return round_; }
@@ -99,6 +99,7 @@ class GradientReducer {
     bool moved = false;      ///< its gradient is in the bucket's buffer
     at::Tensor accumulated;  ///< float32 sum over no_sync passes, 16-bit parameters only; flat
     at::Tensor taken;        ///< direct: the gradient itself, flat
+    uint32_t taken_version = 0;  ///< of `taken` when the round was finished: without hooks it is still .grad
   };
 
   void handle(int64_t parameter);

@@ -107,6 +107,7 @@ CheckpointFolder::CheckpointFolder(const std::string& path) {
   root_ = whole.has_parent_path() ? whole.parent_path().string() : ".";
   path_ = fs::path(root_) / name_;
   partial_ = fs::path(root_) / ('.' + name_ + ".partial");
+  new_link_ = fs::path(root_) / (std::string(".") + kLatest + ".new");
 }
 
 void CheckpointFolder::start() const {
@@ -121,8 +122,16 @@ void CheckpointFolder::start() const {
     }
   }
   fs::create_directories(root_);
+  const auto latest = fs::symlink_status(fs::path(root_) / kLatest);
+  if (fs::exists(latest) && !fs::is_symlink(latest)) {
+    throw std::runtime_error(root_ + '/' + kLatest +
+                             ": is in the way of the link that names the newest checkpoint; move it away");
+  }
   remove_folder(partial_);
+  fs::remove(new_link_);
   fs::create_directory(partial_);
+  // Here, so that a file system without links is noticed before anything is replaced.
+  fs::create_symlink(name_, new_link_);
 }
 
 void CheckpointFolder::publish() const {
@@ -140,16 +149,13 @@ void CheckpointFolder::publish() const {
     fs::rename(partial_, path_);
     sync_folder(root_);
   }
-  const fs::path link = fs::path(root_) / kLatest;
-  const fs::path new_link = fs::path(root_) / (std::string(".") + kLatest + ".new");
-  fs::remove(new_link);
-  fs::create_symlink(name_, new_link);
-  fs::rename(new_link, link);
+  fs::rename(new_link_, fs::path(root_) / kLatest);
   sync_folder(root_);
 }
 
 void CheckpointFolder::discard() const noexcept {
   try {
+    fs::remove(new_link_);
     remove_folder(partial_);
   } catch (const std::exception&) {
     // The error that led here is thrown; the next save under this name removes what is left.

@@ -19,7 +19,8 @@ class CheckpointFolder {
   std::string file(const std::string& name) const { return partial_ + '/' + name; }
 
   /// Makes partial(), empty, and what is above it. Removes what a killed job left there. Throws if something
-  /// is at path() that publish() must not replace: nothing is ever deleted that is not a checkpoint's.
+  /// is at path() or at `latest` that publish() must not replace: nothing is ever deleted that is not a
+  /// checkpoint's.
   void start() const;
   /// partial() becomes path(), and replaces what was there; after a crash either of the two is there, whole.
   /// Then `latest` names it.
@@ -32,6 +33,7 @@ class CheckpointFolder {
 
  private:
   std::string root_, name_, path_, partial_;
+  std::string new_link_;  ///< what becomes `latest`
 };
 
 }  // namespace zerosched::detail

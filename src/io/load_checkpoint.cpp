@@ -179,10 +179,13 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
   const at::NoGradGuard no_grad;
   try {
     agree_on(communicator, [&] {
+      const auto use = engine.executor().enter();
       state->read_into_shards();
       if (rank != 0) return;
       const TensorFile file(dir + '/' + kModuleFileName);
-      for (const auto& [name, target] : unsharded) target.detach().copy_(file.read(name));
+      for (const auto& [name, target] : unsharded) {
+        engine.executor().from_host(target.detach(), file.read(name));
+      }
     });
     std::vector<at::Tensor> targets;
     for (const auto& named : unsharded) targets.push_back(named.second);

@@ -116,11 +116,11 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
     check_data(extra.local);
   });
 
-  agree_on(communicator, [&] {
-    if (rank == 0) folder->start();
-  });
-
   try {
+    agree_on(communicator, [&] {
+      if (rank == 0) folder->start();
+    });
+
     std::string own_report;
     agree_on(communicator, [&] {
       RankReport report;
@@ -129,17 +129,20 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
       for (const auto& [name, tensor] : extra.local.tensors)
         tensors.emplace_back(tensor_name::kLocal + name, tensor);
       const std::string name = rank_file_name(rank);
-      report.files[name] = write_tensors(folder->file(name), tensors);
+      const auto use = engine.executor().enter();
+      report.files[name] = write_tensors(folder->file(name), tensors, engine.executor());
       if (rank == 0) {
         report.files[kModuleFileName] =
-            write_tensors(folder->file(kModuleFileName), unsharded(engine, extra.shared));
+            write_tensors(folder->file(kModuleFileName), unsharded(engine, extra.shared), engine.executor());
       }
       own_report = to_json(report);
     });
 
+    // One at a time: all together are as long as the manifest, which only rank 0 needs.
     std::vector<std::string> reports;
     for (int r = 0; r < communicator.size(); ++r) {
-      reports.push_back(broadcast_bytes(communicator, own_report, r, {"checkpoint report"}));
+      std::string report = broadcast_bytes(communicator, own_report, r, {"checkpoint report"});
+      if (rank == 0) reports.push_back(std::move(report));
     }
     agree_on(communicator, [&] {
       if (rank != 0) return;

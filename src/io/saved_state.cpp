@@ -47,14 +47,13 @@ void SavedState::check_coverage() const {
   const Model& model = engine_.model();
   for (size_t t = 0; t < tensors.size(); ++t) {
     for (size_t p = 0; p < model.names.size(); ++p) {
-      int64_t covered = 0;
-      for (const SavedPiece& piece : pieces_[t][p]) {
-        if (piece.begin != covered) break;
-        covered = piece.end;
-      }
       const auto& pieces = pieces_[t][p];
-      const bool in_order = pieces.empty() || pieces.back().end == covered;
-      if (!in_order || covered != model.specs[p].numel()) {
+      int64_t covered = 0;
+      size_t in_order = 0;
+      for (; in_order < pieces.size() && pieces[in_order].begin == covered; ++in_order) {
+        covered = pieces[in_order].end;
+      }
+      if (in_order < pieces.size() || covered != model.specs[p].numel()) {
         throw std::runtime_error(dir_ + ": tensor " + tensors[t].name + " of parameter '" + model.names[p] +
                                  "' is not there in full: after element " + std::to_string(covered) + " of " +
                                  std::to_string(model.specs[p].numel()) + " something is missing or twice");
@@ -115,7 +114,7 @@ void SavedState::verify() const {
 void SavedState::read_into_shards() const {
   for (const auto& [file_name, parts] : parts_by_file()) {
     const TensorFile file(dir_ + '/' + file_name);
-    for (const Part& part : parts) file.read(part.piece->tensor, part.begin, part.to);
+    for (const Part& part : parts) file.read(part.piece->tensor, part.begin, part.to, engine_.executor());
   }
 }
 

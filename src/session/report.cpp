@@ -1,6 +1,6 @@
 #include "session/report.h"
 
-#include <c10/util/Exception.h>
+#include "comm/message_of.h"
 
 #include <atomic>
 #include <cstdio>
@@ -22,10 +22,8 @@ std::string text_of(const std::exception_ptr& exception) noexcept {
   if (!exception) return "terminated without an exception";
   try {
     std::rethrow_exception(exception);
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
   } catch (const std::exception& error) {
-    return error.what();
+    return message_of(error);
   } catch (...) {
     return "an exception that is not a std::exception";
   }

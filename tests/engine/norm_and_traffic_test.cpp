@@ -53,6 +53,30 @@ TEST(GradNorm, IsGoneOnceTheNextBackwardHasBegun) {
   EXPECT_GT(optimizer.grad_norm(), 0);
 }
 
+// In a world of one, and if the trainer averages, a step without hooks is made with .grad itself.
+TEST(GradNorm, IsNotOfGradientsThatHaveChangedSince) {
+  for (const GradientInput input : {GradientInput::local, GradientInput::already_averaged}) {
+    const NamedParameters parameters = make_parameters({{10}, {20}});
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(),
+        ShardingOptions().overlap_backward(false).gradients(input));
+    const Gradients gradients = random_gradients(parameters, 0, 0);
+    const double expected = norm_of(gradients);
+    backward(parameters, gradients);
+    optimizer.step();
+    for (const auto& [name, parameter] : parameters) parameter.mutable_grad().reset();
+    EXPECT_NEAR(optimizer.grad_norm(), expected, 1e-6 * expected);
+
+    backward(parameters, gradients);
+    optimizer.step();
+    backward(parameters, gradients);  // adds to .grad in place
+    if (input == GradientInput::already_averaged || world()->size() == 1) {
+      expect_error([&] { optimizer.grad_norm(); }, {".grad has been changed"});
+    } else {
+      EXPECT_NEAR(optimizer.grad_norm(), expected, 1e-6 * expected);
+    }
+  }
+}
+
 TEST(GradNorm, ClipsAsLibTorchDoes) {
   for (const double max_norm : {0.5, 1e6}) {
     for (const bool averaged : {false, true}) {

@@ -244,6 +244,22 @@ TEST(Checkpoint, RefusesWhatCannotBeSaved) {
         {"save_checkpoint", "x0", "x1"});
   }
   optimizer.save_checkpoint(scratch / "x");
+  // The link is a part of it, and what is in its way is noticed before the checkpoint is replaced.
+  const auto manifest_text = [&] {
+    std::ifstream manifest(scratch / "x/manifest.json");
+    return std::string(std::istreambuf_iterator<char>(manifest), {});
+  };
+  const std::string before = manifest_text();
+  world_barrier();
+  on_rank_0([&] {
+    fs::remove(scratch / "latest");
+    fs::create_directory(scratch / "latest");
+  });
+  expect_error([&] { optimizer.save_checkpoint(scratch / "x"); }, {"latest", "in the way of the link"});
+  EXPECT_EQ(manifest_text(), before);
+  for (const auto& entry : fs::directory_iterator(scratch.path())) {
+    EXPECT_NE(entry.path().filename().string()[0], '.') << entry.path();
+  }
 }
 
 }  // namespace

@@ -141,6 +141,13 @@ TEST_F(Damage, Manifest) {
       [](Text t) { return replaced(t, "\"k\": 1", "\"k\": -1"); }, {"manifest.json", "'k'"});
   expect_manifest_refused([](Text t) { return replaced(t, "z:0-7:p0", "z:0-7:p9000"); }, {"p9000"});
   expect_manifest_refused([](Text t) { return replaced(t, "z:0-1:p6", "z:0-2:p6"); }, {"p6"});
+  expect_manifest_refused(
+      [](Text t) {
+        const size_t begin = t.find("\"z:0-7:p0\"");
+        const std::string twice = replaced(t.substr(begin, t.find(',', begin) + 1 - begin), "0-7", "3-7");
+        return replaced(t, "\"z:0-7:p0\"", twice + "\"z:0-7:p0\"");
+      },
+      {"tensor z of parameter 'p0'", "twice"});
   expect_manifest_refused([](Text t) { return replaced(t, "\"eps\"", "\"epsilon\""); }, {"group 0", "eps"});
 }
 

@@ -1,6 +1,7 @@
 #include "comm/mpi/group.h"
 
 #include "comm/keep.h"
+#include "comm/message_of.h"
 #include "comm/mpi/check.h"
 
 #include <utility>
@@ -80,10 +81,8 @@ Group::Polled Group::poll() {
         }
       }
     }
-  } catch (const c10::Error& error) {
-    fail("mpi: rank " + std::to_string(rank_) + ": " + error.what_without_backtrace());
   } catch (const std::exception& error) {
-    fail("mpi: rank " + std::to_string(rank_) + ": " + error.what());
+    fail("mpi: rank " + std::to_string(rank_) + ": " + message_of(error));
   }
   if (failed()) {
     bury();

@@ -1,6 +1,7 @@
 #include "comm/mpi/progress.h"
 
 #include "comm/backoff.h"
+#include "comm/message_of.h"
 #include "comm/mpi/check.h"
 #include "comm/start_thread.h"
 
@@ -69,7 +70,7 @@ void Progress::notify(Group& group) noexcept {
       try {
         group.failed() ? static_cast<void>(group.poll()) : group.start_queued();
       } catch (const std::exception& error) {
-        group.fail("mpi: rank " + std::to_string(group.rank()) + ": " + error.what());
+        group.fail("mpi: rank " + std::to_string(group.rank()) + ": " + message_of(error));
       }
     }
   }
