@@ -5,8 +5,8 @@
 #include "model.h"
 
 #include <mpi.h>
-#include <nlohmann/json.hpp>
 #include <torch/optim/adamw.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -62,8 +62,7 @@ int main(int argc, char** argv) {
     loss.backward();
     for (auto& parameter : model->parameters()) {
       auto& gradient = parameter.mutable_grad();
-      MPI_Allreduce(
-          MPI_IN_PLACE, gradient.data_ptr(), static_cast<int>(gradient.numel()), MPI_FLOAT, MPI_SUM,
+      MPI_Allreduce(MPI_IN_PLACE, gradient.data_ptr(), static_cast<int>(gradient.numel()), MPI_FLOAT, MPI_SUM,
           MPI_COMM_WORLD);
       gradient /= world_size;
     }
@@ -77,9 +76,8 @@ int main(int argc, char** argv) {
   const double accuracy = test_accuracy(model, data.test, rank, world_size);
   if (rank == 0) {
     std::cout << "test accuracy " << accuracy << " after " << steps << " steps\n";
-    const nlohmann::json report = {{"world_size", world_size},           {"steps", steps},
-                                   {"train_s", train_time.count()},      {"last_loss", loss.item<double>()},
-                                   {"test_accuracy", accuracy}};
+    const nlohmann::json report = {{"world_size", world_size}, {"steps", steps},
+        {"train_s", train_time.count()}, {"last_loss", loss.item<double>()}, {"test_accuracy", accuracy}};
     if (options.json) std::cout << report << '\n';
   }
   MPI_Finalize();

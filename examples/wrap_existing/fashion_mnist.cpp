@@ -106,7 +106,8 @@ Setup set_up(int argc, char** argv) {
   if (first_with_problem == rank) {
     const std::string program = std::filesystem::path(argv[0]).filename();
     std::cerr << program << ": " << (rank == 0 ? "" : "on rank " + std::to_string(rank) + ": ") << problem
-              << "\n" << program << " --help lists the options.\n";
+              << "\n"
+              << program << " --help lists the options.\n";
   }
   return setup;
 }

@@ -5,8 +5,8 @@
 #include "model.h"
 
 #include <mpi.h>
-#include <nlohmann/json.hpp>
 #include <zerosched/zerosched.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -68,9 +68,8 @@ int main(int argc, char** argv) {
   const double accuracy = test_accuracy(model, data.test, rank, world_size);
   if (rank == 0) {
     std::cout << "test accuracy " << accuracy << " after " << steps << " steps\n";
-    const nlohmann::json report = {{"world_size", world_size},           {"steps", steps},
-                                   {"train_s", train_time.count()},      {"last_loss", loss.item<double>()},
-                                   {"test_accuracy", accuracy}};
+    const nlohmann::json report = {{"world_size", world_size}, {"steps", steps},
+        {"train_s", train_time.count()}, {"last_loss", loss.item<double>()}, {"test_accuracy", accuracy}};
     if (options.json) std::cout << report << '\n';
   }
   return 0;

@@ -13,8 +13,7 @@
 namespace zerosched {
 
 /// Options of AdamW: names and defaults of torch::optim::AdamW.
-struct ZEROSCHED_EXPORT AdamWOptions
-    : public torch::optim::OptimizerCloneableOptions<AdamWOptions> {
+struct ZEROSCHED_EXPORT AdamWOptions : public torch::optim::OptimizerCloneableOptions<AdamWOptions> {
   /// The defaults but for the learning rate.
   AdamWOptions(double lr = 1e-3);
   /// The learning rate.
@@ -46,19 +45,13 @@ class ZEROSCHED_EXPORT AdamW : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
   /// option is out of range, or if ranks differ in options or parameters.
-  AdamW(
-      const torch::nn::Module& module,
-      std::shared_ptr<Communicator> communicator,
-      AdamWOptions options = {},
-      ShardingOptions sharding = {});
+  AdamW(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+      AdamWOptions options = {}, ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
   /// Throws as above, and if a parameter or a name is in two places.
-  AdamW(
-      std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator,
-      AdamWOptions options = {},
-      ShardingOptions sharding = {});
+  AdamW(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
+      AdamWOptions options = {}, ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

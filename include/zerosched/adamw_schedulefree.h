@@ -51,19 +51,13 @@ class ZEROSCHED_EXPORT AdamWScheduleFree : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
   /// option is out of range, or if ranks differ in options or parameters.
-  AdamWScheduleFree(
-      const torch::nn::Module& module,
-      std::shared_ptr<Communicator> communicator,
-      AdamWScheduleFreeOptions options = {},
-      ShardingOptions sharding = {});
+  AdamWScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+      AdamWScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
   /// Throws as above, and if a parameter or a name is in two places.
-  AdamWScheduleFree(
-      std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator,
-      AdamWScheduleFreeOptions options = {},
-      ShardingOptions sharding = {});
+  AdamWScheduleFree(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
+      AdamWScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

@@ -16,19 +16,13 @@ class ZEROSCHED_EXPORT AdamWScheduleFreePaper : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
   /// option is out of range, or if ranks differ in options or parameters.
-  AdamWScheduleFreePaper(
-      const torch::nn::Module& module,
-      std::shared_ptr<Communicator> communicator,
-      AdamWScheduleFreePaperOptions options = {},
-      ShardingOptions sharding = {});
+  AdamWScheduleFreePaper(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+      AdamWScheduleFreePaperOptions options = {}, ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
   /// Throws as above, and if a parameter or a name is in two places.
-  AdamWScheduleFreePaper(
-      std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator,
-      AdamWScheduleFreePaperOptions options = {},
-      ShardingOptions sharding = {});
+  AdamWScheduleFreePaper(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
+      AdamWScheduleFreePaperOptions options = {}, ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

@@ -27,8 +27,7 @@ class ZEROSCHED_EXPORT ParameterGroup {
   /// For `module->named_parameters()`.
   explicit ParameterGroup(const torch::OrderedDict<std::string, at::Tensor>& named_parameters);
   /// The same with options.
-  ParameterGroup(
-      const torch::OrderedDict<std::string, at::Tensor>& named_parameters,
+  ParameterGroup(const torch::OrderedDict<std::string, at::Tensor>& named_parameters,
       const torch::optim::OptimizerOptions& options);
 
   /// @{

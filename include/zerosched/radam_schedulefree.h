@@ -51,19 +51,13 @@ class ZEROSCHED_EXPORT RAdamScheduleFree : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
   /// option is out of range, or if ranks differ in options or parameters.
-  RAdamScheduleFree(
-      const torch::nn::Module& module,
-      std::shared_ptr<Communicator> communicator,
-      RAdamScheduleFreeOptions options = {},
-      ShardingOptions sharding = {});
+  RAdamScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+      RAdamScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
   /// Throws as above, and if a parameter or a name is in two places.
-  RAdamScheduleFree(
-      std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator,
-      RAdamScheduleFreeOptions options = {},
-      ShardingOptions sharding = {});
+  RAdamScheduleFree(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
+      RAdamScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

@@ -12,8 +12,7 @@
 namespace zerosched {
 
 /// Options of SGD: names and defaults of torch::optim::SGD.
-struct ZEROSCHED_EXPORT SGDOptions
-    : public torch::optim::OptimizerCloneableOptions<SGDOptions> {
+struct ZEROSCHED_EXPORT SGDOptions : public torch::optim::OptimizerCloneableOptions<SGDOptions> {
   /// The defaults but for the learning rate.
   SGDOptions(double lr = 1e-3);
   /// The learning rate.
@@ -42,18 +41,12 @@ class ZEROSCHED_EXPORT SGD : public ShardedOptimizer {
  public:
   /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
   /// option is out of range, or if ranks differ in options or parameters.
-  SGD(
-      const torch::nn::Module& module,
-      std::shared_ptr<Communicator> communicator,
-      SGDOptions options = {},
+  SGD(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, SGDOptions options = {},
       ShardingOptions sharding = {});
 
   /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
   /// Throws as above, and if a parameter or a name is in two places.
-  SGD(
-      std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator,
-      SGDOptions options = {},
+  SGD(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, SGDOptions options = {},
       ShardingOptions sharding = {});
 };
 

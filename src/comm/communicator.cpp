@@ -17,26 +17,19 @@ std::string where(const Communicator& communicator, Collective kind, const Colle
          std::to_string(communicator.rank());
 }
 
-void check_flat(
-    const Communicator& communicator, Collective kind, const CollectiveLabel& label, const at::Tensor& tensor) {
+void check_flat(const Communicator& communicator, Collective kind, const CollectiveLabel& label,
+    const at::Tensor& tensor) {
   TORCH_CHECK(tensor.defined(), where(communicator, kind, label), ": the tensor is undefined");
-  TORCH_CHECK(
-      tensor.layout() == at::kStrided && tensor.dim() == 1 && tensor.is_contiguous(),
+  TORCH_CHECK(tensor.layout() == at::kStrided && tensor.dim() == 1 && tensor.is_contiguous(),
       where(communicator, kind, label),
-      ": needs a dense, contiguous, one-dimensional tensor, not one of shape ",
-      tensor.sizes(),
+      ": needs a dense, contiguous, one-dimensional tensor, not one of shape ", tensor.sizes(),
       "; pass tensor.flatten() or the flat buffer it lives in");
 }
 
 void check_slices(
     const Communicator& communicator, Collective kind, const CollectiveLabel& label, const at::Tensor& flat) {
-  TORCH_CHECK(
-      flat.numel() % communicator.size() == 0,
-      where(communicator, kind, label),
-      ": ",
-      flat.numel(),
-      " elements cannot be cut into ",
-      communicator.size(),
+  TORCH_CHECK(flat.numel() % communicator.size() == 0, where(communicator, kind, label), ": ", flat.numel(),
+      " elements cannot be cut into ", communicator.size(),
       " equal slices; pad the tensor to a multiple of the world size");
 }
 
@@ -52,22 +45,32 @@ bool can_reduce(at::ScalarType dtype) {
 
 std::string_view name_of(Collective kind) {
   switch (kind) {
-    case Collective::reduce_scatter: return "reduce_scatter";
-    case Collective::all_gather: return "all_gather";
-    case Collective::all_reduce: return "all_reduce";
-    case Collective::broadcast: return "broadcast";
-    case Collective::barrier: return "barrier";
+    case Collective::reduce_scatter:
+      return "reduce_scatter";
+    case Collective::all_gather:
+      return "all_gather";
+    case Collective::all_reduce:
+      return "all_reduce";
+    case Collective::broadcast:
+      return "broadcast";
+    case Collective::barrier:
+      return "barrier";
   }
   return "unknown collective";
 }
 
 Traffic::Counter& Traffic::of(Collective kind) {
   switch (kind) {
-    case Collective::reduce_scatter: return reduce_scatter;
-    case Collective::all_gather: return all_gather;
-    case Collective::all_reduce: return all_reduce;
-    case Collective::broadcast: return broadcast;
-    case Collective::barrier: break;
+    case Collective::reduce_scatter:
+      return reduce_scatter;
+    case Collective::all_gather:
+      return all_gather;
+    case Collective::all_reduce:
+      return all_reduce;
+    case Collective::broadcast:
+      return broadcast;
+    case Collective::barrier:
+      break;
   }
   return barrier;
 }
@@ -95,8 +98,8 @@ Communicator::~Communicator() = default;
 
 at::Tensor Communicator::allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
   check();
-  TORCH_CHECK(
-      numel >= 0, backend(), ": allocate on rank ", rank_, ": ", numel, " elements; the count must not be negative");
+  TORCH_CHECK(numel >= 0, backend(), ": allocate on rank ", rank_, ": ", numel,
+      " elements; the count must not be negative");
   return do_allocate(numel, dtype, device);
 }
 
@@ -107,35 +110,13 @@ std::shared_ptr<Work> Communicator::reduce_scatter(
   check_flat(*this, kind, label, flat);
   check_flat(*this, kind, label, shard_out);
   check_slices(*this, kind, label, flat);
-  TORCH_CHECK(
-      shard_out.numel() == flat.numel() / size_,
-      where(*this, kind, label),
-      ": the shard has ",
-      shard_out.numel(),
-      " elements, but slices of the flat tensor have ",
-      flat.numel() / size_,
-      " (",
-      flat.numel(),
-      " elements over ",
-      size_,
-      " ranks)");
-  TORCH_CHECK(
-      shard_out.scalar_type() == flat.scalar_type() && shard_out.device() == flat.device(),
-      where(*this, kind, label),
-      ": the flat tensor is ",
-      flat.scalar_type(),
-      " on ",
-      flat.device(),
-      ", the shard ",
-      shard_out.scalar_type(),
-      " on ",
-      shard_out.device(),
-      "; they must be the same");
-  TORCH_CHECK(
-      can_scatter(flat.scalar_type()),
-      where(*this, kind, label),
-      ": sums of ",
-      flat.scalar_type(),
+  TORCH_CHECK(shard_out.numel() == flat.numel() / size_, where(*this, kind, label), ": the shard has ",
+      shard_out.numel(), " elements, but slices of the flat tensor have ", flat.numel() / size_, " (",
+      flat.numel(), " elements over ", size_, " ranks)");
+  TORCH_CHECK(shard_out.scalar_type() == flat.scalar_type() && shard_out.device() == flat.device(),
+      where(*this, kind, label), ": the flat tensor is ", flat.scalar_type(), " on ", flat.device(),
+      ", the shard ", shard_out.scalar_type(), " on ", shard_out.device(), "; they must be the same");
+  TORCH_CHECK(can_scatter(flat.scalar_type()), where(*this, kind, label), ": sums of ", flat.scalar_type(),
       " are not offered; use Float, Double, BFloat16 or Half");
   auto work = do_reduce_scatter(flat, shard_out, label);
   traffic_->add(kind, static_cast<int64_t>(flat.nbytes()));
@@ -156,11 +137,7 @@ std::shared_ptr<Work> Communicator::all_reduce(const at::Tensor& tensor, ReduceO
   constexpr auto kind = Collective::all_reduce;
   check();
   check_flat(*this, kind, label, tensor);
-  TORCH_CHECK(
-      can_reduce(tensor.scalar_type()),
-      where(*this, kind, label),
-      ": ",
-      tensor.scalar_type(),
+  TORCH_CHECK(can_reduce(tensor.scalar_type()), where(*this, kind, label), ": ", tensor.scalar_type(),
       " cannot be reduced; use Float, Double, BFloat16, Half, Int, Long or Byte");
   auto work = do_all_reduce(tensor, op, label);
   traffic_->add(kind, static_cast<int64_t>(tensor.nbytes()));
@@ -171,13 +148,8 @@ std::shared_ptr<Work> Communicator::broadcast(const at::Tensor& tensor, int root
   constexpr auto kind = Collective::broadcast;
   check();
   check_flat(*this, kind, label, tensor);
-  TORCH_CHECK(
-      root >= 0 && root < size_,
-      where(*this, kind, label),
-      ": root ",
-      root,
-      " is not a rank; it must be from 0 to ",
-      size_ - 1);
+  TORCH_CHECK(root >= 0 && root < size_, where(*this, kind, label), ": root ", root,
+      " is not a rank; it must be from 0 to ", size_ - 1);
   auto work = do_broadcast(tensor, root, label);
   traffic_->add(kind, static_cast<int64_t>(tensor.nbytes()));
   return work;

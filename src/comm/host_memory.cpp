@@ -17,9 +17,11 @@ at::Tensor empty_host_tensor(int64_t numel, at::ScalarType dtype) {
   if (byte_count < 2 * kHugePageBytes) return at::empty({numel}, options);
   const size_t rounded = (byte_count + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   void* memory = std::aligned_alloc(kHugePageBytes, rounded);
-  TORCH_CHECK(memory != nullptr, "out of memory: cannot allocate ", rounded, " bytes for a communication buffer");
+  TORCH_CHECK(
+      memory != nullptr, "out of memory: cannot allocate ", rounded, " bytes for a communication buffer");
   madvise(memory, rounded, MADV_HUGEPAGE);  // a hint: where it is refused, ordinary pages do
-  return at::from_blob(memory, {numel}, [](void* p) { std::free(p); }, options);
+  return at::from_blob(
+      memory, {numel}, [](void* p) { std::free(p); }, options);
 }
 
 }  // namespace zerosched::detail

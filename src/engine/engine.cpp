@@ -42,8 +42,8 @@ void Engine::check() const { communicator_->check(); }
 void Engine::check_can_step() const {
   check();
   TORCH_CHECK(training_,
-              "step() in eval mode: the parameters are x, where gradients do not belong. Call train() before "
-              "forward and backward.");
+      "step() in eval mode: the parameters are x, where gradients do not belong. Call train() before "
+      "forward and backward.");
 }
 
 void Engine::check_unchanged() const {
@@ -186,8 +186,9 @@ void Engine::set_point(Point point) {
   check();
   std::string error;
   if (reducer_->in_flight()) {
-    error = "train() and eval() need a finished step, but gradient buckets are in flight: call step() or "
-            "zero_grad() first.";
+    error =
+        "train() and eval() need a finished step, but gradient buckets are in flight: call step() or "
+        "zero_grad() first.";
   }
   if (error.empty()) error = reducer_->stray();
   if (error.empty()) error = parameters_->changed();

@@ -25,10 +25,9 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
   agree_on(*communicator_, [&] {
     check_options(groups, defaults, sharding, *algorithm_);
     model_ = inspect(groups, module_buffers, *devices.runtime);
-    layout_ = make_layout(
-        model_.specs,
+    layout_ = make_layout(model_.specs,
         {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
-         sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
+            sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
   });
   check_same_on_all_ranks(*communicator_, describe(model_, groups, defaults, sharding, *algorithm_));
@@ -77,9 +76,8 @@ void Engine::register_hooks() {
   hooks_.clear();
   if (!sharding_.overlap_backward() || sharding_.gradients() == GradientInput::already_averaged) return;
   for (size_t p = 0; p < model_.parameters.size(); ++p) {
-    hooks_.emplace_back(model_.parameters[p], [reducer = reducer_.get(), p] {
-      reducer->gradient_ready(static_cast<int64_t>(p));
-    });
+    hooks_.emplace_back(model_.parameters[p],
+        [reducer = reducer_.get(), p] { reducer->gradient_ready(static_cast<int64_t>(p)); });
   }
 }
 

@@ -38,8 +38,7 @@ at::Tensor FlatParameters::alias(int64_t parameter) const {
   const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
   const at::Tensor& buffer = buffers_[static_cast<size_t>(bucket)];
   const Expected& expected = expected_[static_cast<size_t>(parameter)];
-  const int64_t offset =
-      layout_.buckets[static_cast<size_t>(bucket)].slots[static_cast<size_t>(slot)].offset;
+  const int64_t offset = layout_.buckets[static_cast<size_t>(bucket)].slots[static_cast<size_t>(slot)].offset;
   auto* begin = static_cast<std::byte*>(buffer.data_ptr()) +
                 static_cast<size_t>(offset) * static_cast<size_t>(buffer.element_size());
   const auto keep_buffer_alive = [buffer](void*) {};
@@ -115,7 +114,8 @@ void FlatParameters::release() noexcept {
       parameter.set_data(own);
     } catch (const std::exception& error) {
       // Out of memory, most likely. The alias keeps the buffer alive, so the parameter stays usable.
-      TORCH_WARN("zerosched: parameter '", names_[p], "' keeps its place in a flat buffer: ", message_of(error));
+      TORCH_WARN(
+          "zerosched: parameter '", names_[p], "' keeps its place in a flat buffer: ", message_of(error));
     }
   }
 }

@@ -89,10 +89,9 @@ void GradientReducer::move(int64_t parameter) {
   ParameterState& state = parameter_state(parameter);
   const at::Tensor flat = take_gradient(parameter);
   if (!flat.defined()) {
-    TORCH_CHECK(!state.waiting,
-                "the gradient of parameter '", names_[static_cast<size_t>(parameter)],
-                "' is gone from .grad, where it waited for a free bucket buffer. Drop gradients with the "
-                "optimizer's own zero_grad(), not through torch::optim::Optimizer& or the module.");
+    TORCH_CHECK(!state.waiting, "the gradient of parameter '", names_[static_cast<size_t>(parameter)],
+        "' is gone from .grad, where it waited for a free bucket buffer. Drop gradients with the "
+        "optimizer's own zero_grad(), not through torch::optim::Optimizer& or the module.");
     return;  // backward reached the parameter without a gradient: ready, but not used
   }
   const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
@@ -103,8 +102,7 @@ void GradientReducer::move(int64_t parameter) {
 void GradientReducer::copy_pieces(int64_t bucket, int64_t slot, const at::Tensor& flat) const {
   const Bucket& layout = layout_of(bucket);
   const at::Tensor buffer = buffer_of(bucket);
-  auto piece = std::lower_bound(
-      layout.pieces.begin(), layout.pieces.end(), slot,
+  auto piece = std::lower_bound(layout.pieces.begin(), layout.pieces.end(), slot,
       [](const Piece& candidate, int64_t wanted) { return candidate.slot < wanted; });
   for (; piece != layout.pieces.end() && piece->slot == slot; ++piece) {
     executor_.assign(
@@ -155,10 +153,10 @@ void GradientReducer::check_averaged() const {
   communicator_->all_reduce(users, ReduceOp::sum, {"used parameters", -1, round_})->wait();
   for (size_t p = 0; p < parameters_.size(); ++p) {
     const int count = users.const_data_ptr<int>()[p];
-    TORCH_CHECK(count == 0 || count == communicator_->size(), "parameter '", names_[p], "' has a gradient on ",
-                count, " of ", communicator_->size(),
-                " ranks, but GradientInput::already_averaged says that the trainer averaged it over all. "
-                "Average every parameter on every rank, or use GradientInput::local.");
+    TORCH_CHECK(count == 0 || count == communicator_->size(), "parameter '", names_[p],
+        "' has a gradient on ", count, " of ", communicator_->size(),
+        " ranks, but GradientInput::already_averaged says that the trainer averaged it over all. "
+        "Average every parameter on every rank, or use GradientInput::local.");
   }
 }
 

@@ -1,5 +1,5 @@
-#include "comm/message_of.h"
 #include "engine/gradient_reducer.h"
+#include "comm/message_of.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -63,9 +63,7 @@ void GradientReducer::handle(int64_t parameter) {
   const int64_t bucket = layout_.place_of[static_cast<size_t>(parameter)].bucket;
   if (bucket < 0) return;
   ParameterState& state = parameter_state(parameter);
-  TORCH_CHECK(
-      !state.arrived,
-      "the gradient of parameter '", names_[static_cast<size_t>(parameter)],
+  TORCH_CHECK(!state.arrived, "the gradient of parameter '", names_[static_cast<size_t>(parameter)],
       "' arrived twice in one step. Use no_sync() around all but the last backward to accumulate, call "
       "zero_grad() to drop the first, or construct the optimizer with "
       "ShardingOptions().overlap_backward(false) if several backward passes per step are meant.");
@@ -163,9 +161,8 @@ void GradientReducer::launch_missing_locked() {
     const int64_t bucket = order_[next_launch_];
     if (bucket_state(bucket).buffer < 0) {
       // All buffers are in flight, so some earlier bucket still holds one: wait for the first such.
-      const auto holder = std::find_if(order_.begin(), order_.end(), [this](int64_t b) {
-        return bucket_state(b).launched && bucket_state(b).buffer >= 0;
-      });
+      const auto holder = std::find_if(order_.begin(), order_.end(),
+          [this](int64_t b) { return bucket_state(b).launched && bucket_state(b).buffer >= 0; });
       TORCH_INTERNAL_ASSERT(holder != order_.end());
       bucket_state(*holder).work->wait();  // rule 2
       release(bucket_state(*holder));

@@ -88,17 +88,17 @@ class GradientReducer {
 
  private:
   struct BucketState {
-    int64_t remaining = 0;   ///< parameters whose gradient has not arrived
-    int buffer = -1;         ///< index in the pool, -1: none
+    int64_t remaining = 0;  ///< parameters whose gradient has not arrived
+    int buffer = -1;        ///< index in the pool, -1: none
     bool launched = false;
     std::shared_ptr<Work> work;
   };
   struct ParameterState {
-    bool arrived = false;    ///< its hook has fired in this round
-    bool waiting = false;    ///< its gradient stays in .grad until its bucket gets a buffer
-    bool moved = false;      ///< its gradient is in the bucket's buffer
-    at::Tensor accumulated;  ///< float32 sum over no_sync passes, 16-bit parameters only; flat
-    at::Tensor taken;        ///< direct: the gradient itself, flat
+    bool arrived = false;        ///< its hook has fired in this round
+    bool waiting = false;        ///< its gradient stays in .grad until its bucket gets a buffer
+    bool moved = false;          ///< its gradient is in the bucket's buffer
+    at::Tensor accumulated;      ///< float32 sum over no_sync passes, 16-bit parameters only; flat
+    at::Tensor taken;            ///< direct: the gradient itself, flat
     uint32_t taken_version = 0;  ///< of `taken` when the round was finished: without hooks it is still .grad
   };
 
@@ -125,9 +125,7 @@ class GradientReducer {
   at::Tensor buffer_of(int64_t bucket) const;
   BucketState& bucket_state(int64_t bucket) { return buckets_[static_cast<size_t>(bucket)]; }
   ParameterState& parameter_state(int64_t parameter) { return states_[static_cast<size_t>(parameter)]; }
-  const Bucket& layout_of(int64_t bucket) const {
-    return layout_.buckets[static_cast<size_t>(bucket)];
-  }
+  const Bucket& layout_of(int64_t bucket) const { return layout_.buckets[static_cast<size_t>(bucket)]; }
 
   mutable std::mutex mutex_;
   std::vector<at::Tensor> parameters_;

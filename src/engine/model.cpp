@@ -21,14 +21,14 @@ namespace {
 
 void check_trainable(const at::Tensor& parameter, const std::string& name) {
   TORCH_CHECK(parameter.is_leaf(), "parameter '", name,
-              "' is not a leaf: it was computed from other tensors. Give the optimizer the tensors that it "
-              "was computed from.");
-  TORCH_CHECK(!parameter.is_inference(), "parameter '", name,
-              "' was made in inference mode and cannot be trained.");
+      "' is not a leaf: it was computed from other tensors. Give the optimizer the tensors that it "
+      "was computed from.");
+  TORCH_CHECK(
+      !parameter.is_inference(), "parameter '", name, "' was made in inference mode and cannot be trained.");
   TORCH_CHECK(kernels::is_supported(parameter.scalar_type()), "parameter '", name, "' is ",
       c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.");
   TORCH_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(), "parameter '",
-              name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
+      name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
 }
 
 // On all of them at once, because a move is the likely reason for a difference.
@@ -76,14 +76,13 @@ Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& 
       const c10::TensorImpl* identity = parameter.unsafeGetTensorImpl();
       const auto [first, is_new] = seen.try_emplace(identity, Seen{name, g});
       if (!is_new) {
-        TORCH_CHECK(first->second.group == g, "parameter '", name, "' of group ", g,
-                    " is also in group ", first->second.group, ", as '", first->second.name,
-                    "'; a parameter belongs to one group.");
+        TORCH_CHECK(first->second.group == g, "parameter '", name, "' of group ", g, " is also in group ",
+            first->second.group, ", as '", first->second.name, "'; a parameter belongs to one group.");
         if (name != first->second.name) model.tied.push_back({name, first->second.name});
         continue;
       }
       TORCH_CHECK(by_name.try_emplace(name, identity).second, "two parameters are named '", name,
-                  "'; checkpoints need a name of its own for each. Name them by group.");
+          "'; checkpoints need a name of its own for each. Name them by group.");
       if (!parameter.requires_grad()) {
         model.frozen.push_back(parameter);
         model.frozen_names.push_back(name);
@@ -93,11 +92,11 @@ Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& 
       model.parameters.push_back(parameter);
       model.names.push_back(name);
       model.specs.push_back({name, parameter.sizes().vec(), parameter.strides().vec(),
-                             parameter.scalar_type(), static_cast<int64_t>(g)});
+          parameter.scalar_type(), static_cast<int64_t>(g)});
     }
   }
   TORCH_CHECK(!model.parameters.empty(),
-              "there is nothing to train: no parameter that requires a gradient was given.");
+      "there is nothing to train: no parameter that requires a gradient was given.");
   model.device = runtime.device_of(model.parameters.front());
   check_devices(model, runtime);
   return model;
@@ -111,8 +110,7 @@ std::vector<std::string> names_of(const Model& model, const std::string& name) {
   return names;
 }
 
-void check_options(
-    const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
+void check_options(const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
     const ShardingOptions& sharding, const Algorithm& algorithm) {
   algorithm.check(defaults);
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -124,14 +122,12 @@ void check_options(
     }
   }
   TORCH_CHECK(sharding.bucket_buffers() >= 1, "ShardingOptions::bucket_buffers must be at least 1, got ",
-              sharding.bucket_buffers(), ".");
+      sharding.bucket_buffers(), ".");
   TORCH_CHECK(!sharding.max_grad_norm() || *sharding.max_grad_norm() > 0,
-              "ShardingOptions::max_grad_norm must be positive, got ", sharding.max_grad_norm().value_or(0),
-              ".");
+      "ShardingOptions::max_grad_norm must be positive, got ", sharding.max_grad_norm().value_or(0), ".");
 }
 
-std::vector<std::string> describe(
-    const Model& model, const std::vector<ParameterGroup>& groups,
+std::vector<std::string> describe(const Model& model, const std::vector<ParameterGroup>& groups,
     const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
     const Algorithm& algorithm) {
   std::vector<std::string> lines;
@@ -140,8 +136,8 @@ std::vector<std::string> describe(
           << ", first_bucket_bytes=" << sharding.first_bucket_bytes()
           << ", bucket_buffers=" << sharding.bucket_buffers()
           << ", max_grad_norm=" << sharding.max_grad_norm().value_or(0) << ", reduce_dtype="
-          << (sharding.reduce_dtype() ? c10::toString(*sharding.reduce_dtype()) : "default") << ", gradients="
-          << (sharding.gradients() == GradientInput::local ? "local" : "already_averaged")
+          << (sharding.reduce_dtype() ? c10::toString(*sharding.reduce_dtype()) : "default")
+          << ", gradients=" << (sharding.gradients() == GradientInput::local ? "local" : "already_averaged")
           << ", overlap_backward=" << sharding.overlap_backward()
           << ", broadcast_parameters=" << sharding.broadcast_parameters() << ")";
   lines.push_back(options.str());
@@ -149,7 +145,8 @@ std::vector<std::string> describe(
     std::ostringstream line;
     line << std::setprecision(17) << "group " << g << " with " << algorithm.name() << '(';
     const char* separator = "";
-    for (const auto& [name, value] : algorithm.values(groups[g].has_options() ? groups[g].options() : defaults)) {
+    for (const auto& [name, value] :
+        algorithm.values(groups[g].has_options() ? groups[g].options() : defaults)) {
       line << separator << name << '=' << value;
       separator = ", ";
     }
@@ -201,9 +198,9 @@ void check_same_values(Communicator& communicator, const std::vector<at::Tensor>
   }
   const bool same = all_equal(communicator, static_cast<int64_t>(hash), "parameter hash");
   TORCH_CHECK(same,
-              "ShardingOptions().broadcast_parameters(false) says that every rank starts from the same "
-              "parameters and buffers, but their values differ between ranks. Seed every rank alike, or let "
-              "the optimizer broadcast rank 0's.");
+      "ShardingOptions().broadcast_parameters(false) says that every rank starts from the same "
+      "parameters and buffers, but their values differ between ranks. Seed every rank alike, or let "
+      "the optimizer broadcast rank 0's.");
 }
 
 }  // namespace zerosched::detail

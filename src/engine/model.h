@@ -26,7 +26,7 @@ struct Model {
   std::vector<at::Tensor> parameters;  ///< require gradients, each once, in registration order
   std::vector<std::string> names;
   std::vector<ParameterSpec> specs;
-  std::vector<at::Tensor> frozen;      ///< parameters without gradients
+  std::vector<at::Tensor> frozen;  ///< parameters without gradients
   std::vector<std::string> frozen_names;
   std::vector<at::Tensor> buffers;  ///< of the module
   std::vector<std::string> buffer_names;
@@ -43,13 +43,11 @@ Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& 
 std::vector<std::string> names_of(const Model& model, const std::string& name);
 
 /// Checks options against each other and the algorithm, locally; throws naming the option.
-void check_options(
-    const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
+void check_options(const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
     const ShardingOptions& sharding, const Algorithm& algorithm);
 
 /// Everything that must be the same on every rank, a line each, for comparison.
-std::vector<std::string> describe(
-    const Model& model, const std::vector<ParameterGroup>& groups,
+std::vector<std::string> describe(const Model& model, const std::vector<ParameterGroup>& groups,
     const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
     const Algorithm& algorithm);
 

@@ -22,13 +22,13 @@ ParameterGroup::ParameterGroup(
 ParameterGroup::ParameterGroup(const torch::OrderedDict<std::string, at::Tensor>& named_parameters)
     : ParameterGroup(pairs_of(named_parameters)) {}
 
-ParameterGroup::ParameterGroup(
-    const torch::OrderedDict<std::string, at::Tensor>& named_parameters,
+ParameterGroup::ParameterGroup(const torch::OrderedDict<std::string, at::Tensor>& named_parameters,
     const torch::optim::OptimizerOptions& options)
     : ParameterGroup(pairs_of(named_parameters), options) {}
 
 ParameterGroup::ParameterGroup(const ParameterGroup& other)
-    : named_parameters_(other.named_parameters_), options_(other.options_ ? other.options_->clone() : nullptr) {}
+    : named_parameters_(other.named_parameters_),
+      options_(other.options_ ? other.options_->clone() : nullptr) {}
 
 ParameterGroup& ParameterGroup::operator=(const ParameterGroup& other) {
   if (this != &other) *this = ParameterGroup(other);

@@ -38,8 +38,8 @@ ShardedOptimizer::ShardedOptimizer(std::vector<ParameterGroup> groups, NamedPara
     // NOLINTEND(performance-unnecessary-value-param)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
   TORCH_CHECK(communicator != nullptr,
-              "the optimizer was given a null communicator; take Session::communicator(), or "
-              "zerosched::self_communicator() for a single process.");
+      "the optimizer was given a null communicator; take Session::communicator(), or "
+      "zerosched::self_communicator() for a single process.");
   engine_ = std::make_shared<detail::Engine>(
       groups, module_buffers, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
   // Groups are checked by now, so LibTorch's own checks, which one rank could fail alone, all pass.
@@ -130,8 +130,8 @@ std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return en
 
 void ShardedOptimizer::add_param_group(const torch::optim::OptimizerParamGroup&) {
   TORCH_CHECK(false,
-              "add_param_group() after construction: the parameters are cut into shards when the optimizer is "
-              "constructed. Construct it over all groups at once, with a vector of ParameterGroup.");
+      "add_param_group() after construction: the parameters are cut into shards when the optimizer is "
+      "constructed. Construct it over all groups at once, with a vector of ParameterGroup.");
 }
 
 }  // namespace zerosched

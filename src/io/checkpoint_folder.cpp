@@ -124,8 +124,8 @@ void CheckpointFolder::start() const {
   fs::create_directories(root_);
   const auto latest = fs::symlink_status(fs::path(root_) / kLatest);
   if (fs::exists(latest) && !fs::is_symlink(latest)) {
-    throw std::runtime_error(root_ + '/' + kLatest +
-                             ": is in the way of the link that names the newest checkpoint; move it away");
+    throw std::runtime_error(
+        root_ + '/' + kLatest + ": is in the way of the link that names the newest checkpoint; move it away");
   }
   remove_folder(partial_);
   fs::remove(new_link_);

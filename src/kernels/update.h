@@ -15,7 +15,7 @@ namespace zerosched::kernels {
 struct UpdateRange {
   c10::ScalarType param_dtype;
   c10::ScalarType grad_dtype;
-  void* y;        ///< written only; y before the step follows from the state
+  void* y;  ///< written only; y before the step follows from the state
   const void* g;
   std::array<void*, kMaxStateTensors> state;  ///< in the rule's order; the others are null
   int64_t numel;

@@ -22,8 +22,7 @@ c10::ScalarType reduce_dtype_for(const ParameterSpec& parameter, c10::ScalarType
   if (requested == c10::ScalarType::Undefined) {
     return parameter.dtype == c10::ScalarType::Half ? c10::ScalarType::Float : parameter.dtype;
   }
-  TORCH_CHECK(
-      requested == parameter.dtype || (is_16_bit && requested == c10::ScalarType::Float),
+  TORCH_CHECK(requested == parameter.dtype || (is_16_bit && requested == c10::ScalarType::Float),
       "ShardingOptions::reduce_dtype is ", c10::toString(requested), ", but parameter '", parameter.name,
       "' is ", c10::toString(parameter.dtype), ": its gradient can be reduced in ",
       c10::toString(parameter.dtype), is_16_bit ? " or Float" : "", " only.");
@@ -32,8 +31,7 @@ c10::ScalarType reduce_dtype_for(const ParameterSpec& parameter, c10::ScalarType
 
 // Elements between aligned places, in the parameter's dtype and in the one its gradient travels in.
 int64_t alignment_numel(const Bucket& bucket) {
-  const auto smallest =
-      std::min(c10::elementSize(bucket.dtype), c10::elementSize(bucket.reduce_dtype));
+  const auto smallest = std::min(c10::elementSize(bucket.dtype), c10::elementSize(bucket.reduce_dtype));
   return kAlignmentBytes / static_cast<int64_t>(smallest);
 }
 
@@ -75,9 +73,9 @@ int64_t Layout::shard_numel() const {
 Layout make_layout(
     const std::vector<ParameterSpec>& parameters, const LayoutOptions& options, int64_t world_size) {
   TORCH_CHECK(options.bucket_bytes > 0, "ShardingOptions::bucket_bytes must be positive, got ",
-              options.bucket_bytes, ".");
+      options.bucket_bytes, ".");
   TORCH_CHECK(options.first_bucket_bytes > 0, "ShardingOptions::first_bucket_bytes must be positive, got ",
-              options.first_bucket_bytes, ".");
+      options.first_bucket_bytes, ".");
 
   Layout layout;
   layout.world_size = world_size;

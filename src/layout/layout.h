@@ -36,12 +36,12 @@ struct Slot {
 
 /// A run of elements of one slot inside one rank's slice of the bucket.
 struct Piece {
-  int64_t slot = 0;          ///< index into Bucket::slots
-  int64_t slot_begin = 0;    ///< first element, counted from the slot's own
-  int64_t slice = 0;         ///< rank that owns it
-  int64_t slice_begin = 0;   ///< first element, counted from the slice's own
+  int64_t slot = 0;         ///< index into Bucket::slots
+  int64_t slot_begin = 0;   ///< first element, counted from the slot's own
+  int64_t slice = 0;        ///< rank that owns it
+  int64_t slice_begin = 0;  ///< first element, counted from the slice's own
   int64_t numel = 0;
-  int64_t flag = 0;          ///< index of the slot's used-flag among this slice's flags
+  int64_t flag = 0;  ///< index of the slot's used-flag among this slice's flags
 };
 
 /// Parameters of one group and dtype that are communicated together.

@@ -100,11 +100,7 @@ std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_second
     int size = 0;
     ZEROSCHED_MPI_CALL(MPI_Comm_size, MPI_COMM_WORLD, &size);
     const int launched = launched_processes();
-    TORCH_CHECK(
-        size >= launched,
-        "session: ",
-        launched,
-        " processes were started, but MPI has connected ",
+    TORCH_CHECK(size >= launched, "session: ", launched, " processes were started, but MPI has connected ",
         size,
         "; start the program with the mpirun of the MPI that zerosched was built with, or with \"srun "
         "--mpi=pmix\"");

@@ -5,8 +5,7 @@
 namespace zerosched::detail {
 
 std::unique_ptr<Job> make_mpi_job(int*, char***, double) {
-  TORCH_CHECK(
-      false,
+  TORCH_CHECK(false,
       "session: this zerosched was built without MPI; build it with -DZEROSCHED_MPI=ON, or start one process "
       "without mpirun or with the backend \"self\"");
 }

@@ -23,9 +23,8 @@ int main(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     parameters.emplace_back("p" + std::to_string(i), at::randn({std::atoll(argv[i])}).requires_grad_());
   }
-  zerosched::AdamWScheduleFree optimizer(
-      {zerosched::ParameterGroup(parameters)}, zerosched::self_communicator(),
-      zerosched::AdamWScheduleFreeOptions().weight_decay(0.1),
+  zerosched::AdamWScheduleFree optimizer({zerosched::ParameterGroup(parameters)},
+      zerosched::self_communicator(), zerosched::AdamWScheduleFreeOptions().weight_decay(0.1),
       zerosched::ShardingOptions().overlap_backward(false));
   for (const auto& named : parameters) named.second.mutable_grad() = at::randn_like(named.second);
   for (int step = 0; step < steps; ++step) {

@@ -60,7 +60,8 @@ void read_modify_write(benchmark::State& state) {
   }
   for (auto _ : state) {
     at::parallel_for(0, numel, 1 << 15, [&](int64_t begin, int64_t end) {
-      scale_and_shift(arrays[0] + begin, arrays[1] + begin, arrays[2] + begin, arrays[3] + begin, end - begin);
+      scale_and_shift(
+          arrays[0] + begin, arrays[1] + begin, arrays[2] + begin, arrays[3] + begin, end - begin);
     });
     benchmark::ClobberMemory();
   }
@@ -90,8 +91,7 @@ void update(benchmark::State& state) {
   scalars.y_weight_before = scalars.y_weight = 0.1;
   scalars.c = 0.01;
   for (auto _ : state) {
-    zerosched::kernels::update(
-        zerosched::kernels::Rule::adamw_schedule_free,
+    zerosched::kernels::update(zerosched::kernels::Rule::adamw_schedule_free,
         {kParam, kGrad, y.get(), g.get(), {z.get(), x.get(), v.get()}, numel}, scalars);
     benchmark::ClobberMemory();
   }
@@ -152,8 +152,7 @@ class RatioReporter : public benchmark::ConsoleReporter {
 
 int main(int argc, char** argv) {
   // Repetitions of all benchmarks alternate, so that other load on the machine meets them alike.
-  std::vector<std::string> arguments = {
-      argv[0], "--benchmark_repetitions=9", "--benchmark_min_time=0.2",
+  std::vector<std::string> arguments = {argv[0], "--benchmark_repetitions=9", "--benchmark_min_time=0.2",
       "--benchmark_enable_random_interleaving=true", "--benchmark_report_aggregates_only=false"};
   arguments.insert(arguments.end(), argv + 1, argv + argc);
   std::vector<char*> pointers;

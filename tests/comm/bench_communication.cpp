@@ -38,9 +38,8 @@ void run(std::vector<Contender> contenders, int repetitions, bool print) {
   for (auto& contender : contenders) {
     std::sort(contender.times.begin(), contender.times.end());
     if (print) {
-      std::printf(
-          "%-34s median %10.4f ms   min %10.4f ms\n", contender.name, contender.times[contender.times.size() / 2],
-          contender.times.front());
+      std::printf("%-34s median %10.4f ms   min %10.4f ms\n", contender.name,
+          contender.times[contender.times.size() / 2], contender.times.front());
     }
   }
 }
@@ -57,32 +56,28 @@ void benchmark(int mib, int repetitions) {
   auto* data = static_cast<float*>(flat.data_ptr());
   auto* out = static_cast<float*>(shard.data_ptr());
   if (print) std::printf("%d ranks, %d MiB of float32\n", size, mib);
-  run(
-      {{"zerosched reduce_scatter", [&] { communicator->reduce_scatter(flat, shard, {"bench"})->wait(); }},
-       {"MPI_Reduce_scatter_block",
-        [&] { MPI_Reduce_scatter_block(data, out, slice, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); }},
-       {"MPI_Ireduce_scatter_block",
-        [&] {
-          MPI_Request request = MPI_REQUEST_NULL;
-          MPI_Ireduce_scatter_block(data, out, slice, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &request);
-          MPI_Wait(&request, MPI_STATUS_IGNORE);
-        }},
-       {"MPI_Allreduce",
-        [&] {
-          MPI_Allreduce(MPI_IN_PLACE, data, slice * size, MPI_FLOAT, MPI_MAX, MPI_COMM_WORLD);
-        }},
-       {"zerosched all_gather", [&] { communicator->all_gather(flat, {"bench"})->wait(); }},
-       {"MPI_Allgather",
-        [&] { MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, data, slice, MPI_FLOAT, MPI_COMM_WORLD); }}},
-      repetitions,
-      print);
+  run({{"zerosched reduce_scatter", [&] { communicator->reduce_scatter(flat, shard, {"bench"})->wait(); }},
+          {"MPI_Reduce_scatter_block",
+              [&] { MPI_Reduce_scatter_block(data, out, slice, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); }},
+          {"MPI_Ireduce_scatter_block",
+              [&] {
+                MPI_Request request = MPI_REQUEST_NULL;
+                MPI_Ireduce_scatter_block(data, out, slice, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &request);
+                MPI_Wait(&request, MPI_STATUS_IGNORE);
+              }},
+          {"MPI_Allreduce",
+              [&] { MPI_Allreduce(MPI_IN_PLACE, data, slice * size, MPI_FLOAT, MPI_MAX, MPI_COMM_WORLD); }},
+          {"zerosched all_gather", [&] { communicator->all_gather(flat, {"bench"})->wait(); }},
+          {"MPI_Allgather",
+              [&] { MPI_Allgather(MPI_IN_PLACE, 0, MPI_FLOAT, data, slice, MPI_FLOAT, MPI_COMM_WORLD); }}},
+      repetitions, print);
   auto scalar = at::full({1}, 1.0, at::kFloat);
-  run(
-      {{"zerosched all_reduce of 4 bytes", [&] { communicator->all_reduce(scalar)->wait(); }},
-       {"MPI_Allreduce of 4 bytes",
-        [&] { MPI_Allreduce(MPI_IN_PLACE, scalar.data_ptr(), 1, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD); }}},
-      50 * repetitions,
-      print);
+  run({{"zerosched all_reduce of 4 bytes", [&] { communicator->all_reduce(scalar)->wait(); }},
+          {"MPI_Allreduce of 4 bytes",
+              [&] {
+                MPI_Allreduce(MPI_IN_PLACE, scalar.data_ptr(), 1, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+              }}},
+      50 * repetitions, print);
 }
 
 }  // namespace

@@ -50,9 +50,8 @@ TEST_P(Mismatched, CollectivesAreQuotedOnEveryRank) {
   const auto communicator = make(15);
   start_together(*communicator, {"start"});
   const auto start = steady_clock::now();
-  const auto error = common(error_of([&] {
-    (communicator->rank() == 0 ? GetParam().of_rank_0 : GetParam().of_others)(*communicator);
-  }));
+  const auto error = common(error_of(
+      [&] { (communicator->rank() == 0 ? GetParam().of_rank_0 : GetParam().of_others)(*communicator); }));
   EXPECT_CONTAINS(error, std::string("rank 0 is in ") + GetParam().expected_0);
   // Of the others the one is quoted that came first.
   EXPECT_CONTAINS(error, std::string(" in ") + GetParam().expected_1);
@@ -70,7 +69,8 @@ std::vector<Mismatch> mismatches() {
   };
   const auto scatter = [](int64_t slice, CollectiveLabel label) {
     return [=](Communicator& c) {
-      c.reduce_scatter(at::zeros({slice * c.size()}, at::kFloat), at::zeros({slice}, at::kFloat), label)->wait();
+      c.reduce_scatter(at::zeros({slice * c.size()}, at::kFloat), at::zeros({slice}, at::kFloat), label)
+          ->wait();
     };
   };
   const auto broadcast = [](int root) {
@@ -78,28 +78,29 @@ std::vector<Mismatch> mismatches() {
   };
   return {
       {"Kinds", reduce(1, {"zero_grad"}), gather(1000, {"parameters", 0, 5}), "all_reduce #1 'zero_grad', ",
-       "all_gather #1 'parameters' (bucket 0, step 5)"},
-      {"ReduceScatterAndAllGather", scatter(300000, {"gradients", 2, 5}), gather(300000, {"parameters", 2, 5}),
-       "reduce_scatter #1 'gradients' (bucket 2, step 5)", "all_gather #1 'parameters' (bucket 2, step 5)"},
+          "all_gather #1 'parameters' (bucket 0, step 5)"},
+      {"ReduceScatterAndAllGather", scatter(300000, {"gradients", 2, 5}),
+          gather(300000, {"parameters", 2, 5}), "reduce_scatter #1 'gradients' (bucket 2, step 5)",
+          "all_gather #1 'parameters' (bucket 2, step 5)"},
       {"Buckets", scatter(10, {"gradients", 2, 5}), scatter(10, {"gradients", 3, 5}),
-       "reduce_scatter #1 'gradients' (bucket 2, step 5)", "reduce_scatter #1 'gradients' (bucket 3, step 5)"},
+          "reduce_scatter #1 'gradients' (bucket 2, step 5)",
+          "reduce_scatter #1 'gradients' (bucket 3, step 5)"},
       {"SmallSizes", reduce(10, {"norm"}), reduce(20, {"norm"}), "all_reduce #1 'norm' of 40 bytes of Float",
-       "all_reduce #1 'norm' of 80 bytes of Float"},
+          "all_reduce #1 'norm' of 80 bytes of Float"},
       {"LargeSizes", gather(100000, {"p"}), gather(200000, {"p"}), "all_gather #1 'p' of ",
-       "all_gather #1 'p' of "},
+          "all_gather #1 'p' of "},
       {"ReduceScatterSizes", scatter(100000, {"g"}), scatter(200000, {"g"}), "reduce_scatter #1 'g' of ",
-       "reduce_scatter #1 'g' of "},
+          "reduce_scatter #1 'g' of "},
       {"Reductions", reduce(1, {"norm"}), reduce(1, {"norm"}, ReduceOp::max),
-       "all_reduce #1 'norm' of 4 bytes of Float, sum", "all_reduce #1 'norm' of 4 bytes of Float, max"},
+          "all_reduce #1 'norm' of 4 bytes of Float, sum", "all_reduce #1 'norm' of 4 bytes of Float, max"},
       {"Roots", broadcast(0), broadcast(1), "broadcast #1 of 400 bytes of Float, root 0",
-       "broadcast #1 of 400 bytes of Float, root 1"},
+          "broadcast #1 of 400 bytes of Float, root 1"},
       {"BarrierAndReduce", [](Communicator& c) { c.barrier({"save"})->wait(); }, reduce(3, {"norm"}),
-       "barrier #1 'save'", "all_reduce #1 'norm'"},
+          "barrier #1 'save'", "all_reduce #1 'norm'"},
   };
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Pairs, Mismatched, ::testing::ValuesIn(mismatches()),
+INSTANTIATE_TEST_SUITE_P(Pairs, Mismatched, ::testing::ValuesIn(mismatches()),
     [](const ::testing::TestParamInfo<Mismatch>& info) { return std::string(info.param.name); });
 
 TEST(Timeout, NamesTheRankThatDoesNotCome) {
@@ -113,13 +114,15 @@ TEST(Timeout, NamesTheRankThatDoesNotCome) {
     std::this_thread::sleep_for(std::chrono::seconds(3));
     error = error_of([&] { communicator->barrier({"end"})->wait(); });
   } else {
-    error = error_of([&] { communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"norm", -1, 7})->wait(); });
+    error = error_of([&] {
+      communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"norm", -1, 7})->wait();
+    });
     EXPECT_LT(seconds_since(start), 2.5);
     EXPECT_GT(seconds_since(start), 0.9);
   }
-  EXPECT_EQ(
-      common(error), "mpi: gave up all_reduce #1 'norm' (step 7) after 1 s; rank " + std::to_string(absent) +
-                         " has not arrived (its last collective was barrier #0 'start')");
+  EXPECT_EQ(common(error), "mpi: gave up all_reduce #1 'norm' (step 7) after 1 s; rank " +
+                               std::to_string(absent) +
+                               " has not arrived (its last collective was barrier #0 'start')");
 }
 
 TEST(Timeout, NamesARankThatHasCalledNothing) {
@@ -134,9 +137,9 @@ TEST(Timeout, NamesARankThatHasCalledNothing) {
       communicator->reduce_scatter(at::zeros({7 * communicator->size()}), shard, {"gradients"})->wait();
     });
   }
-  EXPECT_EQ(
-      common(error), "mpi: gave up reduce_scatter #0 'gradients' after 1 s; rank 0 has not arrived (it has called "
-                     "no collective yet)");
+  EXPECT_EQ(common(error),
+      "mpi: gave up reduce_scatter #0 'gradients' after 1 s; rank 0 has not arrived (it has called "
+      "no collective yet)");
 }
 
 TEST(Timeout, IsSeenByARankThatOnlyPolls) {
@@ -145,7 +148,8 @@ TEST(Timeout, IsSeenByARankThatOnlyPolls) {
   if (communicator->rank() != 0) {
     const auto work = communicator->barrier();
     const auto start = steady_clock::now();
-    while (!work->done() && seconds_since(start) < 10) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    while (!work->done() && seconds_since(start) < 10)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
     EXPECT_LT(seconds_since(start), 5);
     EXPECT_CONTAINS(error_of([&] { work->wait(); }), "rank 0 has not arrived");
   }

@@ -15,8 +15,8 @@ TEST(Accumulation, PassesUnderNoSyncAreOneLargeBatch) {
   for (const int buffers : {1, 3}) {
     const NamedParameters parameters = make_parameters(odd_shapes());
     Reference reference(parameters);
-    AdamWScheduleFree optimizer(
-        {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), buckets_of(100).bucket_buffers(buffers));
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(),
+        buckets_of(100).bucket_buffers(buffers));
     for (int step = 0; step < 3; ++step) {
       const auto of_pass = [&](int pass, int r) {
         Gradients gradients = random_gradients(parameters, step * 10 + pass, r);
@@ -113,11 +113,12 @@ TEST(Accumulation, BFloat16AccumulatesInFloat32) {
     const NamedParameters parameters = make_parameters({{70}, {3}}, at::kBFloat16);
     ShardingOptions sharding;
     if (in_float) sharding.reduce_dtype(at::kFloat);
-    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(),
-                                AdamWScheduleFreeOptions().betas({0.9, 0.0}), sharding);
+    AdamWScheduleFree optimizer(
+        {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions().betas({0.9, 0.0}), sharding);
     const auto pass = [&](double value) {
       Gradients gradients;
-      for (const auto& [name, parameter] : parameters) gradients[name] = at::full_like(parameter, value).detach();
+      for (const auto& [name, parameter] : parameters)
+        gradients[name] = at::full_like(parameter, value).detach();
       backward(parameters, gradients);
     };
     {
@@ -204,8 +205,8 @@ TEST(Accumulation, ZeroGradForgetsWhatWasAccumulated) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const NamedParameters parameters = make_parameters({{10}, {20}}, dtype);
     Reference reference(parameters);
-    AdamWScheduleFree optimizer(
-        {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), ShardingOptions().reduce_dtype(at::kFloat));
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(),
+        ShardingOptions().reduce_dtype(at::kFloat));
     {
       const auto hold = optimizer.no_sync();
       backward(parameters, random_gradients(parameters, 99, 0));

@@ -33,7 +33,7 @@ struct Steps {
 // The usual pair: the discriminator takes two backward passes a step, and the generator's loss, taken through
 // the discriminator, leaves gradients in it that its own zero_grad() drops later.
 void train_gan(const Network& generator, const Network& discriminator, const Steps& of_generator,
-               const Steps& of_discriminator, at::ScalarType dtype) {
+    const Steps& of_discriminator, at::ScalarType dtype) {
   for (int64_t step = 0; step < 6; ++step) {
     const at::Tensor fake = generator.forward(random_input(step, 0, dtype));
     of_discriminator.zero_grad();
@@ -50,7 +50,8 @@ Steps steps_of(AdamWScheduleFree& optimizer) {
   return {[&] { optimizer.zero_grad(); }, [&] { optimizer.step(); }};
 }
 
-std::pair<State, State> train_sharded(const std::shared_ptr<Communicator>& communicator, at::ScalarType dtype) {
+std::pair<State, State> train_sharded(
+    const std::shared_ptr<Communicator>& communicator, at::ScalarType dtype) {
   const Network generator = network(3, 9, 3, dtype);
   const Network discriminator = network(3, 7, 1, dtype);
   const ShardingOptions sharding = buckets_of(100).overlap_backward(false);
@@ -65,15 +66,15 @@ Steps plain_steps(const Network& network, Reference& reference) {
   return {[&network] {
             for (const auto& named : network.parameters) named.second.mutable_grad().reset();
           },
-          [&network, &reference] {
-            const at::NoGradGuard no_grad;
-            Gradients gradients;
-            for (const auto& [name, parameter] : network.parameters) gradients[name] = parameter.grad().clone();
-            reference.step(gradients);
-            for (const auto& [name, parameter] : network.parameters) {
-              at::Tensor(parameter).detach().copy_(reference.y(name));
-            }
-          }};
+      [&network, &reference] {
+        const at::NoGradGuard no_grad;
+        Gradients gradients;
+        for (const auto& [name, parameter] : network.parameters) gradients[name] = parameter.grad().clone();
+        reference.step(gradients);
+        for (const auto& [name, parameter] : network.parameters) {
+          at::Tensor(parameter).detach().copy_(reference.y(name));
+        }
+      }};
 }
 
 TEST(Compatible, AGanTrainsAsWithTwoPlainOptimizers) {
@@ -81,7 +82,7 @@ TEST(Compatible, AGanTrainsAsWithTwoPlainOptimizers) {
   const Network discriminator = network(3, 7, 1, at::kDouble);
   Reference of_generator(generator.parameters), of_discriminator(discriminator.parameters);
   train_gan(generator, discriminator, plain_steps(generator, of_generator),
-            plain_steps(discriminator, of_discriminator), at::kDouble);
+      plain_steps(discriminator, of_discriminator), at::kDouble);
   const auto sharded = train_sharded(world(), at::kDouble);
   expect_close(sharded.first, of_generator, 1e-10);
   expect_close(sharded.second, of_discriminator, 1e-10);
@@ -162,7 +163,8 @@ TEST(Compatible, AGanTrainsToTheBitsOfTwoPlainOptimizers) {
 TEST(Compatible, GradientsStayWithTheUser) {
   const NamedParameters parameters = make_parameters({{10}, {20}});
   Reference reference(parameters);
-  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), {}, ShardingOptions().overlap_backward(false));
+  AdamWScheduleFree optimizer(
+      {ParameterGroup(parameters)}, world(), {}, ShardingOptions().overlap_backward(false));
   torch::optim::Optimizer& plain = optimizer;
   Gradients sum = random_gradients(parameters, 0, 0);
   backward(parameters, sum);
@@ -190,13 +192,13 @@ TEST(Compatible, ZeroGradOfOneRankAloneIsLocal) {
   const NamedParameters parameters = make_parameters({{10}, {20}});
   Reference reference(parameters);
   const int size = world()->size();
-  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), {}, ShardingOptions().overlap_backward(false));
+  AdamWScheduleFree optimizer(
+      {ParameterGroup(parameters)}, world(), {}, ShardingOptions().overlap_backward(false));
   backward(parameters, random_gradients(parameters, 0, world()->rank()));
   if (world()->rank() == 0) optimizer.zero_grad();
   optimizer.step();
-  reference.step(mean_gradients(size, [&](int rank) {
-    return rank == 0 ? Gradients() : random_gradients(parameters, 0, rank);
-  }));
+  reference.step(mean_gradients(
+      size, [&](int rank) { return rank == 0 ? Gradients() : random_gradients(parameters, 0, rank); }));
   expect_close(full_state(optimizer), reference);
 }
 

@@ -15,8 +15,9 @@ class Errors : public ::testing::Test {
   const NamedParameters parameters = make_parameters({{40}, {41}, {42}});
 
   std::unique_ptr<AdamWScheduleFree> make(const ShardingOptions& sharding = buckets_of(1)) {
-    auto optimizer = std::make_unique<AdamWScheduleFree>(
-        std::vector<ParameterGroup>{ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+    auto optimizer =
+        std::make_unique<AdamWScheduleFree>(std::vector<ParameterGroup>{ParameterGroup(parameters)}, world(),
+            AdamWScheduleFreeOptions(), sharding);
     world_barrier();  // or a quick rank's error would reach slow ones in their constructor
     return optimizer;
   }
@@ -28,7 +29,14 @@ TEST_F(Errors, StepInEvalMode) {
   optimizer->eval();
   expect_error([&] { optimizer->step(); }, {"step() in eval mode", "Call train()"});
   bool called = false;
-  expect_error([&] { optimizer->step([&] { called = true; return at::zeros({}); }); }, {"step() in eval mode"});
+  expect_error(
+      [&] {
+        optimizer->step([&] {
+          called = true;
+          return at::zeros({});
+        });
+      },
+      {"step() in eval mode"});
   EXPECT_FALSE(called);
   optimizer->train();
   run_backward();
@@ -40,7 +48,7 @@ TEST_F(Errors, BackwardInEvalMode) {
   optimizer->eval();
   if (rank == size - 1) run_backward();  // one rank alone: all hear of it
   expect_error([&] { optimizer->train(); },
-               {"rank " + std::to_string(size - 1), "parameter 'p2'", "eval mode", "zero_grad()"});
+      {"rank " + std::to_string(size - 1), "parameter 'p2'", "eval mode", "zero_grad()"});
   optimizer->zero_grad();
   optimizer->train();
   run_backward();
@@ -49,10 +57,12 @@ TEST_F(Errors, BackwardInEvalMode) {
 
 TEST_F(Errors, BackwardInEvalScope) {
   const auto optimizer = make();
-  expect_error([&] {
-    const auto evaluation = optimizer->eval_scope();
-    run_backward();
-  }, {"a gradient of parameter 'p2' arrived in eval mode"});
+  expect_error(
+      [&] {
+        const auto evaluation = optimizer->eval_scope();
+        run_backward();
+      },
+      {"a gradient of parameter 'p2' arrived in eval mode"});
   EXPECT_FALSE(optimizer->training());
   optimizer->zero_grad();
   optimizer->train();
@@ -85,7 +95,7 @@ TEST_F(Errors, ReplacedParameters) {
     run_backward();
     change(parameters[1].second);
     expect_error([&] { optimizer->step(); },
-                 {"parameter 'p1' was given other storage", "reset_from_parameters()", "new optimizer"});
+        {"parameter 'p1' was given other storage", "reset_from_parameters()", "new optimizer"});
   };
   replace([](at::Tensor p) { p.set_data(at::ones_like(p)); });
   replace([](at::Tensor p) { p.set_data(p.detach().to(at::kDouble)); });  // as module->to(kDouble) does
@@ -107,8 +117,8 @@ TEST_F(Errors, EditedParametersBeforeEval) {
     const at::NoGradGuard no_grad;
     at::Tensor(parameters[2].second).add_(1);
   }
-  expect_error([&] { optimizer->eval(); },
-               {"rank " + std::to_string(size - 1) + ": parameter 'p2' was written"});
+  expect_error(
+      [&] { optimizer->eval(); }, {"rank " + std::to_string(size - 1) + ": parameter 'p2' was written"});
   EXPECT_TRUE(optimizer->training());
   optimizer->reset_from_parameters();
   optimizer->eval();
@@ -128,15 +138,17 @@ TEST_F(Errors, ZeroGradOfOneRankAlone) {
   if (size == 1) return;
   const auto optimizer = make();
   run_backward();
-  expect_error([&] {
-    if (rank == 0) {
-      optimizer->zero_grad();
-    } else {
-      optimizer->step();
-    }
-    optimizer->step();
-    optimizer->eval();
-  }, {"zero_grad", "same collectives in the same order"});
+  expect_error(
+      [&] {
+        if (rank == 0) {
+          optimizer->zero_grad();
+        } else {
+          optimizer->step();
+        }
+        optimizer->step();
+        optimizer->eval();
+      },
+      {"zero_grad", "same collectives in the same order"});
 }
 
 TEST_F(Errors, LibTorchsZeroGradWithBucketsInFlight) {
@@ -151,7 +163,8 @@ TEST_F(Errors, LibTorchsZeroGradWithBucketsInFlight) {
       backward(parameters, gradients);
       ASSERT_TRUE(parameters[0].second.grad().defined());
       plain.zero_grad();
-      expect_error([&] { optimizer->step(); }, {"gradient of parameter 'p1' is gone from .grad", "zero_grad()"});
+      expect_error(
+          [&] { optimizer->step(); }, {"gradient of parameter 'p1' is gone from .grad", "zero_grad()"});
     } else {
       run_backward(0);
       plain.zero_grad();
@@ -195,20 +208,22 @@ TEST_F(Errors, AveragedGradientThatOneRankLacks) {
   if (rank == 1) gradients.erase("p1");
   set_gradients(parameters, gradients);
   expect_error([&] { optimizer->step(); },
-               {"parameter 'p1' has a gradient on " + std::to_string(size - 1) + " of " + std::to_string(size),
-                "already_averaged"});
+      {"parameter 'p1' has a gradient on " + std::to_string(size - 1) + " of " + std::to_string(size),
+          "already_averaged"});
 }
 
 TEST_F(Errors, AnUndefinedCommunicatorAndLateGroups) {
   expect_error([&] { AdamWScheduleFree({ParameterGroup(parameters)}, nullptr); }, {"null communicator"});
   const auto optimizer = make();
-  expect_error([&] { optimizer->add_param_group(torch::optim::OptimizerParamGroup(std::vector<at::Tensor>())); },
-               {"add_param_group()", "vector of ParameterGroup"});
+  expect_error(
+      [&] { optimizer->add_param_group(torch::optim::OptimizerParamGroup(std::vector<at::Tensor>())); },
+      {"add_param_group()", "vector of ParameterGroup"});
 }
 
 TEST_F(Errors, FullStateOfAnUnknownName) {
   const auto optimizer = make();
-  expect_error([&] { optimizer->full_state("m"); }, {"full_state(\"m\")", "\"z\"", "\"x\"", "\"v\"", "\"y\""});
+  expect_error(
+      [&] { optimizer->full_state("m"); }, {"full_state(\"m\")", "\"z\"", "\"x\"", "\"v\"", "\"y\""});
 }
 
 // Options and models are checked at construction, and one rank's error is everybody's.
@@ -218,12 +233,10 @@ TEST_F(Construction, Options) {
   const double inf = std::numeric_limits<double>::infinity();
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const std::vector<std::pair<AdamWScheduleFreeOptions, std::string>> cases = {
-      {AdamWScheduleFreeOptions(-1), "lr"},
-      {AdamWScheduleFreeOptions(nan), "lr"},
+      {AdamWScheduleFreeOptions(-1), "lr"}, {AdamWScheduleFreeOptions(nan), "lr"},
       {AdamWScheduleFreeOptions().betas({-0.1, 0.9}), "beta1"},
       {AdamWScheduleFreeOptions().betas({1.1, 0.9}), "beta1"},
-      {AdamWScheduleFreeOptions().betas({0.9, 1.0}), "beta2"},
-      {AdamWScheduleFreeOptions().eps(-1), "eps"},
+      {AdamWScheduleFreeOptions().betas({0.9, 1.0}), "beta2"}, {AdamWScheduleFreeOptions().eps(-1), "eps"},
       {AdamWScheduleFreeOptions().weight_decay(-1), "weight_decay"},
       {AdamWScheduleFreeOptions().warmup_steps(-1), "warmup_steps"},
       {AdamWScheduleFreeOptions().r(inf), "r must be finite"},
@@ -233,28 +246,27 @@ TEST_F(Construction, Options) {
     const std::string who = "rank " + std::to_string(size - 1);
     expect_error([&] { AdamWScheduleFree({ParameterGroup(parameters)}, world(), options); }, {who, name});
     expect_error([&] { AdamWScheduleFree({ParameterGroup(parameters, options)}, world()); },
-                 {who, "parameter group 0", name});
+        {who, "parameter group 0", name});
   }
 }
 
 TEST_F(Construction, ShardingOptions) {
   using Sharding = ::zerosched::ShardingOptions;
-  const std::vector<std::pair<Sharding, std::string>> cases = {
-      {Sharding().bucket_bytes(0), "bucket_bytes"},
+  const std::vector<std::pair<Sharding, std::string>> cases = {{Sharding().bucket_bytes(0), "bucket_bytes"},
       {Sharding().first_bucket_bytes(-1), "first_bucket_bytes"},
-      {Sharding().bucket_buffers(0), "bucket_buffers"},
-      {Sharding().max_grad_norm(0), "max_grad_norm"},
+      {Sharding().bucket_buffers(0), "bucket_buffers"}, {Sharding().max_grad_norm(0), "max_grad_norm"},
       {Sharding().max_grad_norm(std::numeric_limits<double>::quiet_NaN()), "max_grad_norm"},
       {Sharding().reduce_dtype(at::kBFloat16), "reduce_dtype"}};
   for (const auto& [wrong, name] : cases) {
     const Sharding sharding = rank == 0 ? wrong : Sharding();
-    expect_error([&] { AdamWScheduleFree({ParameterGroup(parameters)}, world(), {}, sharding); },
-                 {"rank 0: ", name});
+    expect_error(
+        [&] { AdamWScheduleFree({ParameterGroup(parameters)}, world(), {}, sharding); }, {"rank 0: ", name});
   }
 }
 
 TEST_F(Construction, Models) {
-  const auto expect_refused = [&](const std::vector<ParameterGroup>& groups, const std::vector<std::string>& parts) {
+  const auto expect_refused = [&](const std::vector<ParameterGroup>& groups,
+                                  const std::vector<std::string>& parts) {
     expect_error([&] { AdamWScheduleFree(groups, world()); }, parts);
   };
   const auto one = [](const std::string& name, at::Tensor parameter) {
@@ -267,11 +279,12 @@ TEST_F(Construction, Models) {
   expect_refused(one("computed", parameters[0].second * 2), {"'computed' is not a leaf"});
   expect_refused(one("nothing", at::Tensor()), {"'nothing'", "undefined"});
   expect_refused(one("strided", at::ones({8})[0].expand({4}).detach().requires_grad_()),
-                 {"'strided' is not a dense tensor"});
-  expect_refused({ParameterGroup(parameters), ParameterGroup(NamedParameters{{"again", parameters[1].second}})},
-                 {"'again' of group 1", "group 0", "'p1'"});
+      {"'strided' is not a dense tensor"});
+  expect_refused(
+      {ParameterGroup(parameters), ParameterGroup(NamedParameters{{"again", parameters[1].second}})},
+      {"'again' of group 1", "group 0", "'p1'"});
   expect_refused({ParameterGroup(NamedParameters{{"w", parameters[0].second}, {"w", parameters[1].second}})},
-                 {"two parameters are named 'w'"});
+      {"two parameters are named 'w'"});
 }
 
 TEST_F(Construction, RanksWithDifferentModels) {
@@ -282,7 +295,8 @@ TEST_F(Construction, RanksWithDifferentModels) {
                                      const std::vector<std::string>& parts) {
     expect_error([&] { AdamWScheduleFree({ParameterGroup(given)}, world(), options, sharding); }, parts);
   };
-  NamedParameters renamed = parameters, reshaped = parameters, shorter = parameters, frozen = make_parameters({{40}, {41}, {42}});
+  NamedParameters renamed = parameters, reshaped = parameters, shorter = parameters,
+                  frozen = make_parameters({{40}, {41}, {42}});
   if (odd_one) {
     renamed[1].first = "q1";
     reshaped[1].second = at::zeros({1, 41}).requires_grad_();
@@ -295,7 +309,8 @@ TEST_F(Construction, RanksWithDifferentModels) {
   expect_difference(shorter, {}, {}, {"rank 0 has parameter 'p2'", who + "nothing more"});
   expect_difference(frozen, {}, {}, {"rank 0 has parameter 'p0'", who + "parameter 'p1'"});
   expect_difference(parameters, AdamWScheduleFreeOptions(odd_one ? 0.1 : 0.2), {}, {"lr=0.2", "lr=0.1"});
-  expect_difference(parameters, {}, buckets_of(odd_one ? 100 : 200), {"bucket_bytes=200", "bucket_bytes=100"});
+  expect_difference(
+      parameters, {}, buckets_of(odd_one ? 100 : 200), {"bucket_bytes=200", "bucket_bytes=100"});
 }
 
 TEST_F(Construction, WithoutBroadcastValuesMustBeTheSame) {
@@ -305,7 +320,7 @@ TEST_F(Construction, WithoutBroadcastValuesMustBeTheSame) {
   NamedParameters given = make_parameters({{5}, {6}});
   if (rank == 1) given[1].second.detach()[3] += 1e-6;
   expect_error([&] { AdamWScheduleFree({ParameterGroup(given)}, world(), {}, sharding); },
-               {"broadcast_parameters(false)", "differ between ranks"});
+      {"broadcast_parameters(false)", "differ between ranks"});
 }
 
 }  // namespace

@@ -10,8 +10,7 @@ namespace zerosched::testing {
 namespace {
 
 // The same few steps on world() and by the reference, with gradients that differ between ranks.
-void expect_trains(
-    const NamedParameters& parameters, const ShardingOptions& sharding,
+void expect_trains(const NamedParameters& parameters, const ShardingOptions& sharding,
     const std::function<void(int64_t step)>& run_backward,
     const std::function<Gradients(int64_t step, int rank)>& gradients, double tolerance = 4e-6) {
   Reference reference(parameters);
@@ -31,9 +30,9 @@ void expect_trains(
 TEST(Gradients, Float64ToItsOwnPrecision) {
   const NamedParameters parameters = make_parameters(odd_shapes(), at::kDouble);
   const auto gradients = [&](int64_t step, int rank) { return random_gradients(parameters, step, rank); };
-  expect_trains(parameters, buckets_of(500), [&](int64_t step) {
-    backward(parameters, gradients(step, world()->rank()));
-  }, gradients, 1e-12);
+  expect_trains(
+      parameters, buckets_of(500),
+      [&](int64_t step) { backward(parameters, gradients(step, world()->rank())); }, gradients, 1e-12);
 }
 
 TEST(Gradients, BFloat16) {
@@ -45,9 +44,9 @@ TEST(Gradients, BFloat16) {
       if (in_float) sharding.reduce_dtype(at::kFloat);
       // Sums in bfloat16 are rounded to 8 bits; those in float32 are not.
       const double tolerance = in_float || world()->size() == 1 ? 4e-6 : 2e-2;
-      expect_trains(parameters, sharding, [&](int64_t step) {
-        backward(parameters, gradients(step, world()->rank()));
-      }, gradients, tolerance);
+      expect_trains(
+          parameters, sharding, [&](int64_t step) { backward(parameters, gradients(step, world()->rank())); },
+          gradients, tolerance);
     }
   }
 }
@@ -100,9 +99,9 @@ TEST(Gradients, ChannelsLastParametersKeepTheirStrides) {
   at::Tensor transposed = parameters[1].second;
   transposed.set_data(transposed.detach().t().contiguous().t());
   const auto gradients = [&](int64_t step, int rank) { return random_gradients(parameters, step, rank); };
-  expect_trains(parameters, buckets_of(200), [&](int64_t step) {
-    backward(parameters, gradients(step, world()->rank()));
-  }, gradients);
+  expect_trains(
+      parameters, buckets_of(200),
+      [&](int64_t step) { backward(parameters, gradients(step, world()->rank())); }, gradients);
   EXPECT_EQ(convolution.strides().vec(), strides);
   EXPECT_EQ(transposed.strides().vec(), (std::vector<int64_t>{1, 9}));
 }
@@ -134,11 +133,14 @@ TEST(Gradients, SparseEmbedding) {
       dense.index_add_(0, tokens(step, rank), at::full({3, 3}, 0.5));
       return Gradients{{"p0", dense}};
     };
-    expect_trains(parameters, ShardingOptions().overlap_backward(overlap), [&](int64_t step) {
-      const at::Tensor rows = at::embedding(
-          weight, tokens(step, world()->rank()), /*padding_idx=*/-1, /*scale_grad_by_freq=*/false, /*sparse=*/true);
-      (rows * 0.5).sum().backward();
-    }, gradients);
+    expect_trains(
+        parameters, ShardingOptions().overlap_backward(overlap),
+        [&](int64_t step) {
+          const at::Tensor rows = at::embedding(weight, tokens(step, world()->rank()), /*padding_idx=*/-1,
+              /*scale_grad_by_freq=*/false, /*sparse=*/true);
+          (rows * 0.5).sum().backward();
+        },
+        gradients);
   }
 }
 
@@ -179,21 +181,24 @@ TEST(Gradients, Undefined) {
     return used;
   };
   int fired = 0;
-  expect_trains(parameters, buckets_of(1).bucket_buffers(2), [&](int64_t step) {
-    const int rank = world()->rank();
-    at::Tensor loss;
-    for (size_t i = 0; i < 3; ++i) {
-      const at::Tensor& parameter = parameters[i].second;
-      at::Tensor input = parameter;
-      if (i == 1 || (i == 2 && rank != 0)) {
-        input = std::make_shared<torch::autograd::UndefinedGrad>()->apply({parameter}).front();
-        ++fired;
-      }
-      const at::Tensor term = (input * random_like(parameter, step, rank, static_cast<int64_t>(i))).sum();
-      loss = loss.defined() ? loss + term : term;
-    }
-    loss.backward();
-  }, gradients);
+  expect_trains(
+      parameters, buckets_of(1).bucket_buffers(2),
+      [&](int64_t step) {
+        const int rank = world()->rank();
+        at::Tensor loss;
+        for (size_t i = 0; i < 3; ++i) {
+          const at::Tensor& parameter = parameters[i].second;
+          at::Tensor input = parameter;
+          if (i == 1 || (i == 2 && rank != 0)) {
+            input = std::make_shared<torch::autograd::UndefinedGrad>()->apply({parameter}).front();
+            ++fired;
+          }
+          const at::Tensor term = (input * random_like(parameter, step, rank, static_cast<int64_t>(i))).sum();
+          loss = loss.defined() ? loss + term : term;
+        }
+        loss.backward();
+      },
+      gradients);
   EXPECT_GT(fired, 0);
 }
 
@@ -207,7 +212,8 @@ TEST(Gradients, TiedWeightsAreOneParameter) {
     const Gradients a = random_gradients(parameters, step, 0);
     const Gradients b = random_gradients(parameters, step + 50, 0);
     ((parameters[0].second * a.at("p0")).sum() + (given[2].second * b.at("p0")).sum() +
-     (parameters[1].second * a.at("p1")).sum()).backward();
+        (parameters[1].second * a.at("p1")).sum())
+        .backward();
     optimizer.step();
     reference.step({{"p0", a.at("p0") + b.at("p0")}, {"p1", a.at("p1")}});
   }
@@ -247,8 +253,9 @@ TEST(Gradients, GroupsHaveOptionsOfTheirOwn) {
   own.beta1 = 0.5;
   Reference expected_first(first, defaults), expected_second(second, own);
   AdamWScheduleFree optimizer(
-      {ParameterGroup(first), ParameterGroup(second, AdamWScheduleFreeOptions(0.003)
-                                                         .weight_decay(0.3).warmup_steps(4).betas({0.5, 0.999}))},
+      {ParameterGroup(first),
+          ParameterGroup(
+              second, AdamWScheduleFreeOptions(0.003).weight_decay(0.3).warmup_steps(4).betas({0.5, 0.999}))},
       world(), AdamWScheduleFreeOptions(0.02), buckets_of(300));
   ASSERT_EQ(optimizer.param_groups().size(), 2U);
   for (int64_t step = 0; step < 6; ++step) {

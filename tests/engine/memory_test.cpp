@@ -22,11 +22,14 @@ class CountingAllocator final : public c10::Allocator {
     auto* block = new Block{inner_->allocate(bytes), bytes};
     const int64_t live = counters().live.fetch_add(static_cast<int64_t>(bytes)) + static_cast<int64_t>(bytes);
     int64_t peak = counters().peak.load();
-    while (live > peak && !counters().peak.compare_exchange_weak(peak, live)) {}
+    while (live > peak && !counters().peak.compare_exchange_weak(peak, live)) {
+    }
     void* const data = block->data.get();
     return {data, block, &release, c10::Device(c10::kCPU)};
   }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
 
   static int64_t live() { return counters().live; }
   static int64_t peak() { return counters().peak; }
@@ -63,8 +66,8 @@ int64_t bytes_of(const NamedParameters& parameters) {
 std::vector<std::vector<int64_t>> transformer_shapes() {
   std::vector<std::vector<int64_t>> shapes = {{256, 512}, {64, 512}};
   for (int layer = 0; layer < 6; ++layer) {
-    for (const auto& shape : std::vector<std::vector<int64_t>>{
-             {512}, {512}, {1536, 512}, {1536}, {512, 512}, {512}, {512}, {512}, {2048, 512}, {2048}, {512, 2048}, {512}}) {
+    for (const auto& shape : std::vector<std::vector<int64_t>>{{512}, {512}, {1536, 512}, {1536}, {512, 512},
+             {512}, {512}, {512}, {2048, 512}, {2048}, {512, 2048}, {512}}) {
       shapes.push_back(shape);
     }
   }
@@ -112,8 +115,7 @@ TEST(Memory, GradientsThatArriveInOrderTakeThePoolAndOneParameter) {
   const int64_t model = bytes_of(parameters);
   const CountingAllocator allocator;
   const int64_t before = CountingAllocator::live();
-  AdamWScheduleFree optimizer(
-      {ParameterGroup(parameters)},
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)},
       std::make_shared<RecordingCommunicator>(world(), std::make_shared<Log>(), /*synchronous=*/true),
       AdamWScheduleFreeOptions(), buckets_of(kBucket).bucket_buffers(kBuffers));
   // Parameters were allocated before the count began and now live in new buffers.

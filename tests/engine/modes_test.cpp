@@ -90,7 +90,8 @@ TEST(Modes, ExtremesOfBeta1) {
     Reference::Options options;
     options.beta1 = beta1;
     Reference reference(parameters, options);
-    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions().betas({beta1, 0.999}));
+    AdamWScheduleFree optimizer(
+        {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions().betas({beta1, 0.999}));
     for (int64_t step = 0; step < 5; ++step) {
       backward(parameters, random_gradients(parameters, step, 0));
       optimizer.step();
@@ -110,13 +111,16 @@ TEST(Modes, AnExceptionLeavesEvalModeAndTrainBringsYBack) {
   const auto y = values_of(parameters);
   const Traffic before = optimizer.communicator()->traffic();
   int64_t gathers_in_scope = 0;
-  EXPECT_THROW({
-    const auto evaluation = optimizer.eval_scope();
-    gathers_in_scope = optimizer.communicator()->traffic().all_gather.calls;
-    throw std::runtime_error("evaluation failed");
-  }, std::runtime_error);
+  EXPECT_THROW(
+      {
+        const auto evaluation = optimizer.eval_scope();
+        gathers_in_scope = optimizer.communicator()->traffic().all_gather.calls;
+        throw std::runtime_error("evaluation failed");
+      },
+      std::runtime_error);
   EXPECT_GT(gathers_in_scope, before.all_gather.calls);
-  EXPECT_EQ(optimizer.communicator()->traffic().all_gather.calls, gathers_in_scope) << "no collective in a destructor";
+  EXPECT_EQ(optimizer.communicator()->traffic().all_gather.calls, gathers_in_scope)
+      << "no collective in a destructor";
   EXPECT_FALSE(optimizer.training());
   optimizer.train();
   expect_parameters_are(parameters, y);
@@ -164,9 +168,11 @@ TEST(Modes, EveryRankStartsFromRankZero) {
   for (const at::Tensor& parameter : net->parameters()) EXPECT_TRUE(parameter.eq(0.5).all().item<bool>());
   EXPECT_TRUE(net->mean.eq(0.25).all().item<bool>());
   for (const char* which : {"z", "x", "y"}) {
-    for (const auto& [name, tensor] : optimizer.full_state(which)) EXPECT_TRUE(tensor.eq(0.5).all().item<bool>()) << name;
+    for (const auto& [name, tensor] : optimizer.full_state(which))
+      EXPECT_TRUE(tensor.eq(0.5).all().item<bool>()) << name;
   }
-  for (const auto& [name, tensor] : optimizer.full_state("v")) EXPECT_TRUE(tensor.eq(0).all().item<bool>()) << name;
+  for (const auto& [name, tensor] : optimizer.full_state("v"))
+    EXPECT_TRUE(tensor.eq(0).all().item<bool>()) << name;
 }
 
 TEST(Modes, SavingInEvalScopeWritesXAndNoMoreThanTheParameters) {
@@ -185,7 +191,8 @@ TEST(Modes, SavingInEvalScopeWritesXAndNoMoreThanTheParameters) {
   std::istringstream in(whole.str());
   torch::load(loaded, in);
   const auto x = optimizer.full_state("x");
-  for (const auto& [name, parameter] : parameters_of(*loaded)) EXPECT_TRUE(same_bits(parameter, x.at(name))) << name;
+  for (const auto& [name, parameter] : parameters_of(*loaded))
+    EXPECT_TRUE(same_bits(parameter, x.at(name))) << name;
 }
 
 TEST(Modes, AClonedModuleIsIndependent) {
@@ -255,7 +262,8 @@ TEST(Modes, ResetAfterLoadAndEdits) {
   Reference reference(parameters, options);
   const auto both_step = [&](int64_t step) {
     train(parameters, optimizer, 1, step);
-    reference.step(mean_gradients(world()->size(), [&](int rank) { return random_gradients(parameters, step, rank); }));
+    reference.step(
+        mean_gradients(world()->size(), [&](int rank) { return random_gradients(parameters, step, rank); }));
   };
   both_step(0);
   both_step(1);
@@ -269,7 +277,8 @@ TEST(Modes, ResetAfterLoadAndEdits) {
   }
   const State state = full_state(optimizer);
   for (const char* which : {"z", "x", "y"}) expect_parameters_are(parameters, state.at(which));
-  for (const auto& [name, tensor] : v) EXPECT_TRUE(same_bits(state.at("v").at(name), tensor)) << "v is kept: " << name;
+  for (const auto& [name, tensor] : v)
+    EXPECT_TRUE(same_bits(state.at("v").at(name), tensor)) << "v is kept: " << name;
   both_step(2);
   both_step(3);
   expect_close(full_state(optimizer), reference);
@@ -293,12 +302,14 @@ TEST(Modes, ResetRefusesAnotherDtypeAndTakesTheOldOneBack) {
   AdamWScheduleFree optimizer(*net, world());
   train(parameters_of(*net), optimizer, 1);
   net->to(at::kDouble);
-  expect_error([&] { optimizer.reset_from_parameters(); }, {"parameter 'first.weight'", "dtype", "new optimizer"});
+  expect_error(
+      [&] { optimizer.reset_from_parameters(); }, {"parameter 'first.weight'", "dtype", "new optimizer"});
   net->to(at::kFloat);
   optimizer.reset_from_parameters();
   const NamedParameters parameters = parameters_of(*net);
   backward(parameters, random_gradients(parameters, 1, world()->rank()));
-  for (const auto& [name, parameter] : parameters) EXPECT_FALSE(parameter.grad().defined()) << "no hook on " << name;
+  for (const auto& [name, parameter] : parameters)
+    EXPECT_FALSE(parameter.grad().defined()) << "no hook on " << name;
   optimizer.step();
   expect_parameters_are(parameters, optimizer.full_state("y"));
 }

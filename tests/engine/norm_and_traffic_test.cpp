@@ -23,7 +23,8 @@ TEST(GradNorm, IsThatOfTheAveragedGradient) {
       const NamedParameters parameters = make_parameters(odd_shapes());
       ShardingOptions sharding = buckets_of(300).overlap_backward(overlap);
       if (clip) sharding.max_grad_norm(0.7);
-      AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+      AdamWScheduleFree optimizer(
+          {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
       expect_error([&] { optimizer.grad_norm(); }, {"grad_norm()", "step()"});
       for (int64_t step = 0; step < 3; ++step) {
         optimizer.zero_grad();
@@ -84,10 +85,13 @@ TEST(GradNorm, ClipsAsLibTorchDoes) {
       Reference reference(parameters);
       ShardingOptions sharding = buckets_of(300).max_grad_norm(max_norm);
       if (averaged) sharding.gradients(GradientInput::already_averaged);
-      AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
+      AdamWScheduleFree optimizer(
+          {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
       for (int64_t step = 0; step < 5; ++step) {
         optimizer.zero_grad();
-        const auto of_rank = [&](int rank) { return random_gradients(parameters, step, averaged ? 0 : rank); };
+        const auto of_rank = [&](int rank) {
+          return random_gradients(parameters, step, averaged ? 0 : rank);
+        };
         backward(parameters, of_rank(world()->rank()));
         optimizer.step();
 
@@ -137,8 +141,8 @@ TEST(GradNorm, IsOverAllGroupsAndDtypes) {
 // The norm is known without asking anyone, so that rank 0 may print it alone.
 TEST(GradNorm, OfNotANumberReachesEveryParameter) {
   const NamedParameters parameters = make_parameters({{10}, {20}});
-  AdamWScheduleFree optimizer(
-      {ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), ShardingOptions().max_grad_norm(1.0));
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(),
+      ShardingOptions().max_grad_norm(1.0));
   Gradients gradients = random_gradients(parameters, 0, 0);
   if (world()->rank() == 0) gradients.at("p0")[3] = std::nan("");
   backward(parameters, gradients);

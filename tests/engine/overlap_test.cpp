@@ -22,8 +22,7 @@ std::vector<size_t> in_order(size_t count) {
 }
 
 // Trains, and compares with the reference: a deadlock would end in the communicator's timeout.
-void expect_trains(
-    const std::vector<std::vector<int64_t>>& shapes, const ShardingOptions& sharding,
+void expect_trains(const std::vector<std::vector<int64_t>>& shapes, const ShardingOptions& sharding,
     const GradientsOfRank& gradients, const OrderOfRank& order = {}, int steps = 6) {
   const int size = world()->size();
   const int rank = world()->rank();
@@ -32,7 +31,8 @@ void expect_trains(
   AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), AdamWScheduleFreeOptions(), sharding);
   for (int step = 0; step < steps; ++step) {
     if (!sharding.overlap_backward()) optimizer.zero_grad();  // otherwise .grad is undefined by now
-    backward(parameters, gradients(parameters, step, rank), order ? order(step, rank) : std::vector<size_t>());
+    backward(
+        parameters, gradients(parameters, step, rank), order ? order(step, rank) : std::vector<size_t>());
     optimizer.step();
     reference.step(mean_gradients(size, [&](int r) { return gradients(parameters, step, r); }));
   }
@@ -45,9 +45,9 @@ TEST(Overlap, CommunicationStartsBeforeBackwardEnds) {
   if (world()->size() == 1) return;  // a world of one has nothing to send
   const auto log = std::make_shared<Log>();
   const NamedParameters parameters = make_parameters(kSixParameters);
-  AdamWScheduleFree optimizer(
-      {ParameterGroup(parameters)}, std::make_shared<RecordingCommunicator>(world(), log),
-      AdamWScheduleFreeOptions(), buckets_of(2 * 256).bucket_buffers(3));
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)},
+      std::make_shared<RecordingCommunicator>(world(), log), AdamWScheduleFreeOptions(),
+      buckets_of(2 * 256).bucket_buffers(3));
   parameters.front().second.register_hook([&](const at::Tensor&) { log->add("last gradient"); });
   for (int step = 0; step < 3; ++step) {
     log->take();
@@ -67,9 +67,9 @@ TEST(Overlap, BucketsFollowTheOrderThatRankZeroSaw) {
   if (world()->size() == 1) return;
   const auto log = std::make_shared<Log>();
   const NamedParameters parameters = make_parameters(kSixParameters);
-  AdamWScheduleFree optimizer(
-      {ParameterGroup(parameters)}, std::make_shared<RecordingCommunicator>(world(), log),
-      AdamWScheduleFreeOptions(), buckets_of(1).bucket_buffers(6));
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)},
+      std::make_shared<RecordingCommunicator>(world(), log), AdamWScheduleFreeOptions(),
+      buckets_of(1).bucket_buffers(6));
   // Hooks fire in reverse: parameter 5 is bucket 0. Rank 0 sees the buckets 2 4 0 5 1 3, others their own way.
   const std::vector<size_t> order =
       world()->rank() == 0 ? std::vector<size_t>{2, 4, 0, 5, 1, 3} : std::vector<size_t>{0, 1, 2, 3, 4, 5};
@@ -104,10 +104,10 @@ TEST(Overlap, ParametersThatOnlyOneRankOrNoneUses) {
   const int size = world()->size();
   const auto gradients = [size](const NamedParameters& parameters, int64_t step, int rank) {
     Gradients used = random_gradients(parameters, step, rank);
-    used.erase("p1");                            // nobody, ever
-    if (rank != 0) used.erase("p2");             // rank 0 alone
-    if (rank != size - 1) used.erase("p5");      // the last rank alone, and first to be ready
-    if (step % 2 == 1) used.erase("p3");         // everybody, in every other step
+    used.erase("p1");                        // nobody, ever
+    if (rank != 0) used.erase("p2");         // rank 0 alone
+    if (rank != size - 1) used.erase("p5");  // the last rank alone, and first to be ready
+    if (step % 2 == 1) used.erase("p3");     // everybody, in every other step
     return used;
   };
   for (const int64_t bytes : {1, 400, 1 << 20}) {
@@ -130,10 +130,10 @@ TEST(Overlap, TheFirstBucketIsNeverComplete) {
 }
 
 TEST(Overlap, NoGradientAtAll) {
-  expect_trains(kSixParameters, buckets_of(400),
-                [](const NamedParameters& parameters, int64_t step, int rank) {
-                  return step == 1 ? Gradients() : random_gradients(parameters, step, rank);
-                });
+  expect_trains(
+      kSixParameters, buckets_of(400), [](const NamedParameters& parameters, int64_t step, int rank) {
+        return step == 1 ? Gradients() : random_gradients(parameters, step, rank);
+      });
   const auto own = [](const NamedParameters& parameters, int64_t step, int rank) {
     return rank == 0 ? random_gradients(parameters, step, rank) : Gradients();
   };
@@ -173,8 +173,8 @@ TEST(Overlap, RandomGraphsOnEveryRank) {
       }
       return used;
     };
-    expect_trains(kSixParameters, buckets_of(trial % 2 == 0 ? 1 : 600).bucket_buffers(1 + trial % 3), gradients,
-                  order);
+    expect_trains(
+        kSixParameters, buckets_of(trial % 2 == 0 ? 1 : 600).bucket_buffers(1 + trial % 3), gradients, order);
   }
 }
 

@@ -21,7 +21,8 @@ class Reference {
     int64_t warmup_steps = 0;
   };
 
-  explicit Reference(const std::vector<std::pair<std::string, at::Tensor>>& parameters) : Reference(parameters, Options()) {}
+  explicit Reference(const std::vector<std::pair<std::string, at::Tensor>>& parameters)
+      : Reference(parameters, Options()) {}
   Reference(const std::vector<std::pair<std::string, at::Tensor>>& parameters, Options options)
       : options_(options) {
     for (const auto& [name, parameter] : parameters) {
@@ -33,7 +34,8 @@ class Reference {
   /// An undefined or missing gradient leaves its parameter alone.
   void step(const std::map<std::string, at::Tensor>& gradients) {
     const double t = static_cast<double>(k_ + 1);
-    const double sched = options_.warmup_steps > 0 ? std::min(1.0, t / static_cast<double>(options_.warmup_steps)) : 1.0;
+    const double sched =
+        options_.warmup_steps > 0 ? std::min(1.0, t / static_cast<double>(options_.warmup_steps)) : 1.0;
     const double lr = options_.lr * sched;
     lr_max_ = std::max(lr_max_, lr);
     const double weight = std::pow(t, options_.r) * std::pow(lr_max_, options_.weight_lr_power);

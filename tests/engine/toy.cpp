@@ -34,8 +34,10 @@ std::vector<std::vector<int64_t>> odd_shapes() {
 }
 
 at::Tensor random_like(const at::Tensor& tensor, int64_t step, int64_t rank, int64_t parameter) {
-  auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>((step * 131 + rank) * 1009 + parameter + 1));
-  return at::randn(tensor.sizes(), generator, at::TensorOptions().dtype(at::kDouble)).to(tensor.scalar_type());
+  auto generator =
+      at::detail::createCPUGenerator(static_cast<uint64_t>((step * 131 + rank) * 1009 + parameter + 1));
+  return at::randn(tensor.sizes(), generator, at::TensorOptions().dtype(at::kDouble))
+      .to(tensor.scalar_type());
 }
 
 Gradients random_gradients(const NamedParameters& parameters, int64_t step, int64_t rank) {
@@ -117,7 +119,8 @@ void expect_parameters_are(
     bytes.append(static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes());
   }
   const std::string digest = std::to_string(std::hash<std::string>()(bytes));
-  for (const std::string& other : gather_texts(digest)) EXPECT_EQ(other, digest) << "parameters differ between ranks";
+  for (const std::string& other : gather_texts(digest))
+    EXPECT_EQ(other, digest) << "parameters differ between ranks";
 }
 
 void expect_close(const State& state, const Reference& reference, double tolerance) {
@@ -126,7 +129,8 @@ void expect_close(const State& state, const Reference& reference, double toleran
       if (tensor.numel() == 0) continue;
       const at::Tensor expected = reference.get(which, name);
       const double error = (tensor.to(at::kDouble) - expected).abs().max().item<double>();
-      EXPECT_LE(error, tolerance * std::max(expected.abs().max().item<double>(), 1e-30)) << which << " of " << name;
+      EXPECT_LE(error, tolerance * std::max(expected.abs().max().item<double>(), 1e-30))
+          << which << " of " << name;
     }
   }
 }
@@ -144,6 +148,8 @@ void expect_error(const std::function<void()>& function, const std::vector<std::
   ADD_FAILURE() << "no error; expected one that says '" << (parts.empty() ? "" : parts.front()) << "'";
 }
 
-ShardingOptions buckets_of(int64_t bytes) { return ShardingOptions().bucket_bytes(bytes).first_bucket_bytes(bytes); }
+ShardingOptions buckets_of(int64_t bytes) {
+  return ShardingOptions().bucket_bytes(bytes).first_bucket_bytes(bytes);
+}
 
 }  // namespace zerosched::testing

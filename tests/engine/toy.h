@@ -52,7 +52,8 @@ State full_state(ShardedOptimizer& optimizer);
 bool same_bits(const at::Tensor& a, const at::Tensor& b);
 void expect_same_bits(const State& a, const State& b);
 /// The parameters hold y, and it is the same on every rank. Collective.
-void expect_parameters_are(const NamedParameters& parameters, const std::map<std::string, at::Tensor>& values);
+void expect_parameters_are(
+    const NamedParameters& parameters, const std::map<std::string, at::Tensor>& values);
 
 /// max|a - b| / max|b| of every tensor of z, x, v, y.
 void expect_close(const State& state, const Reference& reference, double tolerance = 4e-6);

@@ -13,10 +13,9 @@ AdamWScheduleFreeOptions options() {
 
 using GradientsOfStep = std::function<Gradients(const NamedParameters&, int64_t step)>;
 
-State train(
-    const std::shared_ptr<Communicator>& communicator, const std::vector<std::vector<int64_t>>& shapes,
-    const ShardingOptions& sharding, const GradientsOfStep& gradients, int steps = 5,
-    at::ScalarType dtype = at::kFloat) {
+State train(const std::shared_ptr<Communicator>& communicator,
+    const std::vector<std::vector<int64_t>>& shapes, const ShardingOptions& sharding,
+    const GradientsOfStep& gradients, int steps = 5, at::ScalarType dtype = at::kFloat) {
   const NamedParameters parameters = make_parameters(shapes, dtype);
   AdamWScheduleFree optimizer({ParameterGroup(parameters)}, communicator, options(), sharding);
   for (int step = 0; step < steps; ++step) {
@@ -41,9 +40,8 @@ TEST(WorldSize, AveragedGradientsGiveTheSameBitsForEveryWorldAndBucketSize) {
     const State alone = train(self_communicator(), odd_shapes(),
         ShardingOptions().gradients(GradientInput::already_averaged), same_on_every_rank, 5, dtype);
     for (const int64_t bytes : kBucketBytes) {
-      const State sharded = train(
-          world(), odd_shapes(), buckets_of(bytes).gradients(GradientInput::already_averaged),
-          same_on_every_rank, 5, dtype);
+      const State sharded = train(world(), odd_shapes(),
+          buckets_of(bytes).gradients(GradientInput::already_averaged), same_on_every_rank, 5, dtype);
       expect_same_bits(sharded, alone);
     }
   }
@@ -53,7 +51,8 @@ TEST(WorldSize, EqualLocalGradientsGiveTheSameBitsOnPowersOfTwo) {
   const int size = world()->size();
   if ((size & (size - 1)) != 0) return;  // sums of three equal terms round
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    const State alone = train(self_communicator(), odd_shapes(), ShardingOptions(), same_on_every_rank, 5, dtype);
+    const State alone =
+        train(self_communicator(), odd_shapes(), ShardingOptions(), same_on_every_rank, 5, dtype);
     for (const bool overlap : {true, false}) {
       for (const int64_t bytes : kBucketBytes) {
         const ShardingOptions sharding = buckets_of(bytes).overlap_backward(overlap);
@@ -69,14 +68,15 @@ TEST(WorldSize, UnequalGradientsAreAveragedWithinRoundingOfAPlainSum) {
   for (const int64_t bytes : kBucketBytes) {
     const NamedParameters parameters = make_parameters(odd_shapes());
     AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(),
-                                AdamWScheduleFreeOptions(0.01).betas({0.9, 0.0}), buckets_of(bytes));
+        AdamWScheduleFreeOptions(0.01).betas({0.9, 0.0}), buckets_of(bytes));
     const auto of_rank = [&](int rank) { return random_gradients(parameters, 4, rank); };
     backward(parameters, of_rank(world()->rank()));
     optimizer.step();
     const Gradients mean = mean_gradients(size, of_rank);
     for (const auto& [name, v] : optimizer.full_state("v")) {
       at::Tensor magnitude = at::zeros_like(v, at::kDouble);
-      for (int rank = 0; rank < size; ++rank) magnitude += of_rank(rank).at(name).to(at::kDouble).abs() / size;
+      for (int rank = 0; rank < size; ++rank)
+        magnitude += of_rank(rank).at(name).to(at::kDouble).abs() / size;
       const at::Tensor error = (v.to(at::kDouble).sqrt() - mean.at(name).abs()).abs();
       EXPECT_TRUE((error <= magnitude * 4 * 1.2e-7).all().item<bool>()) << name;
     }
@@ -99,7 +99,8 @@ TEST(WorldSize, ManyStepsOfUnequalGradientsFollowTheReference) {
       optimizer.zero_grad();
       backward(parameters, random_gradients(parameters, step, world()->rank()));
       optimizer.step();
-      reference.step(mean_gradients(size, [&](int rank) { return random_gradients(parameters, step, rank); }));
+      reference.step(
+          mean_gradients(size, [&](int rank) { return random_gradients(parameters, step, rank); }));
     }
     expect_close(full_state(optimizer), reference);
   }
@@ -112,7 +113,8 @@ TEST(WorldSize, TwoRunsGiveTheSameBits) {
   for (const bool clip : {false, true}) {
     ShardingOptions sharding = buckets_of(71 * 4);
     if (clip) sharding.max_grad_norm(0.5);
-    expect_same_bits(train(world(), odd_shapes(), sharding, own), train(world(), odd_shapes(), sharding, own));
+    expect_same_bits(
+        train(world(), odd_shapes(), sharding, own), train(world(), odd_shapes(), sharding, own));
   }
 }
 
@@ -122,7 +124,7 @@ TEST(WorldSize, OverlappingAndCompatibleModeGiveTheSameBits) {
   };
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     expect_same_bits(train(world(), odd_shapes(), buckets_of(200), own, 5, dtype),
-                     train(world(), odd_shapes(), buckets_of(200).overlap_backward(false), own, 5, dtype));
+        train(world(), odd_shapes(), buckets_of(200).overlap_backward(false), own, 5, dtype));
   }
 }
 
@@ -130,7 +132,7 @@ TEST(WorldSize, MoreRanksThanElements) {
   const std::vector<std::vector<int64_t>> shapes = {{1}, {}, {2}};
   const auto averaged = ShardingOptions().gradients(GradientInput::already_averaged);
   expect_same_bits(train(world(), shapes, averaged, same_on_every_rank),
-                   train(self_communicator(), shapes, averaged, same_on_every_rank));
+      train(self_communicator(), shapes, averaged, same_on_every_rank));
 }
 
 TEST(WorldSize, ThreadCountsGiveTheSameBits) {

@@ -84,8 +84,8 @@ int run(int argc, char** argv) {
     parameters.emplace_back("layer" + std::to_string(i), at::ones({numel}).requires_grad_());
   }
   Job job{fault, session, parameters,
-          AdamWScheduleFree({ParameterGroup(parameters)}, session.communicator(), {},
-                            zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1))};
+      AdamWScheduleFree({ParameterGroup(parameters)}, session.communicator(), {},
+          zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1))};
   for (int64_t step = 0; step < kSteps; ++step) train_step(job, step);
   if (session.rank() == 0) std::printf("trained %d ranks\n", session.world_size());
   return 0;

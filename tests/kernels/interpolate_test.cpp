@@ -60,13 +60,14 @@ TEST(Interpolate, EqualPointsStayWhatTheyAre) {
 template <typename Real>
 void expect_the_same_without_selects() {
   using Limits = std::numeric_limits<Real>;
-  const std::vector<Real> values = {0, 1, Real(1.1), Real(3e-5), Limits::min(), Limits::denorm_min(), Limits::max(),
-      Limits::infinity(), Limits::quiet_NaN()};
+  const std::vector<Real> values = {0, 1, Real(1.1), Real(3e-5), Limits::min(), Limits::denorm_min(),
+      Limits::max(), Limits::infinity(), Limits::quiet_NaN()};
   for (const double weight : {1e-320, 1e-50, 1e-3, 0.1, 0.4999999}) {
     ASSERT_TRUE(InterpolationNearA<Real>::covers(weight));
     for (const Real a : values) {
       for (const Real b : values) {
-        for (const auto& [from, to] : {std::pair(a, b), std::pair(-a, b), std::pair(a, -b), std::pair(-a, -b)}) {
+        for (const auto& [from, to] :
+            {std::pair(a, b), std::pair(-a, b), std::pair(a, -b), std::pair(-a, -b)}) {
           const Real expected = interpolate_element(from, to, Interpolation<Real>(weight));
           const Real got = interpolate_element(from, to, InterpolationNearA<Real>(weight));
           EXPECT_EQ(std::memcmp(&got, &expected, sizeof(got)), 0)
@@ -118,7 +119,8 @@ TEST(Interpolate, SameBitsOnEveryInstructionSet) {
           for (const int64_t offset : {0, 1, 3}) {
             Array out(dtype, numel, offset);
             variant->interpolate(dtype, out.data(), p.x.data(), p.z.data(), weight, numel);
-            ASSERT_TRUE(out.same_bits(expected)) << variant->name << " " << c10::toString(dtype) << " " << numel;
+            ASSERT_TRUE(out.same_bits(expected))
+                << variant->name << " " << c10::toString(dtype) << " " << numel;
             ASSERT_TRUE(out.canaries_intact());
           }
         }

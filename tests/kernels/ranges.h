@@ -14,8 +14,8 @@ namespace zerosched::kernels::testing {
 
 /// Around every width of a vector, of a chunk of the kernel and of a block handed to a thread.
 inline const std::vector<int64_t>& sizes() {
-  static const std::vector<int64_t> values = {0,  1,  2,  3,  4,   5,   7,   8,   9,   15,  16,   17,   31,  32,
-                                              33, 63, 64, 65, 127, 128, 129, 191, 257, 511, 1000, 4095, 4097};
+  static const std::vector<int64_t> values = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65,
+      127, 128, 129, 191, 257, 511, 1000, 4095, 4097};
   return values;
 }
 

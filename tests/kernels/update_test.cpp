@@ -110,8 +110,9 @@ std::vector<NamedStep> every_rule() {
       {"adamw_schedule_free second step", Rule::adamw_schedule_free, second_step},
       {"adamw_schedule_free beta1 = 0", Rule::adamw_schedule_free, no_average},
       {"sgd_schedule_free", Rule::sgd_schedule_free, plain},
-      {"sgd_schedule_free second step", Rule::sgd_schedule_free, second_step}, {"adamw", Rule::adamw, with_momentum},
-      {"sgd", Rule::sgd, with_momentum}, {"sgd nesterov", Rule::sgd, nesterov}};
+      {"sgd_schedule_free second step", Rule::sgd_schedule_free, second_step},
+      {"adamw", Rule::adamw, with_momentum}, {"sgd", Rule::sgd, with_momentum},
+      {"sgd nesterov", Rule::sgd, nesterov}};
 }
 
 double lerp(double a, double b, double w) { return w < 0.5 ? a + w * (b - a) : b - (1 - w) * (b - a); }
@@ -132,8 +133,9 @@ struct Expected {
 };
 
 std::string describe(const Variant& variant, Dtypes dtypes, int64_t numel, bool out_of_cache) {
-  return std::string(variant.name) + " " + c10::toString(dtypes.param) + " with " + c10::toString(dtypes.grad) +
-         " gradients, " + std::to_string(numel) + (out_of_cache ? " out of cache" : " in cache");
+  return std::string(variant.name) + " " + c10::toString(dtypes.param) + " with " +
+         c10::toString(dtypes.grad) + " gradients, " + std::to_string(numel) +
+         (out_of_cache ? " out of cache" : " in cache");
 }
 
 double relative_to(double difference, double reference) {
@@ -185,7 +187,8 @@ TEST(Update, SameBitsOnEveryInstructionSet) {
           for (const bool out_of_cache : {false, true}) {
             for (const int64_t offset : {0, 1, 4}) {
               Range after(dtypes, numel, offset);
-              after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x, after.v = before.v;
+              after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x,
+              after.v = before.v;
               variant->update(step.rule, after.raw(), step.scalars, out_of_cache);
               ASSERT_TRUE(after.same_bits(expected))
                   << describe(*variant, dtypes, numel, out_of_cache) << " at offset " << offset;
@@ -243,7 +246,8 @@ TEST(Update, DependsOnTheElementAloneNotOnItsPlace) {
     update(kRule, whole.raw(), s);
     for (int64_t i = 0; i < kNumel; ++i) {
       Range one(dtypes, 1);
-      one.g.set(0, before.g[i]), one.z.set(0, before.z[i]), one.x.set(0, before.x[i]), one.v.set(0, before.v[i]);
+      one.g.set(0, before.g[i]), one.z.set(0, before.z[i]), one.x.set(0, before.x[i]),
+          one.v.set(0, before.v[i]);
       update(kRule, one.raw(), s);
       ASSERT_EQ(one.y[0], whole.y[i]);
       ASSERT_EQ(one.z[0], whole.z[i]);

@@ -10,7 +10,7 @@ namespace {
 
 std::vector<ParameterSpec> model() {
   return {{"embedding.weight", {256, 8}, {8, 1}, c10::ScalarType::Float, 0},
-          {"head.bias", {256}, {1}, c10::ScalarType::BFloat16, 1}};
+      {"head.bias", {256}, {1}, c10::ScalarType::BFloat16, 1}};
 }
 
 TEST(Description, NamesEverythingThatRanksMustShare) {

@@ -14,9 +14,8 @@ namespace {
 
 constexpr int64_t kAlignmentBytes = 128;
 
-ParameterSpec spec(
-    const std::string& name, std::vector<int64_t> sizes, c10::ScalarType dtype = c10::ScalarType::Float,
-    int64_t group = 0) {
+ParameterSpec spec(const std::string& name, std::vector<int64_t> sizes,
+    c10::ScalarType dtype = c10::ScalarType::Float, int64_t group = 0) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (int64_t d = static_cast<int64_t>(sizes.size()) - 2; d >= 0; --d) {
     const auto i = static_cast<size_t>(d);
@@ -57,7 +56,8 @@ void check_promises(const std::vector<ParameterSpec>& parameters, const Layout& 
       EXPECT_EQ(bucket.group, parameter.group);
       EXPECT_EQ(slot.offset * element_bytes % kAlignmentBytes, 0) << parameter.name;
       EXPECT_GE(slot.offset, end);
-      EXPECT_LT((slot.offset - end) * std::min(element_bytes, reduce_bytes), kAlignmentBytes) << "needless gap";
+      EXPECT_LT((slot.offset - end) * std::min(element_bytes, reduce_bytes), kAlignmentBytes)
+          << "needless gap";
       end = slot.offset + slot.numel;
       const Layout::Place place = layout.place_of[static_cast<size_t>(slot.parameter)];
       EXPECT_EQ(place.bucket, static_cast<int64_t>(b));
@@ -65,7 +65,7 @@ void check_promises(const std::vector<ParameterSpec>& parameters, const Layout& 
     }
     EXPECT_GE(bucket.numel(world_size), end);
     EXPECT_LT((bucket.numel(world_size) - end) * std::min(element_bytes, reduce_bytes),
-              kAlignmentBytes * world_size)
+        kAlignmentBytes * world_size)
         << "needless padding";
 
     // Pieces tile every slot, in order, inside the slices, and flags number the pieces of a slice.
@@ -97,18 +97,19 @@ void check_promises(const std::vector<ParameterSpec>& parameters, const Layout& 
 
 TEST(Layout, RandomModelsKeepTheirPromises) {
   std::mt19937 random(7);
-  const c10::ScalarType dtypes[] = {c10::ScalarType::Float, c10::ScalarType::BFloat16, c10::ScalarType::Double};
+  const c10::ScalarType dtypes[] = {
+      c10::ScalarType::Float, c10::ScalarType::BFloat16, c10::ScalarType::Double};
   for (int trial = 0; trial < 300; ++trial) {
     std::vector<ParameterSpec> parameters;
     const auto count = std::uniform_int_distribution<int>(1, 40)(random);
     for (int p = 0; p < count; ++p) {
       std::vector<int64_t> sizes(std::uniform_int_distribution<size_t>(0, 3)(random));
       for (int64_t& size : sizes) size = std::uniform_int_distribution<int64_t>(0, 19)(random);
-      parameters.push_back(spec("p" + std::to_string(p), sizes, dtypes[random() % 3],
-                                static_cast<int64_t>(random() % 3)));
+      parameters.push_back(
+          spec("p" + std::to_string(p), sizes, dtypes[random() % 3], static_cast<int64_t>(random() % 3)));
     }
     LayoutOptions options = buckets_of(std::uniform_int_distribution<int64_t>(1, 20000)(random),
-                                       std::uniform_int_distribution<int64_t>(1, 5000)(random));
+        std::uniform_int_distribution<int64_t>(1, 5000)(random));
     const auto world_size = std::uniform_int_distribution<int64_t>(1, 9)(random);
     check_promises(parameters, make_layout(parameters, options, world_size), world_size);
   }
@@ -161,7 +162,8 @@ TEST(Layout, MoreRanksThanElements) {
 TEST(Layout, ZeroDimensionalIsOneElementAndEmptyIsNone) {
   EXPECT_EQ(spec("scalar", {}).numel(), 1);
   EXPECT_EQ(spec("empty", {3, 0}).numel(), 0);
-  const std::vector<ParameterSpec> parameters = {spec("empty", {3, 0}), spec("scalar", {}), spec("none", {0})};
+  const std::vector<ParameterSpec> parameters = {
+      spec("empty", {3, 0}), spec("scalar", {}), spec("none", {0})};
   const Layout layout = make_layout(parameters, buckets_of(100), 2);
   check_promises(parameters, layout, 2);
   ASSERT_EQ(layout.buckets.size(), 1U);
@@ -187,9 +189,8 @@ TEST(Layout, CountsBeyondTheRangeOfInt32) {
 }
 
 TEST(Layout, GroupsAndDtypesDoNotShareBuckets) {
-  const std::vector<ParameterSpec> parameters = {
-      spec("a", {4}), spec("b", {4}, c10::ScalarType::BFloat16), spec("c", {4}, c10::ScalarType::Float, 1),
-      spec("d", {4}), spec("e", {4}, c10::ScalarType::BFloat16)};
+  const std::vector<ParameterSpec> parameters = {spec("a", {4}), spec("b", {4}, c10::ScalarType::BFloat16),
+      spec("c", {4}, c10::ScalarType::Float, 1), spec("d", {4}), spec("e", {4}, c10::ScalarType::BFloat16)};
   const Layout layout = make_layout(parameters, buckets_of(1 << 20), 2);
   check_promises(parameters, layout, 2);
   EXPECT_EQ(layout.buckets.size(), 3U);
@@ -223,9 +224,8 @@ TEST(Layout, ReduceDtype) {
 
 TEST(Layout, OptionsMustBePositive) {
   const std::vector<ParameterSpec> parameters = {spec("p", {4})};
-  for (const auto& [options, name] :
-       {std::pair(buckets_of(0, 1), "bucket_bytes"), std::pair(buckets_of(1, 0), "first_bucket_bytes"),
-        std::pair(buckets_of(-5, 1), "bucket_bytes")}) {
+  for (const auto& [options, name] : {std::pair(buckets_of(0, 1), "bucket_bytes"),
+           std::pair(buckets_of(1, 0), "first_bucket_bytes"), std::pair(buckets_of(-5, 1), "bucket_bytes")}) {
     try {
       make_layout(parameters, options, 2);
       FAIL() << name << " was accepted";

@@ -43,7 +43,8 @@ class Reader {
   at::Tensor next(const std::vector<int64_t>& shape) {
     at::Tensor tensor = at::empty(shape, dtype_);
     if (at_ + tensor.nbytes() > bytes_.size()) throw std::runtime_error("a case file is too short");
-    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(at_), tensor.nbytes(), static_cast<char*>(tensor.data_ptr()));
+    std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(at_), tensor.nbytes(),
+        static_cast<char*>(tensor.data_ptr()));
     at_ += tensor.nbytes();
     return tensor;
   }
@@ -58,14 +59,15 @@ using Groups = std::vector<NamedParameters>;
 using CommunicatorPointer = std::shared_ptr<zerosched::Communicator>;
 
 template <typename Optimizer, typename MakeOptions>
-std::unique_ptr<zerosched::ShardedOptimizer> make(
-    const json& job, const Groups& parameters, const CommunicatorPointer& communicator,
-    const zerosched::ShardingOptions& sharding, const MakeOptions& options) {
+std::unique_ptr<zerosched::ShardedOptimizer> make(const json& job, const Groups& parameters,
+    const CommunicatorPointer& communicator, const zerosched::ShardingOptions& sharding,
+    const MakeOptions& options) {
   std::vector<zerosched::ParameterGroup> groups;
   for (size_t i = 0; i < parameters.size(); ++i) {
     groups.emplace_back(parameters[i], options(job.at("groups")[i].at("options")));
   }
-  return std::make_unique<Optimizer>(groups, communicator, options(job.at("groups")[0].at("options")), sharding);
+  return std::make_unique<Optimizer>(
+      groups, communicator, options(job.at("groups")[0].at("options")), sharding);
 }
 
 zerosched::AdamWScheduleFreeOptions adamw_schedule_free_options(const json& o) {
@@ -88,10 +90,12 @@ std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
                             .overlap_backward(job.at("overlap"));
   const std::string name = job.at("optimizer");
   if (name == "AdamWScheduleFree") {
-    return make<zerosched::AdamWScheduleFree>(job, parameters, communicator, sharding, adamw_schedule_free_options);
+    return make<zerosched::AdamWScheduleFree>(
+        job, parameters, communicator, sharding, adamw_schedule_free_options);
   }
   if (name == "AdamWScheduleFreePaper") {
-    return make<zerosched::AdamWScheduleFreePaper>(job, parameters, communicator, sharding, adamw_schedule_free_options);
+    return make<zerosched::AdamWScheduleFreePaper>(
+        job, parameters, communicator, sharding, adamw_schedule_free_options);
   }
   if (name == "SGDScheduleFree") {
     return make<zerosched::SGDScheduleFree>(job, parameters, communicator, sharding, [](const json& o) {
@@ -170,7 +174,8 @@ void run(const std::string& folder, const CommunicatorPointer& communicator) {
       }
     }
     if (loss.defined()) loss.backward();
-    for (size_t i = 0; i < groups.size(); ++i) optimizer->param_groups()[i].options().set_lr(step.at("lr")[i]);
+    for (size_t i = 0; i < groups.size(); ++i)
+      optimizer->param_groups()[i].options().set_lr(step.at("lr")[i]);
     optimizer->step();
   }
 
@@ -181,7 +186,8 @@ void run(const std::string& folder, const CommunicatorPointer& communicator) {
   for (const auto& named : all) {
     for (const std::string which : job.at("state")) {
       const at::Tensor tensor = state[which].at(named.first).to(at::kDouble).contiguous();
-      result.write(static_cast<const char*>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+      result.write(
+          static_cast<const char*>(tensor.data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
     }
   }
   if (!result.flush()) throw std::runtime_error("cannot write " + folder + "/result.bin");

@@ -22,9 +22,7 @@ namespace {
 // Collects what fails on this rank and hands it to rank 0 at the end of each test.
 class GatherFailures final : public ::testing::EmptyTestEventListener {
  private:
-  void OnTestStart(const ::testing::TestInfo&) override {
-    text_.str("");
-  }
+  void OnTestStart(const ::testing::TestInfo&) override { text_.str(""); }
 
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
     if (!result.failed() || gathering_) return;

@@ -18,26 +18,12 @@ void AllGather::start_data() {
   auto* request = requests_.data();
   for (int distance = 1; distance < ranks; ++distance) {
     const int peer = (rank + ranks - distance) % ranks;
-    ZEROSCHED_MPI_CALL(
-        MPI_Irecv,
-        data + peer * slice_bytes,
-        slice_->count(),
-        slice_->type(),
-        peer,
-        tag,
-        group().comm(),
-        request++);
+    ZEROSCHED_MPI_CALL(MPI_Irecv, data + peer * slice_bytes, slice_->count(), slice_->type(), peer, tag,
+        group().comm(), request++);
   }
   for (int distance = 1; distance < ranks; ++distance) {
-    ZEROSCHED_MPI_CALL(
-        MPI_Isend,
-        data + rank * slice_bytes,
-        slice_->count(),
-        slice_->type(),
-        (rank + distance) % ranks,
-        tag,
-        group().comm(),
-        request++);
+    ZEROSCHED_MPI_CALL(MPI_Isend, data + rank * slice_bytes, slice_->count(), slice_->type(),
+        (rank + distance) % ranks, tag, group().comm(), request++);
   }
 }
 

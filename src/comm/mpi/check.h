@@ -18,10 +18,9 @@ inline std::string mpi_error_text(int code) {
 
 /// Evaluates an MPI call and throws with the call's name and MPI's own text if it failed. Only useful where
 /// the communicator's error handler is MPI_ERRORS_RETURN: MPI's default ends the job before returning.
-#define ZEROSCHED_MPI_CALL(function, ...)                                                            \
-  do {                                                                                               \
-    const int zerosched_mpi_code = function(__VA_ARGS__);                                            \
-    TORCH_CHECK(                                                                                     \
-        zerosched_mpi_code == MPI_SUCCESS,                                                           \
-        #function " failed: ", ::zerosched::detail::mpi_error_text(zerosched_mpi_code));             \
+#define ZEROSCHED_MPI_CALL(function, ...)                                                \
+  do {                                                                                   \
+    const int zerosched_mpi_code = function(__VA_ARGS__);                                \
+    TORCH_CHECK(zerosched_mpi_code == MPI_SUCCESS,                                       \
+        #function " failed: ", ::zerosched::detail::mpi_error_text(zerosched_mpi_code)); \
   } while (false)

@@ -55,13 +55,8 @@ bool ReduceScatter::poll_data() {
   }
   post_receives();
   int count = 0;
-  ZEROSCHED_MPI_CALL(
-      MPI_Testsome,
-      static_cast<int>(requests_.size()),
-      requests_.data(),
-      &count,
-      completed_.data(),
-      MPI_STATUSES_IGNORE);
+  ZEROSCHED_MPI_CALL(MPI_Testsome, static_cast<int>(requests_.size()), requests_.data(), &count,
+      completed_.data(), MPI_STATUSES_IGNORE);
   if (count == MPI_UNDEFINED || count == 0) return false;
   bool sent = false;
   for (int i = 0; i < count; ++i) {
@@ -89,14 +84,8 @@ void ReduceScatter::post_sends() {
     auto* lane = &requests_[static_cast<size_t>(window_) + kSendsPerPeer * static_cast<size_t>(distance - 1)];
     for (int slot = 0; slot < kSendsPerPeer && posted < chunk_count_; ++slot) {
       if (lane[slot] != MPI_REQUEST_NULL) continue;
-      ZEROSCHED_MPI_CALL(
-          MPI_Isend,
-          slice(peer) + posted * chunk_size_ * element_bytes_,
-          static_cast<int>(chunk_elements(posted) * element_bytes_),
-          MPI_BYTE,
-          peer,
-          tag,
-          group().comm(),
+      ZEROSCHED_MPI_CALL(MPI_Isend, slice(peer) + posted * chunk_size_ * element_bytes_,
+          static_cast<int>(chunk_elements(posted) * element_bytes_), MPI_BYTE, peer, tag, group().comm(),
           &lane[slot]);
       ++posted;
     }
@@ -120,15 +109,8 @@ void ReduceScatter::post_receives() {
     receive.buffer = group().take_buffer();
     // For the whole buffer: a rank that is by mistake in a larger reduce-scatter may send more than this chunk,
     // and Open MPI 4.1 writes a message that is fetched from its sender (CMA) beyond a receive that is too short.
-    ZEROSCHED_MPI_CALL(
-        MPI_Irecv,
-        receive.buffer,
-        static_cast<int>(group().options().chunk_bytes),
-        MPI_BYTE,
-        receive.peer,
-        tag,
-        group().comm(),
-        &request);
+    ZEROSCHED_MPI_CALL(MPI_Irecv, receive.buffer, static_cast<int>(group().options().chunk_bytes), MPI_BYTE,
+        receive.peer, tag, group().comm(), &request);
     ++receives_posted_;
   }
   if (receives_posted_ == total) group().pass_receive_turn();
@@ -180,7 +162,9 @@ void ReduceScatter::add(Chunk& chunk, int left, int right, int parent) {
   const Addend b = chunk.nodes[static_cast<size_t>(right)];
   const int own = group().rank();
   // A sum goes where one of its addends was if that is a buffer of ours and wide enough.
-  const auto reusable = [&](int node, const Addend& addend) { return node != own && (addend.partial || !narrow); };
+  const auto reusable = [&](int node, const Addend& addend) {
+    return node != own && (addend.partial || !narrow);
+  };
   char* out = nullptr;
   if (last) {
     out = static_cast<char*>(tensor(1).data_ptr()) + chunk.index * chunk_size_ * element_bytes_;

@@ -46,15 +46,15 @@ class ReduceScatter final : public Operation {
 
   int64_t slice_elements_ = 0, chunk_size_ = 0, chunk_count_ = 0;  // chunk_size_ in elements
   int64_t element_bytes_ = 0;
-  int window_ = 0;                  // receives in flight
-  int64_t receives_posted_ = 0;     // of chunk_count_ * (ranks - 1), by chunk, then by peer
+  int window_ = 0;               // receives in flight
+  int64_t receives_posted_ = 0;  // of chunk_count_ * (ranks - 1), by chunk, then by peer
   int64_t chunks_done_ = 0, chunks_retired_ = 0;
   int64_t sends_done_ = 0;
-  std::vector<int64_t> sends_posted_;       // per peer, in order of distance
-  std::vector<MPI_Request> requests_;       // receives first, then kSendsPerPeer per peer
-  std::vector<Receive> receives_;           // of the first window_ requests
+  std::vector<int64_t> sends_posted_;  // per peer, in order of distance
+  std::vector<MPI_Request> requests_;  // receives first, then kSendsPerPeer per peer
+  std::vector<Receive> receives_;      // of the first window_ requests
   std::vector<int> completed_;
-  std::deque<Chunk> chunks_;                // in progress, consecutive from chunks_retired_
+  std::deque<Chunk> chunks_;  // in progress, consecutive from chunks_retired_
 };
 
 }  // namespace zerosched::detail

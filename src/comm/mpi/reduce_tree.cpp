@@ -13,7 +13,8 @@ void add_loop(const void* a_data, const void* b_data, void* out_data, int64_t co
   const auto* a = static_cast<const A*>(a_data);
   const auto* b = static_cast<const B*>(b_data);
   auto* out = static_cast<Out*>(out_data);
-  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<Out>(static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]));
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = static_cast<Out>(static_cast<Sum>(a[i]) + static_cast<Sum>(b[i]));
 }
 
 template <typename T>
@@ -65,11 +66,16 @@ int64_t partial_bytes(at::ScalarType dtype) { return dtype == at::kDouble ? 8 : 
 
 void add_range(at::ScalarType dtype, Addend a, Addend b, void* out, bool last, int64_t count) {
   switch (dtype) {
-    case at::kFloat: return add_loop<float, float, float, float>(a.data, b.data, out, count);
-    case at::kDouble: return add_loop<double, double, double, double>(a.data, b.data, out, count);
-    case at::kBFloat16: return add_narrow<c10::BFloat16>(a, b, out, last, count);
-    case at::kHalf: return add_narrow<c10::Half>(a, b, out, last, count);
-    default: TORCH_CHECK(false, "mpi: no sums of ", dtype);
+    case at::kFloat:
+      return add_loop<float, float, float, float>(a.data, b.data, out, count);
+    case at::kDouble:
+      return add_loop<double, double, double, double>(a.data, b.data, out, count);
+    case at::kBFloat16:
+      return add_narrow<c10::BFloat16>(a, b, out, last, count);
+    case at::kHalf:
+      return add_narrow<c10::Half>(a, b, out, last, count);
+    default:
+      TORCH_CHECK(false, "mpi: no sums of ", dtype);
   }
 }
 

@@ -25,14 +25,8 @@ void Broadcast::start_data() {
   const int64_t piece = group().options().max_count;
   for (int64_t offset = 0; offset < byte_count; offset += piece) {
     requests_.push_back(MPI_REQUEST_NULL);
-    ZEROSCHED_MPI_CALL(
-        MPI_Ibcast,
-        data + offset,
-        static_cast<int>(std::min(piece, byte_count - offset)),
-        MPI_BYTE,
-        header().root,
-        group().comm(),
-        &requests_.back());
+    ZEROSCHED_MPI_CALL(MPI_Ibcast, data + offset, static_cast<int>(std::min(piece, byte_count - offset)),
+        MPI_BYTE, header().root, group().comm(), &requests_.back());
   }
 }
 
@@ -51,14 +45,8 @@ void AllReduce::start_data() {
   const int64_t piece = group().options().max_count;
   for (int64_t offset = 0; offset < numel; offset += piece) {
     requests_.push_back(MPI_REQUEST_NULL);
-    ZEROSCHED_MPI_CALL(
-        MPI_Iallreduce,
-        MPI_IN_PLACE,
-        data + offset * element_bytes,
-        static_cast<int>(std::min(piece, numel - offset)),
-        reducible_type(dtype),
-        op,
-        group().comm(),
+    ZEROSCHED_MPI_CALL(MPI_Iallreduce, MPI_IN_PLACE, data + offset * element_bytes,
+        static_cast<int>(std::min(piece, numel - offset)), reducible_type(dtype), op, group().comm(),
         &requests_.back());
   }
 }

@@ -68,10 +68,10 @@ c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
 
 void update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
   const c10::ScalarType state = state_dtype(range.param_dtype);
-  TORCH_CHECK(is_supported(range.param_dtype) &&
-                  (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
-              "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
-              c10::toString(range.grad_dtype), " gradients.");
+  TORCH_CHECK(
+      is_supported(range.param_dtype) && (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
+      "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
+      c10::toString(range.grad_dtype), " gradients.");
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
   const bool out_of_cache = param_bytes >= kOutOfCacheBytes;
   for_each_range(range.numel, [&](int64_t begin, int64_t numel) {
@@ -88,8 +88,8 @@ void interpolate(
     c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight, int64_t numel) {
   const c10::ScalarType state = state_dtype(param_dtype);
   for_each_range(numel, [&](int64_t begin, int64_t count) {
-    active().interpolate(param_dtype, at(out, begin, param_dtype), at(x, begin, state), at(z, begin, state),
-                         weight, count);
+    active().interpolate(
+        param_dtype, at(out, begin, param_dtype), at(x, begin, state), at(z, begin, state), weight, count);
   });
 }
 

@@ -12,7 +12,8 @@ struct AdamWRule {
 
   template <typename Real>
   struct Coefficients {
-    Real grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias_correction2, eps, shrink, minus_step_size;
+    Real grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias_correction2, eps, shrink,
+        minus_step_size;
 
     ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
         : grad_scale(static_cast<Real>(s.grad_scale)),

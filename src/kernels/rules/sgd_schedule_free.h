@@ -26,7 +26,8 @@ struct SGDScheduleFreeRule {
 
   template <typename Real, typename Scalars>
   static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, const Scalars& s) {
-    const Real u = fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), gradient * s.grad_scale);
+    const Real u =
+        fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), gradient * s.grad_scale);
     z = fused_multiply_add(s.minus_lr, u, z);
     x = interpolate_element(x, z, s.average);
     return interpolate_element(x, z, s.y_after);
