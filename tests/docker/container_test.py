@@ -106,9 +106,21 @@ def check_image(image):
     print(f"{image} has {json.loads(call('buildah', 'images', '--json', image))[0]['size']}")
 
 
+def check_tools(image):
+    """What it took to make the tools is not in their image."""
+    with container(image) as name:
+        def find(*arguments):
+            return call("buildah", "run", "--isolation=chroot", name, "--", "find", *arguments).splitlines()
+        left = find("/opt", "-mindepth", "1", "-maxdepth", "1")
+        check(left == ["/opt/zerosched"], f"in XDG_CACHE_HOME there is more than launch/setup's environment: {left}")
+        left = find("/root", "/var/cache", "-name", ".cache", "-o", "-name", ".ccache", "-o", "-name", "*.deb")
+        check(not left, f"there are caches: {left}")
+
+
 def cpu():
     make_base(BASE)
     check_image(build("cpu", BASE))
+    check_tools(build("tools-cpu", BASE))  # a part of that, so it is there already
 
 
 def cuda():
