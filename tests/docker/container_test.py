@@ -85,7 +85,8 @@ def make_base(image, *toolkit):
 def build(target, base):
     image = f"localhost/zerosched-test-{target}"
     call("buildah", "build", "--isolation=chroot", "--network=host", "--layers", f"--target={target}",
-         f"--build-arg=BASE_IMAGE={base}", f"--tag={image}", f"--file={SOURCE}/docker/Dockerfile", SOURCE)
+         f"--build-arg=BASE_IMAGE={base}", f"--build-arg=RUNTIME_IMAGE={BASE}", f"--tag={image}",
+         f"--file={SOURCE}/docker/Dockerfile", SOURCE)
     return image
 
 
@@ -106,15 +107,23 @@ def check_image(image):
     print(f"{image} has {json.loads(call('buildah', 'images', '--json', image))[0]['size']}")
 
 
+def find(image, *arguments):
+    with container(image) as name:
+        return call("buildah", "run", "--isolation=chroot", name, "--", "find", *arguments).splitlines()
+
+
 def check_tools(image):
     """What it took to make the tools is not in their image."""
-    with container(image) as name:
-        def find(*arguments):
-            return call("buildah", "run", "--isolation=chroot", name, "--", "find", *arguments).splitlines()
-        left = find("/opt", "-mindepth", "1", "-maxdepth", "1")
-        check(left == ["/opt/zerosched"], f"in XDG_CACHE_HOME there is more than launch/setup's environment: {left}")
-        left = find("/root", "/var/cache", "-name", ".cache", "-o", "-name", ".ccache", "-o", "-name", "*.deb")
-        check(not left, f"there are caches: {left}")
+    left = find(image, "/opt", "-mindepth", "1", "-maxdepth", "1")
+    check(left == ["/opt/zerosched"], f"XDG_CACHE_HOME is not to hold but launch/setup's environment: {left}")
+    left = find(image, "/root", "/var/cache", "-name", ".cache", "-o", "-name", ".ccache", "-o", "-name", "*.deb")
+    check(not left, f"there are caches: {left}")
+
+
+def check_no_toolkit(image):
+    """LibTorch's CUDA libraries are there, so the search finds what there is, and of the toolkit it finds nothing."""
+    found = find(image, "/usr", "/opt", "-name", "nvcc", "-o", "-name", "*.a", "-o", "-name", "libtorch_cuda.so")
+    check([os.path.basename(path) for path in found] == ["libtorch_cuda.so"], f"the image has {found}")
 
 
 def cpu():
@@ -128,8 +137,11 @@ def cuda():
         job.skip(f"the CUDA target's base image is made with this machine's {TOOLKIT}, and there is none")
     if shutil.disk_usage("/var").free < CUDA_GIB * 2**30:
         job.skip(f"the layers of the CUDA target take {CUDA_GIB} GiB in /var, which are not free")
+    make_base(BASE)
     make_base(f"{BASE}-cuda", TOOLKIT)
-    check_image(build("cuda", f"{BASE}-cuda"))
+    image = build("cuda", f"{BASE}-cuda")
+    check_image(image)
+    check_no_toolkit(image)
 
 
 def services():
