@@ -6,18 +6,20 @@ namespace zerosched::detail {
 
 Failure::Failure(std::shared_ptr<Failure> ancestor) : ancestor_(std::move(ancestor)) {}
 
-bool Failure::set(const std::string& message) {
+bool Failure::set(const std::string& message, Origin origin) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!message_.empty()) return false;
     message_ = message.empty() ? "the communicator was aborted" : message;
-    if (family_message_.empty()) family_message_ = message_;
   }
+  for (auto* relative = this; relative != nullptr; relative = relative->ancestor_.get()) {
+    const std::lock_guard<std::mutex> lock(relative->mutex_);
+    if (!relative->family_message_.empty()) continue;
+    relative->family_message_ = message_;
+    relative->family_origin_ = origin;
+  }
+  // Last: whoever sees the failure is to find it in the family as well.
   set_.store(true, std::memory_order_release);
-  for (auto* older = ancestor_.get(); older != nullptr; older = older->ancestor_.get()) {
-    const std::lock_guard<std::mutex> lock(older->mutex_);
-    if (older->family_message_.empty()) older->family_message_ = message_;
-  }
   return true;
 }
 
@@ -30,6 +32,11 @@ std::string Failure::message() const {
 std::string Failure::message_of_family() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return family_message_;
+}
+
+Failure::Origin Failure::origin_of_family() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return family_origin_;
 }
 
 }  // namespace zerosched::detail

@@ -15,19 +15,25 @@ class ZEROSCHED_EXPORT Failure {
  public:
   explicit Failure(std::shared_ptr<Failure> ancestor = nullptr);
 
+  /// Where a message comes from: found out here, or told by another rank, which ends the job itself.
+  enum class Origin { here, elsewhere };
+
   /// Whether `message` is the first.
-  bool set(const std::string& message);
+  bool set(const std::string& message, Origin origin = Origin::here);
   bool is_set() const { return set_.load(std::memory_order_acquire); }
   std::string message() const;
 
   /// The first failure of this communicator or of any that descends from it.
   std::string message_of_family() const;
+  /// Of that failure; Origin::here if there is none.
+  Origin origin_of_family() const;
 
  private:
   mutable std::mutex mutex_;
   std::atomic<bool> set_{false};
   std::string message_;
   std::string family_message_;
+  Origin family_origin_ = Origin::here;
   std::shared_ptr<Failure> ancestor_;
 };
 

@@ -35,11 +35,11 @@ constexpr double kSecondsForOrigin = 2;
 class MpiJob final : public Job {
  public:
   MpiJob(std::shared_ptr<Communicator> communicator, bool finalize)
-      : communicator_(std::move(communicator)), rank_(communicator_->rank()), finalize_(finalize) {}
+      : communicator_(std::move(communicator)), failure_(mpi().failure_state()), finalize_(finalize) {}
 
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
 
-  std::string failure() const override { return mpi().family_failure(); }
+  std::string failure() const override { return failure_->message_of_family(); }
 
   void finish() override {
     if (finalize_) {
@@ -54,7 +54,7 @@ class MpiJob final : public Job {
   }
 
   [[noreturn]] void end(const std::string& message, int exit_code) noexcept override {
-    abort_mpi_communicators(message, patience(message));
+    abort_mpi_communicators(message, patience());
     abort_mpi(exit_code);
   }
 
@@ -64,7 +64,7 @@ class MpiJob final : public Job {
     if (level < MPI_THREAD_MULTIPLE) end(message, exit_code);
     // The session is gone while its communicator still has to tell the others.
     new std::shared_ptr<Communicator>(communicator_);
-    std::thread([message, exit_code, seconds = patience(message)] {
+    std::thread([message, exit_code, seconds = patience()] {
       abort_mpi_communicators(message, seconds);
       abort_mpi(exit_code);
     }).detach();
@@ -75,17 +75,14 @@ class MpiJob final : public Job {
   }
 
  private:
-  double patience(const std::string& message) const {
-    const std::string own = "rank " + std::to_string(rank_) + ": ";
-    const bool heard = message.rfind("rank ", 0) == 0 && message.rfind(own, 0) != 0;
-    return heard ? kSecondsForOrigin : kSecondsToHear;
+  double patience() const {
+    return failure_->origin_of_family() == Failure::Origin::elsewhere ? kSecondsForOrigin : kSecondsToHear;
   }
 
-  const MpiCommunicator& mpi() const { return static_cast<const MpiCommunicator&>(*communicator_); }
   MpiCommunicator& mpi() { return static_cast<MpiCommunicator&>(*communicator_); }
 
   std::shared_ptr<Communicator> communicator_;
-  int rank_;  // of which there is none any more once that is gone
+  std::shared_ptr<Failure> failure_;  // of that, and is still there once that is gone
   bool finalize_;
 };
 

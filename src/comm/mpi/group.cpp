@@ -138,7 +138,7 @@ bool Group::poll_control(Clock::time_point now) {
     }
     switch (message.kind) {
       case ControlMessage::Kind::note:
-        fail_quietly(message.text);
+        fail_quietly(message.text, Failure::Origin::elsewhere);
         break;
       case ControlMessage::Kind::query:
         if (failed()) {
@@ -212,7 +212,8 @@ bool Group::idle() {
 }
 
 void Group::close() {
-  fail_quietly("mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize");
+  fail_quietly("mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize",
+      Failure::Origin::here);
   bury();
 }
 

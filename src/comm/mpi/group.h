@@ -49,7 +49,7 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   /// Gives up, and lets the next drive tell the other ranks.
   void fail(const std::string& message) override;
   /// Gives up without telling: the message came from another rank, or MPI is gone.
-  void fail_quietly(const std::string& message) { failure_->set(message); }
+  void fail_quietly(const std::string& message, Failure::Origin origin) { failure_->set(message, origin); }
 
   /// Messages for the communicator that is bootstrapped over this one.
   void relay(int peer, ControlMessage message);

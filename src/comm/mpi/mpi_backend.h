@@ -32,6 +32,8 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
 
   /// The first failure of this communicator or of a duplicate of it, also one that is gone.
   std::string family_failure() const { return group_->failure_state()->message_of_family(); }
+  /// Outlives the communicator.
+  const std::shared_ptr<Failure>& failure_state() const { return group_->failure_state(); }
 
   bool any_thread_may_call() const override;
   void relay(int peer, const ControlMessage& message) override;
