@@ -20,6 +20,9 @@ namespace zerosched {
 /// the current stream gets there, MPI has the data once it has arrived, and Work::wait() blocks the host
 /// until the copy back is queued and makes the current stream wait for it. Several ranks may share a GPU.
 ///
+/// If not every rank of `parent` calls this within the timeout, those that did throw c10::Error, which names the
+/// others; `parent` may then hold messages of theirs and is of no further use.
+///
 /// Must be destroyed before MPI_Finalize. A zerosched that was built with ZEROSCHED_MPI=OFF has neither this
 /// function nor, once installed, this header.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> mpi_communicator(

@@ -1,5 +1,7 @@
 #include "comm/investigation.h"
 
+#include "comm/ranks_text.h"
+
 #include <algorithm>
 #include <sstream>
 
@@ -15,15 +17,6 @@ steady_clock::duration seconds(double count) {
 
 // How long ranks have for an answer; their background threads look every 50 ms.
 double grace_seconds(const Investigated& group) { return std::min(2.0, group.timeout_seconds() / 2); }
-
-std::string ranks_text(const std::vector<int>& ranks) {
-  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    if (i > 0) text += i + 1 == ranks.size() ? " and " : ", ";
-    text += std::to_string(ranks[i]);
-  }
-  return text;
-}
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include "support/gather.h"
 
 #include <zerosched/communicator.h>
+#include <zerosched/mpi_communicator.h>
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -16,6 +17,7 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace zerosched {
 namespace {
@@ -102,6 +104,45 @@ std::vector<Mismatch> mismatches() {
 
 INSTANTIATE_TEST_SUITE_P(Pairs, Mismatched, ::testing::ValuesIn(mismatches()),
     [](const ::testing::TestParamInfo<Mismatch>& info) { return std::string(info.param.name); });
+
+// Makes communicators over a parent of which rank `absent` comes when the others have given up; every rank's error.
+std::vector<std::string> errors_without(int absent) {
+  MPI_Comm parent = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &parent);
+  const auto call = [&] { mpi_communicator(parent, 1); };
+  const auto start = steady_clock::now();
+  std::string error;
+  if (testing::world_rank() != absent) error = error_of(call);
+  EXPECT_LT(seconds_since(start), 4);
+  testing::world_barrier();
+  if (testing::world_rank() == absent) error = error_of(call);
+  return testing::gather_texts(error);  // the parent is lost: requests are pending on it
+}
+
+TEST(Join, NamesTheRanksThatDoNotCome) {
+  const int absent = testing::world_size() - 1;
+  const std::string expected = "mpi: rank " + std::to_string(absent) +
+                               " has not called mpi_communicator() after 1 s (it is stopped, dead or busy "
+                               "before it); every rank of the parent communicator must call it";
+  for (const auto& error : errors_without(absent)) EXPECT_EQ(error, expected);
+}
+
+TEST(Join, SaysThatRank0DoesNotCome) {
+  for (const auto& error : errors_without(0)) {
+    EXPECT_CONTAINS(error, "mpi: rank 0 has not called mpi_communicator() after 1 s");
+  }
+}
+
+TEST(Join, WaitsForARankThatComesInTime) {
+  MPI_Comm parent = MPI_COMM_NULL;
+  MPI_Comm_dup(MPI_COMM_WORLD, &parent);
+  const int late = testing::world_size() % 2 == 0 ? testing::world_size() - 1 : 0;
+  testing::world_barrier();
+  // Later than the timeout, and before the others have found out who is missing.
+  if (testing::world_rank() == late) std::this_thread::sleep_for(std::chrono::seconds(5));
+  start_together(*mpi_communicator(parent, 4));
+  MPI_Comm_free(&parent);
+}
 
 TEST(Timeout, NamesTheRankThatDoesNotCome) {
   const auto communicator = make(1);

@@ -1,12 +1,12 @@
 #include <zerosched/mpi_communicator.h>
 
-#include "comm/backoff.h"
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/reduce_scatter.h"
+#include "comm/mpi/roll_call.h"
 #include "comm/mpi/stock_operations.h"
 
 #include <cmath>
@@ -41,21 +41,6 @@ std::shared_ptr<Group> make_group(
   auto group = std::make_shared<Group>(comm, id, options, std::move(failure));
   Progress::instance().add(group);
   return group;
-}
-
-// MPI_Comm_dup cannot be given up, so it is only called once every rank has come.
-void await_all_ranks(MPI_Comm parent, double timeout_seconds) {
-  const auto start = Clock::now();
-  MPI_Request request = MPI_REQUEST_NULL;
-  ZEROSCHED_MPI_CALL(MPI_Ibarrier, parent, &request);
-  Backoff backoff(Backoff::Kind::waiting);
-  for (int done = 0; !done;) {
-    ZEROSCHED_MPI_CALL(MPI_Test, &request, &done, MPI_STATUS_IGNORE);
-    TORCH_CHECK(done || Clock::now() - start < std::chrono::duration<double>(timeout_seconds),
-        "mpi: not every rank called mpi_communicator() within ", timeout_seconds,
-        " s; every rank of the parent communicator must call it");
-    if (!done) backoff.pause(false);
-  }
 }
 
 int rank_on_node(MPI_Comm parent) {

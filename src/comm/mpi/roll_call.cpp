@@ -1,0 +1,185 @@
+#include "comm/mpi/roll_call.h"
+
+#include "comm/backoff.h"
+#include "comm/keep.h"
+#include "comm/mpi/check.h"
+#include "comm/mpi/tags.h"
+#include "comm/ranks_text.h"
+
+#include <algorithm>
+#include <chrono>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace zerosched::detail {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
+
+// What a rank that is here has for an answer; it looks every 0.2 ms, if it gets a core.
+double grace_seconds(double timeout_seconds) { return std::min(2.0, timeout_seconds / 2); }
+// What rank 0 leaves its verdict to arrive, before its caller may end the process.
+constexpr Seconds kTimeToTell{0.5};
+
+/// A barrier, and how it is given up. A rank whose time is over tells rank 0 that it is here; so told, or when
+/// its own time is over, rank 0 asks all ranks, waits for a grace and tells everyone who has not answered.
+/// The barrier may still end until then, and nobody has given up.
+///
+/// An empty message to rank 0 means "here", one from rank 0 is the question. Any other is why the sender has
+/// given up: the verdict, or that there was none.
+class RollCall {
+ public:
+  RollCall(MPI_Comm parent, double timeout_seconds)
+      : parent_(parent), timeout_(timeout_seconds), start_(Clock::now()) {
+    ZEROSCHED_MPI_CALL(MPI_Comm_rank, parent, &rank_);
+    ZEROSCHED_MPI_CALL(MPI_Comm_size, parent, &size_);
+    here_.assign(static_cast<size_t>(size_), false);
+    here_[static_cast<size_t>(rank_)] = true;
+  }
+
+  ~RollCall() {
+    // MPI may yet read what is in flight.
+    if (sending()) keep_for_ever(std::make_shared<std::list<Message>>(std::move(sent_)));
+  }
+
+  RollCall(const RollCall&) = delete;
+  RollCall& operator=(const RollCall&) = delete;
+
+  void run() {
+    MPI_Request barrier = MPI_REQUEST_NULL;
+    ZEROSCHED_MPI_CALL(MPI_Ibarrier, parent_, &barrier);
+    Backoff backoff(Backoff::Kind::waiting);
+    for (;;) {
+      int done = 0;
+      ZEROSCHED_MPI_CALL(MPI_Test, &barrier, &done, MPI_STATUS_IGNORE);
+      // Also when done: who comes when the others have given up may end the barrier all the same.
+      rank_ == 0 ? hear(done != 0 || asked_) : follow();
+      if (done) return;
+      if (rank_ == 0) lead();
+      backoff.pause(false);
+    }
+  }
+
+ private:
+  struct Message {
+    std::string text;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  bool time_is_over() const { return Clock::now() - start_ > Seconds(timeout_); }
+
+  void lead() {
+    if (!asked_ && (told_ || time_is_over())) {
+      for (int peer = 1; peer < size_; ++peer) send(peer, "");
+      asked_ = Clock::now();
+    }
+    if (!asked_ || Clock::now() - *asked_ < Seconds(grace_seconds(timeout_))) return;
+    const std::string text = verdict();
+    for (int peer = 1; peer < size_; ++peer) send(peer, text);
+    const auto start = Clock::now();
+    Backoff backoff(Backoff::Kind::waiting);
+    while (sending() && Clock::now() - start < kTimeToTell) backoff.pause(false);
+    TORCH_CHECK(false, text);
+  }
+
+  void follow() {
+    while (const auto text = receive(0)) {
+      TORCH_CHECK(text->empty(), *text);
+      answer();
+    }
+    if (!time_is_over()) return;
+    answer();
+    const Seconds patience(timeout_ + 1.5 * grace_seconds(timeout_) + 0.5);
+    if (Clock::now() - start_ < patience) return;
+    const std::string text = c10::str("mpi: rank 0 has not called mpi_communicator() after ", timeout_,
+        " s, so nobody says which others have not; every rank of the parent communicator must call it");
+    send(0, text);
+    TORCH_CHECK(false, text);
+  }
+
+  void answer() {
+    if (!std::exchange(answered_, true)) send(0, "");
+  }
+
+  std::string verdict() const {
+    std::vector<int> missing;
+    for (int rank = 0; rank < size_; ++rank) {
+      if (!here_[static_cast<size_t>(rank)]) missing.push_back(rank);
+    }
+    const std::string after = " after " + c10::str(timeout_) + " s";
+    if (missing.empty()) {
+      return "mpi: every rank has called mpi_communicator(), but a barrier among them has not ended" + after +
+             "; some of their hosts do not reach each other, or they need a longer timeout";
+    }
+    return "mpi: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") +
+           " not called mpi_communicator()" + after + " (" + (missing.size() == 1 ? "it is" : "they are") +
+           " stopped, dead or busy before it); every rank of the parent communicator must call it";
+  }
+
+  // Listens to all ranks, or to one after the other: there may be many, and receives from any source may be
+  // ruled out on the parent.
+  void hear(bool all) {
+    if (!all && size_ > 1) hear_from(next_peer_ = next_peer_ % (size_ - 1) + 1);
+    for (int peer = 1; all && peer < size_; ++peer) hear_from(peer);
+  }
+
+  void hear_from(int peer) {
+    while (const auto text = receive(peer)) {
+      TORCH_CHECK(text->empty(), *text);
+      here_[static_cast<size_t>(peer)] = told_ = true;
+    }
+  }
+
+  std::optional<std::string> receive(int peer) const {
+    int arrived = 0;
+    int bytes = 0;
+    MPI_Status status;
+    ZEROSCHED_MPI_CALL(MPI_Iprobe, peer, kRollCallTag, parent_, &arrived, &status);
+    if (!arrived) return std::nullopt;
+    ZEROSCHED_MPI_CALL(MPI_Get_count, &status, MPI_BYTE, &bytes);
+    std::string text(static_cast<size_t>(bytes), '\0');
+    ZEROSCHED_MPI_CALL(
+        MPI_Recv, text.data(), bytes, MPI_BYTE, peer, kRollCallTag, parent_, MPI_STATUS_IGNORE);
+    return text;
+  }
+
+  void send(int peer, const std::string& text) {
+    auto& message = sent_.emplace_back();
+    message.text = text;
+    ZEROSCHED_MPI_CALL(MPI_Isend, message.text.data(), static_cast<int>(text.size()), MPI_BYTE, peer,
+        kRollCallTag, parent_, &message.request);
+  }
+
+  bool sending() {
+    sent_.remove_if([](Message& message) {
+      int done = 0;
+      return MPI_Test(&message.request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
+    });
+    return !sent_.empty();
+  }
+
+  MPI_Comm parent_;
+  double timeout_;  // seconds
+  Clock::time_point start_;
+  int rank_ = 0, size_ = 1;
+  std::list<Message> sent_;
+  bool answered_ = false;
+
+  // Rank 0.
+  bool told_ = false;
+  std::optional<Clock::time_point> asked_;
+  int next_peer_ = 0;
+  std::vector<bool> here_;
+};
+
+}  // namespace
+
+void await_all_ranks(MPI_Comm parent, double timeout_seconds) { RollCall(parent, timeout_seconds).run(); }
+
+}  // namespace zerosched::detail
