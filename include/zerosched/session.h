@@ -20,7 +20,8 @@ struct ZEROSCHED_EXPORT SessionOptions {
   /// its own and mpi if ranks share GPUs (their tensors travel through host memory, and a warning says so) or
   /// are on the CPU; otherwise it is self.
   TORCH_ARG(std::string, backend) = "auto";
-  /// Seconds after which a collective that does not end is given up, on every rank. Must be positive.
+  /// Seconds after which a collective that does not end is given up, on every rank, and so is joining the job:
+  /// no rank may start so much later than the first. Must be positive.
   TORCH_ARG(double, timeout) = 600;
 };
 
@@ -33,8 +34,11 @@ struct ZEROSCHED_EXPORT SessionOptions {
 class ZEROSCHED_EXPORT Session {
  public:
   /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.
-  /// Throws c10::Error on every rank if the options do not fit the machine of any; MPI is finalised then if
-  /// it was initialised here, so there can be no second attempt.
+  /// Throws c10::Error on every rank if the options do not fit the machine of any, or if the launcher's
+  /// processes are not MPI's; MPI is finalised then if it was initialised here, so there can be no second
+  /// attempt. Where ranks do not come within the timeout, or fail while they join, there is no error to be
+  /// handled: the job ends with exit code 70, and stderr says what was waited for, and which ranks are missing
+  /// where that can be known (not before MPI_Init has ended).
   Session(int& argc, char**& argv, SessionOptions options = {});
   /// The same without arguments for MPI.
   explicit Session(SessionOptions options = {});

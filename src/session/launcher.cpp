@@ -43,4 +43,11 @@ int launched_processes() {
   return 0;
 }
 
+int launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (is_set(name)) return integer(name);
+  }
+  return 0;
+}
+
 }  // namespace zerosched::detail

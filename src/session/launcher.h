@@ -12,4 +12,7 @@ std::string choose_transport(const std::string& requested);
 /// How many processes the launcher says it has started, or 0 if it does not say.
 int launched_processes();
 
+/// This process's rank as the launcher says it, or 0 if it does not say. For messages while MPI cannot be asked.
+int launched_rank();
+
 }  // namespace zerosched::detail

@@ -1,12 +1,16 @@
 #include <zerosched/mpi_communicator.h>
 
+#include "comm/message_of.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/mpi_backend.h"
 #include "session/job.h"
 #include "session/launcher.h"
+#include "session/report.h"
+#include "session/time_limit.h"
 
 #include <mpi.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -86,23 +90,60 @@ class MpiJob final : public Job {
   bool finalize_;
 };
 
+// What mpi_communicator() takes at most beyond its timeout to find out which ranks are missing, and a moment.
+constexpr double kSecondsToNameRanks = 4;
+
+// Initialises MPI, which waits for all ranks.
+void initialize(int* argc, char*** argv, double timeout_seconds) {
+  {
+    const TimeLimit limit(launched_rank(), timeout_seconds,
+        c10::str("session: MPI_Init_thread has not ended after ", timeout_seconds,
+            " s. It ends once every process of the job is in it: look for one that did not start, is stopped "
+            "or has not come to its Session, and whether the hosts reach each other; if ranks only start "
+            "slowly, set a longer SessionOptions::timeout"));
+    int provided = MPI_THREAD_SINGLE;
+    ZEROSCHED_MPI_CALL(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
+  }
+  int size = 0;
+  ZEROSCHED_MPI_CALL(MPI_Comm_size, MPI_COMM_WORLD, &size);
+  const int launched = launched_processes();
+  if (size >= launched) return;
+  MPI_Finalize();  // every rank of this world is here
+  TORCH_CHECK(false, "session: ", launched, " processes were started, but MPI has connected ", size,
+      "; start the program with the mpirun of the MPI that zerosched was built with, or with \"srun "
+      "--mpi=pmix\"");
+}
+
+// What keeps a rank from joining is known to that rank only, or not to the ranks that are missing: no error for
+// handlers, of which the other ranks' would wait for this one.
+std::shared_ptr<Communicator> join(double timeout_seconds) {
+  int rank = 0;
+  ZEROSCHED_MPI_CALL(MPI_Comm_rank, MPI_COMM_WORLD, &rank);
+  const double longest = 2 * timeout_seconds + kSecondsToNameRanks;
+  const TimeLimit limit(rank, longest,
+      c10::str("session: the communicator of the job is not there after ", longest,
+          " s, although every rank has come to it: one was stopped or cut off meanwhile"));
+  try {
+    return mpi_communicator(MPI_COMM_WORLD, timeout_seconds);
+  } catch (const std::exception& error) {
+    report_end(rank, "session: the job cannot be joined: " + message_of(error));
+    std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToHear));
+    abort_mpi(kFailureExitCode);
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds) {
   int initialized = 0;
   MPI_Initialized(&initialized);
-  if (!initialized) {
-    int provided = MPI_THREAD_SINGLE;
-    ZEROSCHED_MPI_CALL(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
-    int size = 0;
-    ZEROSCHED_MPI_CALL(MPI_Comm_size, MPI_COMM_WORLD, &size);
-    const int launched = launched_processes();
-    TORCH_CHECK(size >= launched, "session: ", launched, " processes were started, but MPI has connected ",
-        size,
-        "; start the program with the mpirun of the MPI that zerosched was built with, or with \"srun "
-        "--mpi=pmix\"");
-  }
-  return std::make_unique<MpiJob>(mpi_communicator(MPI_COMM_WORLD, timeout_seconds), !initialized);
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  TORCH_CHECK(!finalized,
+      "session: MPI is finalised already, which it can be once in a process; for several sessions one after "
+      "the other call MPI_Init_thread before the first and MPI_Finalize after the last");
+  if (!initialized) initialize(argc, argv, timeout_seconds);
+  return std::make_unique<MpiJob>(join(timeout_seconds), !initialized);
 }
 
 }  // namespace zerosched::detail

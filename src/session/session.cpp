@@ -21,7 +21,7 @@ namespace zerosched {
 
 namespace {
 
-constexpr int kFailureExitCode = 70;
+using detail::kFailureExitCode;
 
 std::atomic<bool> session_exists{false};
 // The job that the terminate handler ends; null while there is no session.

@@ -2,10 +2,12 @@
 #include <zerosched/session.h>
 
 #include <ATen/ops/full.h>
+#include <mpi.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -37,6 +39,23 @@ std::string first_line(const std::exception& error) {
   const std::string text = error.what();
   return text.substr(0, text.find('\n'));
 }
+
+int launched_rank() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  return rank == nullptr ? 0 : std::atoi(rank);
+}
+
+// A handler like a trainer's, which must not be reached where ranks are missing.
+void join() {
+  try {
+    Session session(SessionOptions().timeout(2));
+    all_reduce(session);
+  } catch (const std::exception& error) {
+    report(first_line(error).c_str());
+  }
+}
+
+bool stops_in_split = false;
 
 int run(const std::string& mode, int argc, char** argv) {
   const int last = [] {
@@ -112,6 +131,26 @@ int run(const std::string& mode, int argc, char** argv) {
     if (session.rank() == last) raise(mode == "stopped" ? SIGSTOP : SIGKILL);
     all_reduce(session);
     all_reduce(session);
+  } else if (mode == "stopped_before" || mode == "killed_before") {
+    if (launched_rank() == last) raise(mode == "stopped_before" ? SIGSTOP : SIGKILL);
+    join();
+  } else if (mode == "last_stopped_after_init" || mode == "first_stopped_after_init") {
+    int provided = MPI_THREAD_SINGLE;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    if (launched_rank() == (mode == "last_stopped_after_init" ? last : 0)) raise(SIGSTOP);
+    join();
+  } else if (mode == "stopped_while_joining") {
+    stops_in_split = launched_rank() == last;
+    join();
+  } else if (mode == "not_connected") {
+    try {
+      Session session(argc, argv);
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+    }
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    say(finalized ? "finalised" : "not finalised");
   } else if (mode == "late_note") {
     // Every other rank is already waiting for the end of the session.
     Session session(argc, argv);
@@ -126,9 +165,9 @@ int run(const std::string& mode, int argc, char** argv) {
     all_reduce(session);
   } else if (mode == "slow_rank") {
     // Ranks that are done wait longer than the timeout for one that is alive.
-    Session session(argc, argv, SessionOptions().timeout(0.5));
+    Session session(argc, argv, SessionOptions().timeout(2));
     all_reduce(session);
-    if (session.rank() == last) sleep_seconds(2.5);
+    if (session.rank() == last) sleep_seconds(5);
   } else {
     std::fprintf(stderr, "unknown mode %s\n", mode.c_str());
     return 64;
@@ -137,5 +176,11 @@ int run(const std::string& mode, int argc, char** argv) {
 }
 
 }  // namespace
+
+// The library's first call that cannot be given up, instead of MPI's.
+int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm* result) {
+  if (stops_in_split) raise(SIGSTOP);
+  return PMPI_Comm_split_type(comm, type, key, info, result);
+}
 
 int main(int argc, char** argv) { return run(argc > 1 ? argv[1] : "", argc, argv); }

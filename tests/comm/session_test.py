@@ -45,8 +45,12 @@ def expect(run, code, seconds=10, err=(), out=(), absent=()):
         check(run, part not in run.err, f"stderr should not have {part!r}")
 
 
+def begins(rank, message):
+    return f"zerosched: rank {rank} stops: {message}"
+
+
 def stops(rank, message):
-    return f"zerosched: rank {rank} stops: {message}\n"
+    return begins(rank, message) + "\n"
 
 
 def everyone(origin, own, note=None):
@@ -127,6 +131,49 @@ def killed():
     run = Run("killed")
     check(run, run.code != 0, "a killed rank must not be a success")
     check(run, run.seconds < 10, "took too long")
+
+
+def expect_given_up(run, messages, seconds, launcher=70):
+    """No rank goes on or returns to a handler; those that are there say why."""
+    expect(run, launcher, seconds=seconds)
+    for message in messages:
+        check(run, message in run.err, f"stderr should have {message!r}")
+    check(run, "caught" not in run.out and "sum" not in run.out, "nobody may go on")
+
+
+def stopped_before():
+    # Whoever is first has mpirun kill the others, which may not come to speak.
+    run = Run("stopped_before")
+    expect_given_up(run, ["session: MPI_Init_thread has not ended after 2 s", "set a longer SessionOptions::timeout"], 10)
+    check(run, any(begins(rank, "session: MPI_Init") in run.err for rank in range(LAST)), "a rank should say so")
+
+
+def killed_before():
+    run = Run("killed_before")
+    check(run, run.code != 0 and run.seconds < 10, "a killed rank must not be a success")
+    # Where the launcher lets the others live (its exit code is then 0, whatever theirs), they find out.
+    run = Run("killed_before", mpirun=["--enable-recovery"])
+    expect_given_up(run, [begins(rank, "session: MPI_Init_thread has not ended after 2 s") for rank in range(LAST)], 10,
+                    launcher=run.code)
+
+
+def stopped_after_init():
+    joined = "session: the job cannot be joined: mpi: "
+    expect_given_up(Run("last_stopped_after_init"),
+                    [begins(rank, f"{joined}rank {LAST} has not called mpi_communicator() after 2 s (it is stopped, ")
+                     for rank in range(LAST)], 12)
+    expect_given_up(Run("first_stopped_after_init"),
+                    [f"{joined}rank 0 has not called mpi_communicator() after 2 s"], 14)
+
+
+def stopped_while_joining():
+    expect_given_up(Run("stopped_while_joining"), ["session: the communicator of the job is not there after 8 s"], 18)
+
+
+def not_connected():
+    """Where every process is a world of its own, MPI is left in good order."""
+    run = Run("not_connected", ranks=0, OMPI_COMM_WORLD_SIZE="4")
+    expect(run, 0, out=["caught: session: 4 processes were started, but MPI has connected 1", "\nfinalised\n"])
 
 
 def late_note():
