@@ -106,19 +106,22 @@ std::vector<Finding> check_devices(const std::vector<Facts>& facts) {
   }
   std::set<std::string> crowded;
   for (const auto& [host, ranks] : by_host(facts)) {
-    // Slurm may show each rank another single GPU; then a rank's own count says nothing about the others.
-    const int gpus = (*std::max_element(ranks.begin(), ranks.end(), [](auto* a, auto* b) {
-      return a->gpus < b->gpus;
-    }))->gpus;
-    if (gpus > 1 && static_cast<int>(ranks.size()) > gpus) {
-      crowded.insert(
-          host + " (" + std::to_string(ranks.size()) + " ranks, " + std::to_string(gpus) + " GPUs)");
+    std::set<std::string> gpus;
+    size_t users = 0;
+    for (const auto* rank : ranks) {
+      if (rank->gpu.empty()) continue;
+      gpus.insert(rank->gpu);
+      ++users;
+    }
+    if (users > gpus.size()) {
+      crowded.insert(host + " (" + std::to_string(users) + " ranks on " + std::to_string(gpus.size()) +
+                     (gpus.size() == 1 ? " GPU)" : " GPUs)"));
     }
   }
   if (!crowded.empty()) {
-    return {{"devices", Level::warning, "more ranks than GPUs on " + joined(crowded),
+    return {{"devices", Level::warning, "ranks share GPUs on " + joined(crowded),
         "Ranks that share a GPU halve its speed, and NCCL refuses them: start one rank per GPU (launch/run "
-        "--gpus)."}};
+        "--gpus), and look at CUDA_VISIBLE_DEVICES and at what sbatch asked for (--gpus-per-node) there."}};
   }
   const bool used =
       std::any_of(facts.begin(), facts.end(), [](const Facts& rank) { return rank.device != "cpu"; });
@@ -127,7 +130,7 @@ std::vector<Finding> check_devices(const std::vector<Facts>& facts) {
         "This zerosched was built without CUDA: build it with -DZEROSCHED_CUDA=ON and a CUDA build of "
         "LibTorch."}};
   }
-  return {{"devices", Level::ok, "every rank has a GPU", ""}};
+  return {{"devices", Level::ok, "every rank has a GPU of its own", ""}};
 }
 
 std::vector<Finding> check_cores(const std::vector<Facts>& facts) {

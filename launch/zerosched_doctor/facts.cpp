@@ -1,5 +1,7 @@
 #include "facts.h"
 
+#include "device/runtime.h"
+
 #include <zerosched/session.h>
 
 #include <ATen/Parallel.h>
@@ -103,6 +105,19 @@ int gpu_count() {
   return count;
 }
 
+/// Ranks may see one GPU under different numbers, and different ones under one.
+std::string identity_of(at::Device device) {
+  if (!device.is_cuda()) return "";
+  std::string text;
+  for (const char byte : zerosched::device::cuda().identity(device.index())) {
+    std::array<char, 3> digits{};
+    std::snprintf(
+        digits.data(), digits.size(), "%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
+    text += digits.data();
+  }
+  return text;
+}
+
 std::vector<int> usable_cores() {
   std::vector<int> cores;
   cpu_set_t set;
@@ -139,6 +154,7 @@ Facts collect_facts(const zerosched::Session& session) {
   facts.cuda = cuda_version();
   facts.nccl = nccl_version();
   facts.device = session.device().str();
+  facts.gpu = identity_of(session.device());
   facts.gpus = gpu_count();
   facts.threads = at::get_num_threads();
   facts.cores = usable_cores();

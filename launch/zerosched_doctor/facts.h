@@ -23,6 +23,7 @@ struct Facts {
   std::string cuda;  ///< runtime and driver; empty where no CUDA runtime is loaded, as for the next
   std::string nccl;
   std::string device;      ///< where this rank's model lives
+  std::string gpu;         ///< what that GPU calls itself, as no other does; empty on the CPU
   int gpus = 0;            ///< that this rank sees
   int threads = 0;         ///< of LibTorch
   std::vector<int> cores;  ///< that this rank may run on
@@ -35,7 +36,8 @@ struct Facts {
   uint64_t probe = 0;  ///< address of a word in this process that another may try to read
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Facts, rank, local_rank, host, zerosched, libtorch, mpi, cuda, nccl,
-    device, gpus, threads, cores, open_files, address_space, locked_memory, infiniband, shm_bytes, pid, probe)
+    device, gpu, gpus, threads, cores, open_files, address_space, locked_memory, infiniband, shm_bytes, pid,
+    probe)
 
 Facts collect_facts(const zerosched::Session& session);
 

@@ -12,15 +12,18 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace {
 
 constexpr int kProblemsExitCode = 3;
+constexpr int kFailureExitCode = 70;
 
 struct Options {
   std::string checkpoint_dir;
@@ -38,6 +41,20 @@ void describe(CLI::App& app, Options& options) {
   app.add_option("--timeout", options.timeout, "seconds until a collective that does not end is given up")
       ->check(CLI::PositiveNumber);
   app.add_flag("--json", options.json, "print one JSON object instead of tables");
+}
+
+/// Without LibTorch's stack trace.
+std::string text_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
+}
+
+/// As the launcher says it, for when there is no session to ask.
+bool is_rank_0() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
 }
 
 /// What read_probe() says of the next rank on the same host, empty if there is none.
@@ -102,16 +119,21 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  zerosched::Session session(argc, argv, zerosched::SessionOptions().timeout(options.timeout));
+  std::optional<zerosched::Session> session;
   try {
-    const auto report = examine(session, options);
-    if (session.rank() == 0) {
+    session.emplace(argc, argv, zerosched::SessionOptions().timeout(options.timeout));
+  } catch (const std::exception& error) {
+    // Every rank throws the same; what only some of them meet ends the job in the session.
+    if (is_rank_0()) std::cerr << "zerosched_doctor: " << text_of(error) << std::endl;
+    return kFailureExitCode;
+  }
+  try {
+    const auto report = examine(*session, options);
+    if (session->rank() == 0) {
       options.json ? print_json(report, std::cout) : print_table(report, std::cout);
     }
     return report.count(doctor::Level::problem) > 0 ? kProblemsExitCode : 0;
-  } catch (const c10::Error& error) {
-    session.abort(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    session.abort(error.what());
+    session->abort(text_of(error));
   }
 }

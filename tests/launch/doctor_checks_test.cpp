@@ -22,6 +22,7 @@ std::vector<Facts> good_facts() {
     mine.cuda = "13.0, driver for 13.0";
     mine.nccl = "2.28.9";
     mine.device = "cuda:" + std::to_string(rank % 2);
+    mine.gpu = mine.host + mine.device;
     mine.gpus = 2;
     mine.threads = 1;
     mine.cores = {rank % 2};
@@ -102,18 +103,33 @@ TEST(DoctorChecks, Devices) {
   facts.push_back(facts[3]);
   facts.push_back(facts[1]);  // three ranks on each host
   facts[4].cores = facts[5].cores = {2};
-  expect_complaint(only_complaint(facts), "devices", Level::warning, "b (3 ranks, 2 GPUs)");
+  expect_complaint(
+      only_complaint(facts), "devices", Level::warning, "a (3 ranks on 2 GPUs), b (3 ranks on 2 GPUs)");
 
   facts = good_facts();
-  for (auto& rank : facts) rank.device = "cpu";
+  for (auto& rank : facts) {
+    rank.device = "cpu";
+    rank.gpu = "";
+  }
   expect_complaint(only_complaint(facts), "devices", Level::warning, "models live on the CPU");
 
   for (auto& rank : facts) rank.gpus = 0;
   EXPECT_EQ(check_devices(facts).front().level, Level::ok);
+}
+
+TEST(DoctorChecks, WhetherARankHasAGpuOfItsOwnIsNotAMatterOfItsNumber) {
+  auto facts = good_facts();
+  for (auto& rank : facts) {  // as Slurm shows each task its own
+    rank.gpus = 1;
+    rank.device = "cuda:0";
+  }
+  EXPECT_EQ(check_devices(facts).front().level, Level::ok);
+  facts[3].gpu = facts[2].gpu;  // as it shows them the same
+  expect_complaint(only_complaint(facts), "devices", Level::warning, "share GPUs on b (2 ranks on 1 GPU)");
 
   facts = good_facts();
-  for (auto& rank : facts) rank.gpus = 1;  // as Slurm shows each task its own
-  EXPECT_EQ(check_devices(facts).front().level, Level::ok);
+  facts[1].gpu = facts[0].gpu;
+  expect_complaint(only_complaint(facts), "devices", Level::warning, "share GPUs on a (2 ranks on 1 GPU)");
 }
 
 TEST(DoctorChecks, Cores) {
