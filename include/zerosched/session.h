@@ -39,9 +39,9 @@ class ZEROSCHED_EXPORT Session {
   /// attempt. Where ranks do not come within the timeout, or fail while they join, there is no error to be
   /// handled: the job ends with exit code 70, and stderr says what was waited for, and which ranks are missing
   /// where that can be known (not before MPI_Init has ended).
-  Session(int& argc, char**& argv, SessionOptions options = {});
+  Session(int& argc, char**& argv, const SessionOptions& options = {});
   /// The same without arguments for MPI.
-  explicit Session(SessionOptions options = {});
+  explicit Session(const SessionOptions& options = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

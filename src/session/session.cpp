@@ -148,10 +148,9 @@ class Session::Impl {
   std::shared_ptr<Communicator> communicator_;
 };
 
-Session::Session(int& argc, char**& argv, SessionOptions options)
-    : impl_(std::make_unique<Impl>(&argc, &argv, std::move(options))) {}
-Session::Session(SessionOptions options)
-    : impl_(std::make_unique<Impl>(nullptr, nullptr, std::move(options))) {}
+Session::Session(int& argc, char**& argv, const SessionOptions& options)
+    : impl_(std::make_unique<Impl>(&argc, &argv, options)) {}
+Session::Session(const SessionOptions& options) : impl_(std::make_unique<Impl>(nullptr, nullptr, options)) {}
 Session::~Session() = default;
 
 std::shared_ptr<Communicator> Session::communicator() const { return impl_->communicator(); }
