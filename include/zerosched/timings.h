@@ -14,6 +14,10 @@ namespace zerosched {
 /// and goes on; only what waits for the GPU takes as long as it does there.
 struct Timings {
   double between_steps = 0;  ///< since the last step() ended, whatever was done; 0 in the first step
+  /// The part of it that the thread which calls step() was blocked in other collectives: of a StopSignal, an
+  /// evaluation, a checkpoint, of the program's own or of another optimizer. 0 if another thread called step()
+  /// before.
+  double wait_between_steps = 0;
   double backward = 0;  ///< the part of it from the first gradient hook to the last; 0 in compatible mode
   /// Moving gradients inside step(): compatible mode, where it includes waiting for a free bucket buffer, and
   /// gradients that no hook has moved.
@@ -30,8 +34,9 @@ struct TimingPhase {
   const char* name;          ///< as in Timings
   double Timings::*seconds;  ///< the member of this name
 };
-inline constexpr std::array<TimingPhase, 8> kTimingPhases = {{{"between_steps", &Timings::between_steps},
-    {"backward", &Timings::backward}, {"collect_gradients", &Timings::collect_gradients},
+inline constexpr std::array<TimingPhase, 9> kTimingPhases = {{{"between_steps", &Timings::between_steps},
+    {"wait_between_steps", &Timings::wait_between_steps}, {"backward", &Timings::backward},
+    {"collect_gradients", &Timings::collect_gradients},
     {"wait_reduce_scatter", &Timings::wait_reduce_scatter}, {"norm", &Timings::norm},
     {"update", &Timings::update}, {"wait_all_gather", &Timings::wait_all_gather}, {"step", &Timings::step}}};
 
@@ -49,6 +54,7 @@ struct ZEROSCHED_EXPORT TimingReport {
     int rank = -1;       ///< which one
     double seconds = 0;  ///< how much longer than it the others wait per step, on average
     /// What it spends so much longer on than the others: the name of a phase, or empty if none stands out.
+    /// "between_steps" is then what is left of it without waiting.
     std::string phase;
   };
 

@@ -2,34 +2,16 @@
 
 #include "comm/agree.h"
 #include "comm/message_of.h"
+#include "engine/phase_timer.h"
 
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-#include <chrono>
 #include <cmath>
 #include <exception>
 #include <utility>
 
 namespace zerosched::detail {
-namespace {
-
-/// Adds the seconds until it ends to a phase.
-class PhaseTimer {
- public:
-  explicit PhaseTimer(double& seconds) : seconds_(seconds), start_(std::chrono::steady_clock::now()) {}
-  ~PhaseTimer() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  PhaseTimer(const PhaseTimer&) = delete;
-  PhaseTimer& operator=(const PhaseTimer&) = delete;
-
- private:
-  double& seconds_;
-  std::chrono::steady_clock::time_point start_;
-};
-
-}  // namespace
 
 void Engine::fail(const std::string& message) const {
   const std::string full = "rank " + std::to_string(communicator_->rank()) + ": " + message;

@@ -1,18 +1,32 @@
 #include "engine/step_timings.h"
 
+#include "comm/waited.h"
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cstddef>
 
 namespace zerosched::detail {
+namespace {
 
-void StepTimings::add(Timings& timings) {
-  const auto now = Clock::now();
-  if (last_end_) {
-    timings.between_steps = std::chrono::duration<double>(now - *last_end_).count() - timings.step;
+double seconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace
+
+void StepTimings::begin(Timings& timings) const {
+  if (!last_end_) return;
+  timings.between_steps = seconds(Clock::now() - last_end_->time);
+  // A thread may have the id of one that is gone, and has waited less then.
+  if (last_end_->thread == std::this_thread::get_id()) {
+    timings.wait_between_steps = std::max(0.0, seconds(waited() - last_end_->waited));
   }
-  last_end_ = now;
+}
+
+void StepTimings::add(const Timings& timings) {
+  last_end_ = End{Clock::now(), waited(), std::this_thread::get_id()};
   ++steps_;
   for (const TimingPhase& phase : kTimingPhases) {
     sum_.*phase.seconds += timings.*phase.seconds;

@@ -1,21 +1,23 @@
 #pragma once
 
 #include <zerosched/communicator.h>
+#include <zerosched/export.h>
 #include <zerosched/timings.h>
 
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <thread>
 
 namespace zerosched::detail {
 
 /// Sums up the timings of this rank's steps; local until a report is asked for.
-class StepTimings {
+class ZEROSCHED_EXPORT StepTimings {
  public:
   /// Adds `timings` when it ends, after whatever measures its phases.
   class Recorder {
    public:
-    Recorder(StepTimings& all, Timings& timings) : all_(all), timings_(timings) {}
+    Recorder(StepTimings& all, Timings& timings) : all_(all), timings_(timings) { all_.begin(timings_); }
     ~Recorder() { all_.add(timings_); }
     Recorder(const Recorder&) = delete;
     Recorder& operator=(const Recorder&) = delete;
@@ -30,13 +32,20 @@ class StepTimings {
 
  private:
   using Clock = std::chrono::steady_clock;
+  struct End {
+    Clock::time_point time;
+    Clock::duration waited;  ///< by `thread` until then
+    std::thread::id thread;
+  };
 
-  /// For a step that ends now; fills in `between_steps`.
-  void add(Timings& timings);
+  /// For a step that begins now; fills in what was between steps.
+  void begin(Timings& timings) const;
+  /// For a step that ends now.
+  void add(const Timings& timings);
 
   int64_t steps_ = 0;
   Timings sum_, worst_;
-  std::optional<Clock::time_point> last_end_;
+  std::optional<End> last_end_;
 };
 
 }  // namespace zerosched::detail

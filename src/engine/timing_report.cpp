@@ -12,7 +12,7 @@ constexpr double kNotWorthAWord = 0.05;
 
 /// Collecting is in it because compatible mode waits for bucket buffers there.
 double waiting(const Timings& mean) {
-  return mean.collect_gradients + mean.wait_reduce_scatter + mean.wait_all_gather;
+  return mean.wait_between_steps + mean.collect_gradients + mean.wait_reduce_scatter + mean.wait_all_gather;
 }
 
 template <typename Value>
@@ -22,15 +22,20 @@ double mean_of_others(const std::vector<TimingReport::Rank>& ranks, size_t exclu
   return sum / static_cast<double>(ranks.size() - 1);
 }
 
+struct OwnWork {
+  const char* phase;
+  double (*seconds)(const Timings& mean);
+};
+// Backward is a part of what is between steps, and says more.
+constexpr OwnWork kOwnWork[] = {{"backward", [](const Timings& mean) { return mean.backward; }},
+    {"update", [](const Timings& mean) { return mean.update; }},
+    {"between_steps", [](const Timings& mean) { return mean.between_steps - mean.wait_between_steps; }}};
+
 /// The phase in which `rank` is slower than the others by at least half of what they wait.
 std::string slow_phase(const std::vector<TimingReport::Rank>& ranks, size_t rank, double waited) {
-  // Backward is a part of what is between steps, and says more.
-  static constexpr TimingPhase kOwnWork[] = {{"backward", &Timings::backward}, {"update", &Timings::update},
-      {"between_steps", &Timings::between_steps}};
-  for (const TimingPhase& phase : kOwnWork) {
-    const double others =
-        mean_of_others(ranks, rank, [&](const Timings& mean) { return mean.*phase.seconds; });
-    if (ranks[rank].mean.*phase.seconds - others > waited / 2) return phase.name;
+  for (const OwnWork& work : kOwnWork) {
+    const double longer = work.seconds(ranks[rank].mean) - mean_of_others(ranks, rank, work.seconds);
+    if (longer > waited / 2) return work.phase;
   }
   return {};
 }
@@ -53,7 +58,8 @@ struct Column {
   double Timings::*seconds;
 };
 constexpr Column kColumns[] = {{"between", "steps", &Timings::between_steps},
-    {"", "backward", &Timings::backward}, {"collecting", "gradients", &Timings::collect_gradients},
+    {"waiting", "between steps", &Timings::wait_between_steps}, {"", "backward", &Timings::backward},
+    {"collecting", "gradients", &Timings::collect_gradients},
     {"waiting for", "reduce-scatter", &Timings::wait_reduce_scatter}, {"gradient", "norm", &Timings::norm},
     {"", "update", &Timings::update}, {"waiting for", "all-gather", &Timings::wait_all_gather},
     {"", "step()", &Timings::step}};

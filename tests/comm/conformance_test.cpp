@@ -2,6 +2,7 @@
 #include "comm/conformance.h"
 #include "comm/agree.h"
 #include "comm/errors.h"
+#include "comm/waited.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -16,6 +17,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <string>
 #include <thread>
@@ -183,6 +185,22 @@ TEST_P(Conformance, BarrierWaitsForAll) {
   const auto work = communicator().barrier();
   work->wait();
   EXPECT_TRUE(work->done());
+}
+
+// What Timings::wait_between_steps is made of.
+TEST_P(Conformance, TimeThatTheHostIsBlockedInWaitIsCounted) {
+  constexpr auto kNap = std::chrono::milliseconds(100);
+  communicator().barrier({"start"})->wait();
+  const auto before = detail::waited();
+  if (rank() == 0) std::this_thread::sleep_for(kNap);
+  communicator().barrier()->wait();
+  const auto waited = detail::waited() - before;
+  if (rank() == 0) {
+    EXPECT_LT(waited, kNap / 2);
+  } else {
+    EXPECT_GT(waited, kNap / 2);
+  }
+  std::thread([] { EXPECT_EQ(detail::waited().count(), 0) << "another thread's"; }).join();
 }
 
 TEST_P(Conformance, ManyInFlightAndWaitedForInAnyOrder) {

@@ -241,6 +241,7 @@ TEST(Timings, PhasesArePartsOfTheStep) {
         const double parts =
             t.collect_gradients + t.wait_reduce_scatter + t.norm + t.update + t.wait_all_gather;
         EXPECT_LE(parts, t.step);
+        EXPECT_LE(t.wait_between_steps, t.between_steps);
       }
     }
   }

@@ -2,6 +2,7 @@
 #include "support/gather.h"
 #include "support/world.h"
 
+#include <zerosched/stop_signal.h>
 #include <zerosched/timings.h>
 
 #include <algorithm>
@@ -30,6 +31,10 @@ struct Job {
   AdamWScheduleFree optimizer;
 };
 
+double waited(const Timings& timings) {
+  return timings.wait_between_steps + timings.wait_reduce_scatter + timings.collect_gradients;
+}
+
 // Where there are peers to wait for it. Alone there is no straggler.
 void expect_straggler(const TimingReport& report, int rank, const std::string& phase) {
   const auto straggler = report.straggler();
@@ -44,7 +49,7 @@ void expect_straggler(const TimingReport& report, int rank, const std::string& p
   for (int r = 0; r < world()->size(); ++r) {
     if (r == rank) continue;
     const Timings& other = report.ranks[static_cast<size_t>(r)].mean;
-    EXPECT_GT(other.wait_reduce_scatter + other.collect_gradients, kNapSeconds / 2) << report.table();
+    EXPECT_GT(waited(other), kNapSeconds / 2) << report.table();
   }
 }
 
@@ -70,7 +75,74 @@ TEST(TimingReport, NamesTheRankThatIsSlowBetweenSteps) {
     if (world()->rank() == 0) std::this_thread::sleep_for(kNap);
     job.step(step);
   }
+  const TimingReport report = job.optimizer.timing_report();
+  expect_straggler(report, 0, "between_steps");
+  for (const TimingReport::Rank& rank : report.ranks) {
+    EXPECT_EQ(rank.worst.wait_between_steps, 0) << "of waits in step()";
+  }
+}
+
+// The others wait before their step() begins, so that by its phases alone nobody would be slow.
+TEST(TimingReport, NamesTheRankThatIsSlowBeforeACollectiveBetweenSteps) {
+  const int slow = world()->size() - 1;
+  const StopSignal stop;
+  Job job;
+  for (int64_t step = 0; step < 5; ++step) {
+    if (world()->rank() == slow) std::this_thread::sleep_for(kNap);
+    EXPECT_FALSE(stop.requested(*world()));
+    job.step(step);
+  }
+  const TimingReport report = job.optimizer.timing_report();
+  expect_straggler(report, slow, "between_steps");
+  for (int r = 0; r < world()->size(); ++r) {
+    const Timings& mean = report.ranks[static_cast<size_t>(r)].mean;
+    EXPECT_LE(mean.wait_between_steps, mean.between_steps);
+    if (r == slow) continue;
+    EXPECT_GT(mean.wait_between_steps, kNapSeconds / 2) << report.table();
+  }
+}
+
+// Of two models in turn, a GAN's say: one optimizer's step() is between the steps of the other.
+TEST(TimingReport, NamesTheRankThatIsSlowBeforeAnotherOptimizersStep) {
+  Job job, other;
+  for (int64_t step = 0; step < 5; ++step) {
+    if (world()->rank() == 0) std::this_thread::sleep_for(kNap);
+    other.step(step);
+    job.step(step);
+  }
   expect_straggler(job.optimizer.timing_report(), 0, "between_steps");
+  expect_straggler(other.optimizer.timing_report(), 0, "between_steps");
+}
+
+TEST(TimingReport, WaitsOfAnotherThreadDelayNoStep) {
+  Job job;
+  const auto communicator = world()->duplicate();
+  job.step(0);
+  std::thread loader([&] {
+    if (communicator->rank() == 0) std::this_thread::sleep_for(kNap);
+    communicator->barrier({"loader"})->wait();
+  });
+  loader.join();
+  job.step(1);
+  EXPECT_GE(job.optimizer.timings().between_steps, kNapSeconds / 2);
+  EXPECT_EQ(job.optimizer.timings().wait_between_steps, 0);
+}
+
+TEST(TimingReport, WaitsOfAnotherThreadThatStepsAreNotMixedUp) {
+  Job job;
+  const auto step_late = [&](int64_t step) {
+    if (world()->rank() == 0) std::this_thread::sleep_for(kNap);
+    world()->barrier({"late"})->wait();
+    job.step(step);
+  };
+  step_late(0);
+  std::thread([&] { step_late(1); }).join();
+  EXPECT_EQ(job.optimizer.timings().wait_between_steps, 0);
+  step_late(2);
+  EXPECT_EQ(job.optimizer.timings().wait_between_steps, 0);
+  step_late(3);
+  const double least = world()->rank() == 0 ? -1 : kNapSeconds / 2;
+  EXPECT_GT(job.optimizer.timings().wait_between_steps, least);
 }
 
 TEST(TimingReport, NamesTheSlowRankInCompatibleMode) {
@@ -133,8 +205,8 @@ TEST(TimingReport, TableIsReadable) {
   report.steps = 20;
   report.ranks.resize(3);
   for (TimingReport::Rank& rank : report.ranks) {
-    rank.mean = {0.05, 0.0225, 0, 0.031, 0, 0.002, 0.0001, 0.034};
-    rank.worst = {1.25, 0.0402, 0, 0.045, 0, 0.003, 0.0002, 0.0471};
+    rank.mean = {0.05, 0, 0.0225, 0, 0.031, 0, 0.002, 0.0001, 0.034};
+    rank.worst = {1.25, 0, 0.0402, 0, 0.045, 0, 0.003, 0.0002, 0.0471};
   }
   EXPECT_EQ(report.straggler(), std::nullopt);
   report.ranks[1].mean.backward = 0.052;
@@ -155,6 +227,32 @@ TEST(TimingReport, TableIsReadable) {
   // Nobody stands out: both wait for the third, which is no worse than they in anything that is timed.
   report.ranks[1].mean.backward = 0.0225;
   EXPECT_EQ(report.straggler()->phase, "");
+}
+
+// A step of 100 ms, of which all are together in step() for 20. Rank 0 works for 30 ms more than the other
+// before a collective, where that one waits.
+TEST(TimingReport, TakesWaitingForNoWork) {
+  TimingReport report;
+  report.steps = 20;
+  report.ranks.resize(2);
+  for (TimingReport::Rank& rank : report.ranks) rank.mean = {0.08, 0, 0.04, 0, 0.01, 0, 0.01, 0, 0.02};
+  report.ranks[1].mean.wait_between_steps = 0.03;
+  report.ranks[1].worst.wait_between_steps = 0.055;
+  ASSERT_TRUE(report.straggler());
+  EXPECT_EQ(report.straggler()->rank, 0);
+  EXPECT_DOUBLE_EQ(report.straggler()->seconds, 0.03);
+  EXPECT_EQ(report.straggler()->phase, "between_steps");
+  EXPECT_EQ(report.table(),
+      "Milliseconds per step over 20 steps, mean / worst:\n"
+      "               waiting\n"
+      "  rank   between steps\n"
+      "     0    0.00 /  0.00\n"
+      "     1    30.0 /  55.0\n"
+      "Rank 0 keeps the others waiting: 30.0 ms per step longer than it waits itself; it takes longer "
+      "between "
+      "steps, outside backward.\n");
+  report.ranks[1].mean.wait_between_steps = 0;
+  EXPECT_FALSE(report.straggler());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "comm/mpi/group.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/tags.h"
+#include "comm/waited.h"
 
 #include <utility>
 
@@ -29,6 +30,7 @@ void Operation::wait() {
   };
   if (!through()) {
     TORCH_CHECK(!group_->failed(), group_->failure());
+    const BlockedTimer timer;
     const Progress::Waiter waiter;
     for (Backoff backoff(Backoff::Kind::waiting);;) {
       const bool moved = progress.drive();

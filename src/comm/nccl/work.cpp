@@ -2,6 +2,7 @@
 
 #include "comm/backoff.h"
 #include "comm/nccl/group.h"
+#include "comm/waited.h"
 
 #include <utility>
 
@@ -26,6 +27,7 @@ bool NcclWork::passed() const {
 void NcclWork::wait() {
   group_->check();
   if (host_waits_) {
+    const BlockedTimer timer;
     for (Backoff backoff(Backoff::Kind::waiting); !passed(); backoff.pause(false)) group_->check();
     group_->check();  // an abort lets the event pass too
   }
