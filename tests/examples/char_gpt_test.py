@@ -1,4 +1,5 @@
 """char_gpt trains: its figures, its files, and the same bits twice."""
+import fcntl
 import json
 import math
 import os
@@ -6,11 +7,15 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import termios
+import threading
 import time
 import unittest
 
 import job
+import processes
 
 DIM, LAYERS, SEQ, STEPS = 64, 2, 32, 60
 KEYS = {"params", "world_size", "median_step_s", "min_step_s", "peak_rss_mib", "first_loss", "last_loss",
@@ -30,6 +35,37 @@ def wait_until(condition, process, seconds=60):
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; exit code {process.returncode}")
         time.sleep(0.05)
+
+
+class SlowReader:
+    """A pipe that is emptied only once whoever writes into it has been blocked for a while, however fast that is."""
+
+    SECONDS = 0.5
+
+    def __init__(self, path):
+        os.mkfifo(path)
+        self.end = os.open(path, os.O_RDWR)  # for writing too: it is open before and after each writer
+        fcntl.fcntl(self.end, 1031, 4096)  # F_SETPIPE_SZ: some 40 lines of metrics
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.read)
+        self.thread.start()
+
+    def bytes_in_it(self):
+        count = fcntl.ioctl(self.end, termios.FIONREAD, b"\0" * 4)
+        return int.from_bytes(count, sys.byteorder)
+
+    def read(self):
+        before = 0
+        while not self.stopping.wait(self.SECONDS):
+            now = self.bytes_in_it()
+            if now > 0 and now == before:
+                os.read(self.end, now)
+            before = now
+
+    def stop(self):
+        self.stopping.set()
+        self.thread.join()
+        os.close(self.end)
 
 
 class CharGpt(unittest.TestCase):
@@ -155,6 +191,53 @@ class CharGpt(unittest.TestCase):
                 self.assertIn("stopped by a signal after step", err)
                 steps = job.lines_of(folder + "/metrics")
                 self.assertEqual(os.readlink(folder + "/latest"), f"step_{steps:08d}")
+
+    def check_straggler(self, report, result, rank):
+        """`rank` keeps the others waiting in what it does between steps, and all that is printed says so."""
+        self.assertEqual(len(report["ranks"]), report["world_size"])
+        means = [phases["mean_s"] for phases in report["ranks"]]
+        self.assertEqual(report["straggler"], rank, result.err)
+        own_work = [mean["between_steps"] - mean["wait_between_steps"] for mean in means]
+        self.assertEqual(max(own_work), own_work[rank], means)
+        header, *lines = result.err[result.err.index("Milliseconds per step over "):].splitlines()
+        self.assertEqual(header, f"Milliseconds per step over {report['steps']} steps, mean / worst:")
+        self.assertIn("waiting", lines[0])
+        self.assertEqual(lines[1].split()[:3], ["rank", "steps", "between"], lines)
+        self.assertEqual([line.split()[0] for line in lines[2:2 + len(means)]], [str(r) for r in range(len(means))])
+        self.assertRegex(lines[2 + len(means)], f"^Rank {rank} keeps the others waiting: .* ms per step longer than it "
+                                                "waits itself; it takes longer between steps, outside backward[.]$")
+
+    # Ranks wait for each other before each step: in a barrier, and with checkpoints in a StopSignal.
+    def test_straggler_that_writes_slowly(self):
+        for checkpoints in False, True:
+            with self.subTest(checkpoints=checkpoints), tempfile.TemporaryDirectory() as folder:
+                reader = SlowReader(folder + "/metrics")
+                try:
+                    report, result = job.train([
+                        *job.mpirun(3), job.program("char_gpt"), "--synthetic", "--dim", "16", "--layers", "1", "--seq",
+                        "16", "--batch", "2", "--steps", "200", "--metrics", folder + "/metrics",
+                        *(["--checkpoint-dir", folder + "/checkpoints"] if checkpoints else [])])
+                finally:
+                    reader.stop()
+                self.check_straggler(report, result, 0)
+
+    def test_straggler_that_is_stopped_again_and_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = folder + "/metrics"
+            run = job.Job([*job.mpirun(3), job.program("char_gpt"), "--synthetic", "--dim", str(DIM), "--layers", "2",
+                           "--steps", "60", "--metrics", metrics, "--json"])
+            run.wait_for(lambda: job.lines_of(metrics) > 2, "its first steps")
+            pid = run.ranks()[1]
+            while job.lines_of(metrics) < 58 and run.process.poll() is None:
+                processes.kill([pid], signal.SIGSTOP)
+                time.sleep(0.05)
+                processes.kill([pid], signal.SIGCONT)
+                time.sleep(0.02)
+            result = run.end()
+        self.assertEqual(result.code, 0, result)
+        report = json.loads(result.out.splitlines()[-1])
+        self.assertEqual(report["straggler"], 1, result.err)
+        self.assertIn("Rank 1 keeps the others waiting: ", result.err)
 
     def test_synthetic(self):
         report, _ = job.train([job.program("char_gpt"), "--synthetic", "--steps", "3", "--dim", "16",
