@@ -37,6 +37,7 @@ class NoCuda final : public Runtime {
   void add(const at::Tensor&, const at::Tensor&) override { refuse(); }
   void keep(const at::Tensor&) override { refuse(); }
   at::Tensor to_host(const at::Tensor&) override { refuse(); }
+  void from_host(const at::Tensor&, const at::Tensor&) override { refuse(); }
   int exchange_device(int) override { refuse(); }
 };
 

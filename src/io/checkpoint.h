@@ -9,10 +9,11 @@
 namespace zerosched::detail {
 
 /// ShardedOptimizer::save_checkpoint(). `options` are those of the groups now.
-void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
+ZEROSCHED_EXPORT void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
     const CheckpointExtra& extra, const CheckpointOptions& how);
 
 /// ShardedOptimizer::load_checkpoint(). `options` are overwritten.
-CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir);
+ZEROSCHED_EXPORT CheckpointExtra load_checkpoint(
+    Engine& engine, const GroupOptions& options, const std::string& dir);
 
 }  // namespace zerosched::detail

@@ -18,7 +18,7 @@ inline constexpr size_t kMaxStateTensors = 3;
 /// The scalars of one step of one parameter group, computed on the host in double. Plain data, so that a GPU
 /// kernel can read the same struct from device memory. A rule reads those it needs.
 struct StepScalars {
-  double grad_scale = 1;        ///< 1/world size * loss scale * clip, applied to the summed gradient
+  double grad_scale = 1;        ///< 1/world size / loss scale * clip, applied to the summed gradient
   double lr = 0;                ///< lr_k, warmup included
   double beta1 = 0;             ///< decay of m
   double beta2 = 0;             ///< decay of v

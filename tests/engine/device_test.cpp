@@ -5,6 +5,8 @@
 #include "engine/device_training.h"
 #include "engine/fake_kernels.h"
 #include "engine/passing_communicator.h"
+#include "io/checkpoint.h"
+#include "io/scratch.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -135,6 +137,66 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
         FakeRuntime runtime(1, seed);
         testing::expect_same_bits(DeviceTrainer(runtime, transport).run(all[j]), host);
       }
+    }
+  }
+}
+
+// What src/io does to the state is done in the stream of whoever asks for it.
+class Checkpointing {
+ public:
+  explicit Checkpointing(FakeRuntime& runtime) : runtime_(runtime), options_(0.01) {}
+
+  /// Saves at the end, in another stream than the steps were in.
+  void save(DeviceTrainer& trainer, const std::string& dir) {
+    in_another_stream(trainer,
+        [this, &trainer, dir] { detail::save_checkpoint(trainer.engine(), {&options_}, dir, {}, {}); });
+  }
+  void load(DeviceTrainer& trainer, const std::string& dir) {
+    in_another_stream(
+        trainer, [this, &trainer, dir] { detail::load_checkpoint(trainer.engine(), {&options_}, dir); });
+  }
+  std::function<void(device::Stream)> on_stream = [](device::Stream) {};
+
+ private:
+  void in_another_stream(DeviceTrainer& trainer, std::function<void()> action) {
+    trainer.at_end = [this, action = std::move(action)] {
+      const device::Stream before = runtime_.current_stream(0);
+      const device::Stream other = runtime_.create_stream(0);
+      on_stream(other);
+      runtime_.set_current_stream(other);
+      action();
+      runtime_.set_current_stream(before);
+    };
+  }
+
+  FakeRuntime& runtime_;
+  AdamWScheduleFreeOptions options_;
+};
+
+TEST(EngineOnDevice, CheckpointsHoldAndBringBackTheLastStep) {
+  Job job, shorter;
+  shorter.steps = 1;
+  for (const Transport transport : transports()) {
+    for (uint64_t seed = 0; seed < 3; ++seed) {
+      SCOPED_TRACE(
+          std::string(transport == Transport::nccl ? "nccl" : "staged") + ", seed " + std::to_string(seed));
+      const testing::Scratch scratch;
+      FakeRuntime runtime(1, seed);
+      Checkpointing checkpointing(runtime);
+      Outcome saved;
+      {
+        DeviceTrainer trainer(runtime, transport);
+        checkpointing.save(trainer, scratch / "step");
+        saved = trainer.run(job);
+      }
+      AdamWScheduleFree host({ParameterGroup(testing::first_parameters())}, testing::world());
+      host.load_checkpoint(scratch / "step");
+      testing::expect_same_bits(testing::full_state(host), saved.state);
+      DeviceTrainer trainer(runtime, transport);
+      checkpointing.load(trainer, scratch / "step");
+      const Outcome loaded = trainer.run(shorter);
+      testing::expect_same_bits(loaded.state, saved.state);
+      EXPECT_TRUE(testing::same_bits(loaded.y_at_end, saved.y_at_end));
     }
   }
 }
@@ -315,6 +377,40 @@ TEST(EngineOnDevice, EveryRuleIsNeeded) {  // but the last, below
     EXPECT_FALSE(goes_wrong(scenario, host, false));
     EXPECT_TRUE(goes_wrong(scenario, host, true));
   }
+}
+
+// Rule 1, of src/io.
+TEST(EngineOnDevice, CheckpointsNeedToEnter) {
+  if (testing::world_size() == 1) return;  // the gather asks for all before it at once
+  Job job;
+  const testing::State right = on_host(job).state;
+  const auto holds_last_step = [&](bool forget) {
+    const testing::Scratch scratch;
+    Forgotten forgotten;
+    forgotten.rule = Rule::enter;
+    ForgetfulRuntime runtime(forgotten, 0);
+    Checkpointing checkpointing(runtime);
+    checkpointing.on_stream = [&](device::Stream other) {
+      runtime.add_caller(runtime.current_stream(0));
+      runtime.add_caller(other);
+      forgotten.now = forget;
+    };
+    DeviceTrainer trainer(runtime, Transport::nccl);
+    trainer.watch_seconds = 10;  // nobody asks meanwhile
+    checkpointing.save(trainer, scratch / "step");
+    trainer.run(job);
+    EXPECT_EQ(forgotten.times > 0, forget);
+    AdamWScheduleFree loaded({ParameterGroup(testing::first_parameters())}, testing::world());
+    loaded.load_checkpoint(scratch / "step");
+    for (const auto& [name, tensors] : testing::full_state(loaded)) {
+      for (const auto& [parameter, tensor] : tensors) {
+        if (!testing::same_bits(tensor, right.at(name).at(parameter))) return false;
+      }
+    }
+    return true;
+  };
+  EXPECT_TRUE(holds_last_step(false));
+  EXPECT_FALSE(holds_last_step(true));
 }
 
 // Rule 8: an optimizer that goes in another stream than it came in, with work still queued there.

@@ -41,6 +41,8 @@ class HostTrainer final : public Trainer {
 
 }  // namespace
 
+NamedParameters first_parameters(at::ScalarType dtype) { return make_parameters(kShapes, dtype); }
+
 std::vector<Job> jobs() {
   std::vector<Job> all(9);
   all[1].buffers = 1;
@@ -83,7 +85,7 @@ void expect_same_bits(const Outcome& a, const Outcome& b) {
 
 Outcome Trainer::run(const Job& job) {
   job_ = job;
-  for (const auto& [name, value] : make_parameters(kShapes, job.dtype)) {
+  for (const auto& [name, value] : first_parameters(job.dtype)) {
     const at::Tensor mine = place(value.detach()).view(value.sizes());
     parameters_.emplace_back(name, mine.requires_grad_());
   }

@@ -11,6 +11,9 @@
 // The same training on the CPU and on a device, to be compared bit for bit.
 namespace zerosched::testing {
 
+/// What is trained, as it is before the first step.
+NamedParameters first_parameters(at::ScalarType dtype = at::kFloat);
+
 /// Everything but where it runs.
 struct Job {
   at::ScalarType dtype = at::kFloat;
