@@ -52,7 +52,7 @@ bool is_rank_0() {
   return true;
 }
 
-int run(zerosched::Session& session, const CommandLine& line) {
+int run(zerosched::Session& session, const CommandLine& line, const zerosched::StopSignal* stop) {
   if (!line.help.empty()) {
     if (session.rank() == 0) std::cout << line.help;
     return 0;
@@ -74,7 +74,7 @@ int run(zerosched::Session& session, const CommandLine& line) {
   if (!every_rank_is_ready(session, problem)) return 2;
 
   try {
-    const auto result = train(session, options, *corpus);
+    const auto result = train(session, options, *corpus, stop);
     if (!result) return 2;
     if (session.rank() == 0) print(options, *result);
     if (result->stopped) return zerosched::kRequeueExitCode;
@@ -88,6 +88,9 @@ int run(zerosched::Session& session, const CommandLine& line) {
 
 int main(int argc, char** argv) {
   const CommandLine line = parse_command_line(argc, argv);
+  // Before and after all else: a job may be told to stop while it joins, loads a checkpoint or takes its leave.
+  std::optional<zerosched::StopSignal> stop;
+  if (!line.options.checkpoint_dir.empty()) stop.emplace();
   std::optional<zerosched::Session> session;
   try {
     session.emplace(argc, argv, session_options(line));
@@ -96,5 +99,5 @@ int main(int argc, char** argv) {
     if (is_rank_0()) std::cerr << "char_gpt: " << error.what_without_backtrace() << std::endl;
     return 2;
   }
-  return run(*session, line);
+  return run(*session, line, stop ? &*stop : nullptr);
 }

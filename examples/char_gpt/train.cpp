@@ -9,7 +9,6 @@
 #include "step_times.h"
 
 #include <zerosched/safetensors.h>
-#include <zerosched/stop_signal.h>
 
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
@@ -90,8 +89,8 @@ std::pair<double, double> evaluate_y_and_x(const zerosched::Session& session, co
 
 /// Waits until all ranks are here, so that a step is timed without the others' delays; whether any of them
 /// was told to stop. Collective.
-bool stop_requested(const zerosched::Session& session, const std::optional<zerosched::StopSignal>& stop) {
-  if (stop) return stop->requested(*session.communicator());
+bool stop_requested(const zerosched::Session& session, const zerosched::StopSignal* stop) {
+  if (stop != nullptr) return stop->requested(*session.communicator());
   session.communicator()->barrier()->wait();
   return false;
 }
@@ -113,8 +112,8 @@ nlohmann::json by_rank(const zerosched::TimingReport& report) {
 
 }  // namespace
 
-std::optional<TrainResult> train(
-    const zerosched::Session& session, const Options& options, const Corpus& corpus) {
+std::optional<TrainResult> train(const zerosched::Session& session, const Options& options,
+    const Corpus& corpus, const zerosched::StopSignal* stop) {
   at::set_num_threads(options.threads);
   torch::manual_seed(options.seed);
   Gpt model(options.dim, options.layers, options.heads, options.seq, options.dropout);
@@ -137,9 +136,6 @@ std::optional<TrainResult> train(
   }
   if (!every_rank_is_ready(session, problem)) return std::nullopt;
   zerosched::ShardedOptimizer& optimizer = *made;
-  std::optional<zerosched::StopSignal> stop;
-  if (!options.checkpoint_dir.empty()) stop.emplace();
-
   const auto tokens_per_step = static_cast<double>(options.batch * options.seq * session.world_size());
   Progress progress(session.rank() == 0 ? options.progress : "off", options.steps);
   StepTimes times;

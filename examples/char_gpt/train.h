@@ -4,6 +4,7 @@
 #include "options.h"
 
 #include <zerosched/session.h>
+#include <zerosched/stop_signal.h>
 #include <zerosched/timings.h>
 
 #include <nlohmann/json.hpp>
@@ -20,6 +21,6 @@ struct TrainResult {
 };
 
 /// Trains, evaluates at x and at y, and samples from x. Nothing if the options or the checkpoint to resume
-/// make training impossible; then one rank has said why. Collective.
-std::optional<TrainResult> train(
-    const zerosched::Session& session, const Options& options, const Corpus& corpus);
+/// make training impossible; then one rank has said why. A `stop` that is not null is asked in every step. Collective.
+std::optional<TrainResult> train(const zerosched::Session& session, const Options& options,
+    const Corpus& corpus, const zerosched::StopSignal* stop);

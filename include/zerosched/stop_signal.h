@@ -11,7 +11,9 @@ inline constexpr int kRequeueExitCode = 75;
 /// Turns SIGUSR1 and SIGTERM, with which batch systems announce the end of a job, into a question that all
 /// ranks answer alike, because the signal may reach some ranks only, and each at another step:
 ///
-///     zerosched::StopSignal stop;
+///     zerosched::StopSignal stop;   // first of all: what comes earlier ends the process
+///     zerosched::Session session(argc, argv);
+///     ...
 ///     for (...) {
 ///       train_one_step();
 ///       if (stop.requested(*session.communicator())) {
