@@ -1,4 +1,4 @@
-"""Doxygen reads the public headers without a warning. usage: docs_test.py SOURCE_TREE"""
+"""Doxygen reads the public headers without a warning, of which what has no comment is one. usage: docs_test.py SOURCE_TREE"""
 import os
 import shutil
 import subprocess
@@ -20,10 +20,12 @@ if __name__ == "__main__":
         print("SKIPPED: doxygen is missing")
         sys.exit(77)
     with tempfile.TemporaryDirectory() as folder:
-        with open(os.path.join(folder, "bad.h"), "w", encoding="ascii") as header:
-            header.write("#pragma once\n/// @param b is not a parameter\nvoid function(int a);\n")
-        if doxygen(TREE, f"INPUT={folder}").returncode == 0:
-            sys.exit("FAILED: a comment on a parameter that is not there passes")
+        for bad, what in (("/// @param b is not a parameter\n  void function(int a);", "a comment on a parameter that is not there"),
+                          ("void function(int a);", "a function without a comment")):
+            with open(os.path.join(folder, "bad.h"), "w", encoding="ascii") as header:
+                header.write(f"#pragma once\n/// A struct.\nstruct Bad {{\n  {bad}\n}};\n")
+            if doxygen(TREE, f"INPUT={folder}").returncode == 0:
+                sys.exit(f"FAILED: {what} passes")
     RESULT = doxygen(TREE)
     print(RESULT.stderr)
     sys.exit(RESULT.returncode)
