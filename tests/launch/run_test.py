@@ -10,6 +10,8 @@ import tempfile
 import time
 import unittest
 
+import processes
+
 RUN = os.path.join(os.environ["ZEROSCHED_SOURCE_DIR"], "launch", "run")
 CORES = len(os.sched_getaffinity(0))
 # A rank that says what it hears, and a program that hears nothing.
@@ -55,6 +57,8 @@ class Command(unittest.TestCase):
     def test_more_threads_than_cores_are_not_bound(self):
         for arguments in (("-n", str(CORES + 1)), ("-n", "1", "--threads", str(CORES + 1)), ("-n", "1", "--no-bind")):
             command = self.command(*arguments, "prog")
+            said = "so none is bound" in call("--dry-run", *arguments, "prog").stderr
+            self.assertEqual(said, "--no-bind" not in arguments)
             self.assertEqual(self.option(command, "--bind-to"), ["none"], arguments)
             self.assertRegex(self.option(command, "--map-by")[0], "^ppr:[0-9]+:node:OVERSUBSCRIBE$")
 
@@ -111,6 +115,19 @@ class Command(unittest.TestCase):
         self.assertIn("CUDA_VISIBLE_DEVICES", self.option(self.command("-n", "1", "prog", CUDA_VISIBLE_DEVICES="0"), "-x"))
         slurm["SLURM_CPUS_ON_NODE"] = "1"
         self.assertEqual(self.option(self.command("prog", **slurm), "--bind-to"), ["none"])
+
+    def test_slurm_that_counts_hardware_threads(self):
+        slurm = dict(SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="2", SLURM_CPUS_ON_NODE=str(2 * CORES),
+                     SLURM_CPUS_PER_TASK=str(2 * CORES))
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "scontrol")
+            for cpus, threads, bound in ((CORES, 2 * CORES, "none"), (2 * CORES, CORES, "core")):
+                with open(fake, "w") as script:
+                    script.write(f"#!/bin/sh\necho NodeName=n1 CoresPerSocket={CORES} CPUTot={cpus} Boards=1 Sockets=1\n")
+                os.chmod(fake, 0o755)
+                command = self.command("prog", PATH=f"{folder}:{os.environ['PATH']}", **slurm)
+                self.assertIn(f"OMP_NUM_THREADS={threads}", self.option(command, "-x"))
+                self.assertEqual(self.option(command, "--bind-to"), [bound])
 
     def test_lost_hosts(self):
         command = self.command("-n", "1", "--lost-host-after", "30", "prog")
@@ -191,28 +208,50 @@ class Jobs(unittest.TestCase):
             self.assertEqual(len(places), 2, f"the ranks share a core: {lines}")
         self.assertEqual(call("-n", "2", "cat", text="to rank 0").stdout, "to rank 0")
 
-    def signalled(self, program, numbers, *options):
-        """Sends signals to launch/run once both ranks are up; returns exit code, output and seconds until its end."""
-        process = subprocess.Popen([RUN, "-n", "2", *options, "bash", "-c", program], env=environment(), text=True,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    def signalled(self, program, numbers, *options, send=os.kill):
+        """Sends signals to launch/run once both ranks are up; returns exit code, output and seconds until its end. Nothing
+        may be left."""
+        mark = f"{os.getpid()}-{time.monotonic()}"
+        process = subprocess.Popen([RUN, "-n", "2", *options, "bash", "-c", program], text=True,
+                                   env=environment(ZEROSCHED_TEST_JOB=mark), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    start_new_session=True)
         try:
             for _ in range(2):
                 self.assertEqual(process.stdout.readline(), "up\n")
             start = time.monotonic()
             for number in numbers:
-                process.send_signal(number)
+                send(process.pid, number)
                 time.sleep(0.5)
             out, err = process.communicate(timeout=40)
+            seconds = time.monotonic() - start
+            deadline = time.monotonic() + 5  # mpirun may end a moment before the last rank
+            while processes.marked_processes(mark) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self.assertEqual([processes.name_of(pid) for pid in processes.marked_processes(mark)], [], (numbers, err))
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, out, err, time.monotonic() - start
+            processes.kill(processes.marked_processes(mark))
+        return process.returncode, out, err, seconds
 
     def test_signals_reach_the_ranks(self):
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
-            code, out, err, _ = self.signalled(LISTENER, [number])
-            self.assertEqual((code, out.count("heard USR1")), (75, 2), (number, out, err))
+            # Of the whole group: as timeout, terminals and systemd do.
+            for send in (os.kill, os.killpg):
+                code, out, err, _ = self.signalled(LISTENER, [number], send=send)
+                self.assertEqual((code, out.count("heard USR1")), (75, 2), (number, send, out, err))
+
+    def test_signal_before_there_are_ranks(self):
+        for delay in (0.02, 0.1, 0.2):
+            process = subprocess.Popen([RUN, "-n", "2", "sleep", "20"], env=environment(), stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(delay)
+            process.send_signal(signal.SIGUSR1)
+            self.assertEqual(abs(process.wait(15)) % 128, signal.SIGUSR1)
+
+    def test_killed_takes_the_job_with_it(self):
+        start = time.monotonic()
+        code, _, _, _ = self.signalled(DEAF, [signal.SIGKILL])
+        self.assertEqual(code, -signal.SIGKILL)
+        self.assertLess(time.monotonic() - start, 20)
 
     def test_grace_ends(self):
         code, _, err, seconds = self.signalled(DEAF, [signal.SIGTERM], "--grace", "3")
@@ -223,9 +262,10 @@ class Jobs(unittest.TestCase):
 
     def test_second_term_and_interrupt_end_at_once(self):
         for numbers in ([signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]):
-            code, _, err, seconds = self.signalled(DEAF, numbers)
-            self.assertNotIn(code, (0, 75), err)
-            self.assertLess(seconds, 20)
+            for send in (os.kill, os.killpg):
+                code, _, err, seconds = self.signalled(DEAF, numbers, send=send)
+                self.assertNotIn(code, (0, 75), err)
+                self.assertLess(seconds, 20)
 
 
 if __name__ == "__main__":

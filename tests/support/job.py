@@ -69,20 +69,16 @@ class Job:
                 found[int(rank)] = pid
         return found
 
-    def left(self, may_stay=()):
-        """Processes of the job, but for those of the programs `may_stay`."""
-        return [pid for pid in marked_processes(self.mark) if name_of(pid) not in may_stay]
-
-    def end(self, timeout=120, may_stay=()):
-        """The Result of the job, which must end by itself and leave no process."""
+    def end(self, timeout=120, leaving=5):
+        """The Result of the job, which must end by itself; `leaving` seconds later no process may be left."""
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.fail(f"not finished after {timeout} s")
-        deadline = time.monotonic() + 5  # mpirun may end a moment before the last rank
-        while self.left(may_stay):
+        deadline = time.monotonic() + leaving  # mpirun may end a moment before the last rank
+        while left := marked_processes(self.mark):
             if time.monotonic() > deadline:
-                self.fail(f"left are {[name_of(pid) for pid in self.left(may_stay)]}")
+                self.fail(f"left are {[name_of(pid) for pid in left]}")
             time.sleep(0.05)
         result = Result(self.process.returncode, *self.printed())
         self.out.close()
