@@ -153,6 +153,55 @@ class Jobs(unittest.TestCase):
                     self.assertIn("stopped by a signal after step", self.log(folder))
                     self.assertIn("goes back to the queue", self.log(folder))
 
+    def test_preemption_requeues(self):
+        """Slurm tells the job's steps by TERM, but not the batch script."""
+        steps = ["--steps", "4000", "--checkpoint-every", "4000"]
+        whole = tiny_gpt.undisturbed(folder_of(self), 2, *steps)
+        for script in SCRIPTS:
+            with self.subTest(script):
+                folder = folder_of(self)
+                number, _ = self.sbatch(folder, script, *tiny_gpt.command(folder, *steps), wait=False)
+                self.wait_for_files(folder, "metrics")
+                urgent = LAB.run("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+                self.assertEqual(urgent.returncode, 0, urgent.stderr)
+                self.wait_for_files(folder, "checkpoints/latest")
+                self.assertLess(tiny_gpt.steps_in(folder), 4000, "it ended too soon to be preempted")
+                self.assertEqual(self.wait_for_end(urgent.stdout.strip())["JobState"], "COMPLETED")
+                state = self.wait_for_end(number, timeout=200)
+                self.assertEqual((state["JobState"], state["Restarts"], state["ExitCode"]), ("COMPLETED", "1", "0:0"), self.log(folder))
+                self.assertEqual(tiny_gpt.export_in(folder), whole)
+                self.assertIn("stopped by a signal after step", self.log(folder))
+                self.assertNotIn("submit it again", self.log(folder))
+
+    def test_cancelled_is_not_requeued(self):
+        for script in SCRIPTS:
+            with self.subTest(script):
+                folder = folder_of(self)
+                number, _ = self.sbatch(folder, script, *tiny_gpt.command(folder, "--steps", "100000"), wait=False)
+                self.wait_for_files(folder, "metrics")
+                LAB.run("scancel", number)
+                state = self.wait_for_end(number)
+                self.assertEqual((state["JobState"], state["Restarts"]), ("CANCELLED", "0"), self.log(folder))
+                time.sleep(10)  # more than Slurm takes to start a job again
+                self.assertEqual((self.state(number)["JobState"], self.state(number)["Restarts"]), ("CANCELLED", "0"))
+
+    def test_lost_node_requeues(self):
+        steps = ["--steps", "600", "--checkpoint-every", "20", "--timeout", "10"]
+        whole = tiny_gpt.undisturbed(folder_of(self), 2, *steps)
+        for script in SCRIPTS:
+            with self.subTest(script):
+                folder = folder_of(self)
+                number, _ = self.sbatch(folder, script, *tiny_gpt.command(folder, *steps), wait=False)
+                self.wait_for_files(folder, "checkpoints/latest")
+                LAB.call("lose", "n2")
+                self.assertLess(tiny_gpt.steps_in(folder), 600, "it ended too soon to lose a node")
+                time.sleep(20)  # SlurmdTimeout is 10
+                LAB.call("back", "n2")
+                state = self.wait_for_end(number, timeout=200)
+                self.assertEqual((state["JobState"], state["ExitCode"]), ("COMPLETED", "0:0"), self.log(folder))
+                self.assertGreaterEqual(int(state["Restarts"]), 1)
+                self.assertEqual(tiny_gpt.export_in(folder), whole)
+
     def test_job_that_may_not_be_requeued_says_so(self):
         folder = folder_of(self)
         _, code = self.sbatch(folder, "mpirun.sbatch", "sh", "-c", "exit 75", options=["--no-requeue"])
