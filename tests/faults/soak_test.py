@@ -19,8 +19,13 @@ SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 RANKS, STEPS = 2, 4000
 HANG_TIMEOUT = 3  # seconds, what char_gpt is told
 # What a fault may lead to: the exit code of the job.
-KILLED, STOPPED, REQUEUE = "a rank killed", "a rank stopped", "SIGUSR1 to mpirun"
-CODES = {KILLED: lambda code: code != 0, STOPPED: lambda code: code == 70, REQUEUE: lambda code: code == 75}
+KILLED, STOPPED, REQUEUE, TERMINATED = "a rank killed", "a rank stopped", "SIGUSR1 to mpirun", "SIGTERM to a rank"
+CODES = {KILLED: lambda code: code != 0, STOPPED: lambda code: code == 70, REQUEUE: lambda code: code == 75,
+         TERMINATED: lambda code: code == 75}
+# Before a rank listens a signal ends it.
+EARLY_CODES = {**CODES, REQUEUE: lambda code: code in (75, 128 + signal.SIGUSR1, -signal.SIGUSR1),
+               TERMINATED: lambda code: code in (75, 128 + signal.SIGTERM)}
+START = 1.5  # seconds in which a job joins and loads its checkpoint here
 
 
 def command(folder):
@@ -30,35 +35,51 @@ def command(folder):
             f"{folder}/metrics", "--timeout", str(HANG_TIMEOUT), "--export", f"{folder}/model.safetensors"]
 
 
+def wait_for_moment(run, metrics, number, generator):
+    """Most often some steps after the start, but in every fourth job of a set while it starts, and in the last one when
+    it is about to end. Returns whether the job may not have begun yet."""
+    if number % 4 == 0:
+        time.sleep(generator.uniform(0, START))
+        return True
+    last = number == FAULTS - 1
+    enough = STEPS if last else job.lines_of(metrics) + generator.randint(1, 30)
+    run.wait_for(lambda: job.lines_of(metrics) >= enough, f"step {enough}", seconds=200)
+    time.sleep(generator.uniform(0, 0.05))  # not always right after a step
+    return False
+
+
+def strike(run, fault, rank):
+    if fault == REQUEUE:
+        run.process.send_signal(signal.SIGUSR1)
+        return
+    run.wait_for(lambda: rank in run.ranks(), f"rank {rank}")
+    number = {KILLED: signal.SIGKILL, STOPPED: signal.SIGSTOP, TERMINATED: signal.SIGTERM}[fault]
+    kill([run.ranks()[rank]], number)
+
+
 def disturbed(folder, generator):
-    faults = {KILLED: 0, STOPPED: 0, REQUEUE: 0}
-    for _ in range(FAULTS * 3):
+    faults = dict.fromkeys(CODES, 0)
+    for number in range(FAULTS):
         run = job.Job(command(folder))
-        if sum(faults.values()) == FAULTS:
-            result = run.end(300)
-            if result.code != 0:
-                raise AssertionError(f"the undisturbed end of the job: {result}")
-            return faults
-        metrics = f"{folder}/metrics"
-        enough = job.lines_of(metrics) + generator.randint(1, 30)
-        run.wait_for(lambda: job.lines_of(metrics) >= enough, f"step {enough}")
-        time.sleep(generator.uniform(0, 0.05))  # not always right after a step
+        early = wait_for_moment(run, f"{folder}/metrics", number, generator)
         # Most often the worst; a stopped rank costs its timeout.
-        fault = generator.choices((KILLED, STOPPED, REQUEUE), (6, 1, 2))[0]
-        if fault == REQUEUE:
-            run.process.send_signal(signal.SIGUSR1)
-        else:
-            rank = generator.randrange(RANKS)
-            kill([run.ranks()[rank]], signal.SIGKILL if fault == KILLED else signal.SIGSTOP)
+        fault = generator.choices((KILLED, STOPPED, REQUEUE, TERMINATED), (6, 1, 2, 1))[0]
+        rank = generator.randrange(RANKS)
+        strike(run, fault, rank)
         result = run.end(60)
-        if not CODES[fault](result.code):
+        last = number == FAULTS - 1  # which may have ended before it was struck
+        if not (EARLY_CODES if early else CODES)[fault](result.code) and not (last and result.code == 0):
             raise AssertionError(f"{fault}: {result}")
-        if fault == STOPPED:
-            message = rf"gave up \w+ #\d+ '.*' .*after {HANG_TIMEOUT} s; rank {rank} does not respond"
+        if fault == STOPPED and not (last and result.code == 0):
+            message = rf"rank {rank} (does not respond|has not come)" if early else \
+                rf"gave up \w+ #\d+ '.*' .*after {HANG_TIMEOUT} s; rank {rank} does not respond"
             if not re.search(message, result.err):
                 raise AssertionError(f"nobody says {message!r}: {result}")
         faults[fault] += 1
-    return sys.exit("FAILED: the job never came to its end")
+    result = job.run(command(folder), timeout=300)
+    if result.code != 0:
+        raise AssertionError(f"the undisturbed end of the job: {result}")
+    return faults
 
 
 def main():
