@@ -1,5 +1,7 @@
 """launch/run: the command it makes, what it refuses, and how the jobs that it runs begin and end."""
+import contextlib
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -239,13 +241,38 @@ class Jobs(unittest.TestCase):
                 code, out, err, _ = self.signalled(LISTENER, [number], send=send)
                 self.assertEqual((code, out.count("heard USR1")), (75, 2), (number, send, out, err))
 
-    def test_signal_before_there_are_ranks(self):
-        for delay in (0.02, 0.1, 0.2):
-            process = subprocess.Popen([RUN, "-n", "2", "sleep", "20"], env=environment(), stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(delay)
+    def test_signal_before_there_is_an_mpirun(self):
+        with tempfile.TemporaryDirectory() as folder:
+            fake = os.path.join(folder, "mpirun")
+            asked = os.path.join(folder, "asked")
+            with open(fake, "w") as script:  # slow to say its version, as on a busy file system
+                script.write(f"#!/bin/sh\n[ $1 != --version ] || {{ echo > {asked}; sleep 1; }}\nexec {shutil.which('mpirun')} \"$@\"\n")
+            os.chmod(fake, 0o755)
+            process = subprocess.Popen([RUN, "-n", "2", "sleep", "20"], env=environment(PATH=f"{folder}:{os.environ['PATH']}"),
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while not os.path.exists(asked):
+                time.sleep(0.01)
             process.send_signal(signal.SIGUSR1)
-            self.assertEqual(abs(process.wait(15)) % 128, signal.SIGUSR1)
+            self.assertEqual(process.wait(15), 128 + signal.SIGUSR1)  # not launch/run's own death, which is negative
+
+    def test_at_a_terminal(self):
+        for program, typed, expected, least in (("read x; echo at end", b"", 0, 0), ("echo up; sleep 60", b"\x03", None, 1)):
+            mark = f"{os.getpid()}-{time.monotonic()}"
+            pid, terminal = pty.fork()
+            if pid == 0:
+                os.execve(RUN, [RUN, "-n", "2", "sh", "-c", program], environment(ZEROSCHED_TEST_JOB=mark))
+            out = b""
+            with contextlib.suppress(OSError):  # the terminal's end
+                while data := os.read(terminal, 4096):
+                    out += data
+                    if out.count(b"up") == 2 and typed:
+                        os.write(terminal, typed)
+                        typed = b""
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.close(terminal)
+            self.assertTrue(code == expected if expected is not None else code not in (0, 75), (program, code, out))
+            time.sleep(least)  # mpirun may end a moment before the last rank
+            self.assertEqual([processes.name_of(pid) for pid in processes.marked_processes(mark)], [])
 
     def test_killed_takes_the_job_with_it(self):
         start = time.monotonic()
