@@ -248,12 +248,16 @@ class Jobs(unittest.TestCase):
             with open(fake, "w") as script:  # slow to say its version, as on a busy file system
                 script.write(f"#!/bin/sh\n[ $1 != --version ] || {{ echo > {asked}; sleep 1; }}\nexec {shutil.which('mpirun')} \"$@\"\n")
             os.chmod(fake, 0o755)
-            process = subprocess.Popen([RUN, "-n", "2", "sleep", "20"], env=environment(PATH=f"{folder}:{os.environ['PATH']}"),
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while not os.path.exists(asked):
-                time.sleep(0.01)
-            process.send_signal(signal.SIGUSR1)
-            self.assertEqual(process.wait(15), 128 + signal.SIGUSR1)  # not launch/run's own death, which is negative
+            for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+                process = subprocess.Popen([RUN, "-n", "2", "touch", f"{folder}/started"], stdin=subprocess.DEVNULL,
+                                           env=environment(PATH=f"{folder}:{os.environ['PATH']}"))
+                while not os.path.exists(asked):
+                    time.sleep(0.01)
+                os.remove(asked)
+                process.send_signal(number)
+                expected = signal.SIGTERM if number == signal.SIGINT else number
+                self.assertEqual(process.wait(30), 128 + expected)  # not launch/run's own death, which is negative
+                self.assertFalse(os.path.exists(f"{folder}/started"))
 
     def test_at_a_terminal(self):
         for program, typed, expected, least in (("read x; echo at end", b"", 0, 0), ("echo up; sleep 60", b"\x03", None, 1)):
