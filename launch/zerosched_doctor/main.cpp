@@ -8,6 +8,9 @@
 #include "gather.h"
 #include "report.h"
 
+#include "comm/message_of.h"
+#include "session/report.h"
+
 #include <zerosched/session.h>
 
 #include <CLI/CLI.hpp>
@@ -22,8 +25,10 @@
 
 namespace {
 
+using zerosched::detail::kFailureExitCode;
+using zerosched::detail::message_of;
+
 constexpr int kProblemsExitCode = 3;
-constexpr int kFailureExitCode = 70;
 
 struct Options {
   std::string checkpoint_dir;
@@ -41,12 +46,6 @@ void describe(CLI::App& app, Options& options) {
   app.add_option("--timeout", options.timeout, "seconds until a collective that does not end is given up")
       ->check(CLI::PositiveNumber);
   app.add_flag("--json", options.json, "print one JSON object instead of tables");
-}
-
-/// Without LibTorch's stack trace.
-std::string text_of(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error != nullptr ? torch_error->what_without_backtrace() : error.what();
 }
 
 /// As the launcher says it, for when there is no session to ask.
@@ -124,7 +123,7 @@ int main(int argc, char** argv) {
     session.emplace(argc, argv, zerosched::SessionOptions().timeout(options.timeout));
   } catch (const std::exception& error) {
     // Every rank throws the same; what only some of them meet ends the job in the session.
-    if (is_rank_0()) std::cerr << "zerosched_doctor: " << text_of(error) << std::endl;
+    if (is_rank_0()) std::cerr << "zerosched_doctor: " << message_of(error) << std::endl;
     return kFailureExitCode;
   }
   try {
@@ -134,6 +133,6 @@ int main(int argc, char** argv) {
     }
     return report.count(doctor::Level::problem) > 0 ? kProblemsExitCode : 0;
   } catch (const std::exception& error) {
-    session->abort(text_of(error));
+    session->abort(message_of(error));
   }
 }

@@ -28,6 +28,15 @@ def environment(**more):
     return {**kept, **more}
 
 
+def fake_tool(folder, name, script):
+    """A program `name` in `folder`; returns the PATH on which it comes first."""
+    path = os.path.join(folder, name)
+    with open(path, "w") as file:
+        file.write(f"#!/bin/sh\n{script}\n")
+    os.chmod(path, 0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def call(*arguments, env=None, text=None):
     return subprocess.run([RUN, *arguments], env=env or environment(), input=text, capture_output=True, text=True,
                           timeout=60)
@@ -122,12 +131,9 @@ class Command(unittest.TestCase):
         slurm = dict(SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="2", SLURM_CPUS_ON_NODE=str(2 * CORES),
                      SLURM_CPUS_PER_TASK=str(2 * CORES))
         with tempfile.TemporaryDirectory() as folder:
-            fake = os.path.join(folder, "scontrol")
             for cpus, threads, bound in ((CORES, 2 * CORES, "none"), (2 * CORES, CORES, "core")):
-                with open(fake, "w") as script:
-                    script.write(f"#!/bin/sh\necho NodeName=n1 CoresPerSocket={CORES} CPUTot={cpus} Boards=1 Sockets=1\n")
-                os.chmod(fake, 0o755)
-                command = self.command("prog", PATH=f"{folder}:{os.environ['PATH']}", **slurm)
+                path = fake_tool(folder, "scontrol", f"echo NodeName=n1 CoresPerSocket={CORES} CPUTot={cpus} Boards=1 Sockets=1")
+                command = self.command("prog", PATH=path, **slurm)
                 self.assertIn(f"OMP_NUM_THREADS={threads}", self.option(command, "-x"))
                 self.assertEqual(self.option(command, "--bind-to"), [bound])
 
@@ -137,12 +143,9 @@ class Command(unittest.TestCase):
 
     def test_open_mpi_5(self):
         with tempfile.TemporaryDirectory() as folder:
-            fake = os.path.join(folder, "mpirun")
             for version, code, expected in (("mpirun (Open MPI) 5.0.6", 0, "--prtemca"), ("HYDRA 4.0", 127, "not Open MPI")):
-                with open(fake, "w") as script:
-                    script.write(f"#!/bin/sh\necho '{version}'\n")
-                os.chmod(fake, 0o755)
-                result = call("--dry-run", "-n", "1", "prog", env=environment(PATH=f"{folder}:{os.environ['PATH']}"))
+                path = fake_tool(folder, "mpirun", f"echo '{version}'")
+                result = call("--dry-run", "-n", "1", "prog", env=environment(PATH=path))
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertIn(expected, result.stdout + result.stderr)
 
@@ -226,10 +229,8 @@ class Jobs(unittest.TestCase):
                 time.sleep(0.5)
             out, err = process.communicate(timeout=40)
             seconds = time.monotonic() - start
-            deadline = time.monotonic() + 5  # mpirun may end a moment before the last rank
-            while processes.marked_processes(mark) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            self.assertEqual([processes.name_of(pid) for pid in processes.marked_processes(mark)], [], (numbers, err))
+            # mpirun may end a moment before the last rank.
+            self.assertEqual([processes.name_of(pid) for pid in processes.left_after(mark, 5)], [], (numbers, err))
         finally:
             processes.kill(processes.marked_processes(mark))
         return process.returncode, out, err, seconds
@@ -243,14 +244,12 @@ class Jobs(unittest.TestCase):
 
     def test_signal_before_there_is_an_mpirun(self):
         with tempfile.TemporaryDirectory() as folder:
-            fake = os.path.join(folder, "mpirun")
             asked = os.path.join(folder, "asked")
-            with open(fake, "w") as script:  # slow to say its version, as on a busy file system
-                script.write(f"#!/bin/sh\n[ $1 != --version ] || {{ echo > {asked}; sleep 1; }}\nexec {shutil.which('mpirun')} \"$@\"\n")
-            os.chmod(fake, 0o755)
+            path = fake_tool(folder, "mpirun", f"[ $1 != --version ] || {{ echo > {asked}; sleep 1; }}\n"  # as if busy
+                             f"exec {shutil.which('mpirun')} \"$@\"")
             for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
                 process = subprocess.Popen([RUN, "-n", "2", "touch", f"{folder}/started"], stdin=subprocess.DEVNULL,
-                                           env=environment(PATH=f"{folder}:{os.environ['PATH']}"))
+                                           env=environment(PATH=path))
                 while not os.path.exists(asked):
                     time.sleep(0.01)
                 os.remove(asked)
@@ -275,8 +274,7 @@ class Jobs(unittest.TestCase):
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             os.close(terminal)
             self.assertTrue(code == expected if expected is not None else code not in (0, 75), (program, code, out))
-            time.sleep(least)  # mpirun may end a moment before the last rank
-            self.assertEqual([processes.name_of(pid) for pid in processes.marked_processes(mark)], [])
+            self.assertEqual([processes.name_of(pid) for pid in processes.left_after(mark, least)], [])
 
     def test_killed_takes_the_job_with_it(self):
         start = time.monotonic()

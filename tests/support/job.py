@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from processes import environment_of, kill, marked_processes, name_of
+from processes import environment_of, kill, left_after, marked_processes, name_of
 
 Result = collections.namedtuple("Result", "code out err")
 
@@ -75,11 +75,8 @@ class Job:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.fail(f"not finished after {timeout} s")
-        deadline = time.monotonic() + leaving  # mpirun may end a moment before the last rank
-        while left := marked_processes(self.mark):
-            if time.monotonic() > deadline:
-                self.fail(f"left are {[name_of(pid) for pid in left]}")
-            time.sleep(0.05)
+        if left := left_after(self.mark, leaving):  # mpirun may end a moment before the last rank
+            self.fail(f"left are {[name_of(pid) for pid in left]}")
         result = Result(self.process.returncode, *self.printed())
         self.out.close()
         self.err.close()

@@ -1,6 +1,7 @@
 """The processes of a job that runs on this machine: all have a mark of the test in their environment."""
 import os
 import signal
+import time
 
 
 def environment_of(pid):
@@ -27,6 +28,14 @@ def marked_processes(mark):
         if state != "Z":
             found.append(int(pid))
     return found
+
+
+def left_after(mark, seconds):
+    """Those that are left once so many seconds are over; returns at once when there are none."""
+    deadline = time.monotonic() + seconds
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def name_of(pid):
