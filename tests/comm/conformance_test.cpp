@@ -34,7 +34,7 @@ class Conformance : public ::testing::TestWithParam<Backend> {
  protected:
   void SetUp() override {
     if (const auto reason = testing::why_skip_conformance(GetParam()); !reason.empty()) {
-      GTEST_SKIP() << "SKIPPED: " << reason;
+      GTEST_SKIP() << reason;
     }
     communicator_ = GetParam().make();
   }

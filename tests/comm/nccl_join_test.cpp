@@ -198,7 +198,7 @@ TEST_F(NcclJoin, TheRealLibraryLoadsAndRefusesADeviceThatIsNotThere) {
   try {
     real.api = &detail::nccl_api();
   } catch (const c10::Error& error) {
-    GTEST_SKIP() << "SKIPPED: " << error.what_without_backtrace();
+    GTEST_SKIP() << error.what_without_backtrace();
   }
   int version = 0;
   EXPECT_EQ(real.api->get_version(&version), ncclSuccess);

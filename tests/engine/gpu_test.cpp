@@ -69,7 +69,7 @@ void expect_near(const Outcome& gpu, const Outcome& host) {
 
 TEST(EngineOnGpu, TrainsToTheBitsOfTheCpu) {
   auto& cuda = device::cuda();
-  if (cuda.device_count() == 0) GTEST_SKIP() << "SKIPPED: " << cuda.why_no_device();
+  if (cuda.device_count() == 0) GTEST_SKIP() << cuda.why_no_device();
   cuda.prepare_tensors();
   const std::vector<Job> all = testing::jobs();
   for (size_t j = 0; j < all.size(); ++j) {

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -37,7 +36,7 @@ class FullDisk(Jobs):
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], stderr=subprocess.PIPE,
                                  text=True, check=False)
         if mounted.returncode != 0:
-            job.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+            self.skipTest(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
         self.addCleanup(subprocess.run, ["umount", path], check=True)
         return path
 
@@ -111,4 +110,4 @@ class WrongCheckpoint(Jobs):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0], *sys.argv[1:]], verbosity=2)
+    job.main()

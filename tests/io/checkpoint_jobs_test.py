@@ -3,7 +3,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -110,7 +109,7 @@ class FullDisk(Jobs):
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], stderr=subprocess.PIPE,
                                  text=True, check=False)
         if mounted.returncode != 0:
-            job.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+            self.skipTest(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
         self.addCleanup(subprocess.run, ["umount", disk], check=True)
         saved = digest(2, rows=5000, steps=2, save=f"{disk}/old")
         result = job.run(command(2, rows=5000, load=f"{disk}/old", steps=2, save=f"{disk}/new"))
@@ -122,4 +121,4 @@ class FullDisk(Jobs):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=[sys.argv[0], *sys.argv[1:]], verbosity=2)
+    job.main()

@@ -34,7 +34,7 @@ class CudaGpu : public ::testing::Test {
  protected:
   void SetUp() override {
     const std::string reason = testing::why_no_gpu();
-    if (!reason.empty()) GTEST_SKIP() << "SKIPPED: " << reason;
+    if (!reason.empty()) GTEST_SKIP() << reason;
   }
 };
 
@@ -216,7 +216,7 @@ TEST_F(CudaGpu, MoreThan2To31Elements) {
   size_t free = 0, total = 0;
   ZEROSCHED_CHECK_CUDA(cudaMemGetInfo(&free, &total));
   constexpr size_t kNeeded = static_cast<size_t>(kNumel) * (2 + 2 + 4 + 4);
-  if (free < kNeeded + (size_t{1} << 30)) GTEST_SKIP() << "SKIPPED: needs 26 GiB of GPU memory";
+  if (free < kNeeded + (size_t{1} << 30)) GTEST_SKIP() << "needs 26 GiB of GPU memory";
   const CudaStream stream;
   const auto numel = static_cast<size_t>(kNumel);
   const DeviceMemory y(numel * 2), g(numel * 2), x(numel * 4), m(numel * 4);

@@ -1,6 +1,7 @@
 #include "support/run.h"
 
 #include "support/gather.h"
+#include "support/skips.h"
 #include "support/world.h"
 
 #include <gtest/gtest.h>
@@ -12,6 +13,7 @@
 #include <sanitizer/lsan_interface.h>
 #endif
 
+#include <cstdio>
 #include <sstream>
 #include <string>
 
@@ -46,6 +48,22 @@ class GatherFailures final : public ::testing::EmptyTestEventListener {
   bool gathering_ = false;
 };
 
+// The reasons of all ranks, on rank 0, which prints no other rank's cases. Whether there are any, on every rank.
+bool tell_skips(const std::string& own) {
+  const auto texts = gather_texts(own);
+  bool skipped = false;
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    skipped = skipped || !texts[rank].empty();
+    if (world_rank() != 0 || texts[rank].empty()) continue;
+    if (rank == 0) {
+      std::fputs(own.c_str(), stdout);
+    } else if (texts[rank] != own) {
+      std::printf("on rank %zu:\n%s", rank, texts[rank].c_str());
+    }
+  }
+  return skipped;
+}
+
 void initialize_mpi(int argc, char** argv, ThreadLevel level) {
 #ifdef ZEROSCHED_TEST_MPI
   const int wanted = level == ThreadLevel::multiple     ? MPI_THREAD_MULTIPLE
@@ -71,8 +89,12 @@ int run_all_tests(int argc, char** argv, ThreadLevel level) {
     delete listeners.Release(listeners.default_result_printer());
     delete listeners.Release(listeners.default_xml_generator());
   }
-  listeners.Append(new GatherFailures);  // owned by GoogleTest
+  auto* skips = new Skips;
+  listeners.Append(skips);  // owned by GoogleTest, as the next one
+  listeners.Append(new GatherFailures);
   const int result = RUN_ALL_TESTS();
+  const bool skipped = tell_skips(skips->text());
+  std::fflush(stdout);  // the first rank that leaves with another code than 0 makes mpirun end the others
   bool failed = false;
   for (const auto& text : gather_texts(result == 0 ? "" : "failed")) failed = failed || !text.empty();
 #ifdef __SANITIZE_ADDRESS__
@@ -82,7 +104,7 @@ int run_all_tests(int argc, char** argv, ThreadLevel level) {
 #ifdef ZEROSCHED_TEST_MPI
   MPI_Finalize();
 #endif
-  return failed ? 1 : 0;
+  return failed ? 1 : skipped ? kSkipped : 0;
 }
 
 }  // namespace zerosched::testing

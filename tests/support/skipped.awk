@@ -1,0 +1,11 @@
+# ctest names skipped tests but not why: puts the reasons, which are in the log `last`, before ctest's summary.
+!summary && /^[0-9]+% tests passed/ {
+  summary = 1
+  while ((getline line < last) > 0) {
+    if (line ~ /^[0-9]+\/[0-9]+ Testing: /) { sub(/^[^:]*: /, "", line); test = line }
+    if (line ~ /SKIPPED: / && !(test in told)) {
+      sub(/.*SKIPPED: /, "", line); print "SKIPPED " test ": " line; told[test]
+    }
+  }
+}
+{ print; fflush() }
