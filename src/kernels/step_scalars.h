@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 
 namespace zerosched::kernels {
 
@@ -29,8 +30,12 @@ struct StepScalars {
   double y_weight_before = 0;  ///< 1 - beta1 of the step that made the current y: y = lerp(x, z, this)
   double c = 0;                ///< weight of z in the average: x = lerp(x, z, c)
   double y_weight = 0;         ///< 1 - beta1 now: y = lerp(x, z, this)
-  bool adaptive = true;        ///< adamw_schedule_free: divide by the root of v
-  bool nesterov = false;       ///< sgd
+  /// The iterate after its update, z before it is averaged or else x, is kept in [clamp_low, clamp_high]. Where 0
+  /// is not between them, padding becomes the bound that is nearer.
+  double clamp_low = -std::numeric_limits<double>::infinity();
+  double clamp_high = std::numeric_limits<double>::infinity();
+  bool adaptive = true;   ///< adamw_schedule_free: divide by the root of v
+  bool nesterov = false;  ///< sgd
 };
 
 }  // namespace zerosched::kernels

@@ -14,20 +14,6 @@
 // What the CUDA kernels are compared on with the CPU's, in the shim and on a GPU alike.
 namespace zerosched::kernels::testing {
 
-struct Dtypes {
-  c10::ScalarType param;
-  c10::ScalarType grad;
-};
-
-inline const std::vector<Dtypes>& all_dtypes() {
-  using c10::ScalarType;
-  static const std::vector<Dtypes> values = {{ScalarType::Float, ScalarType::Float},
-      {ScalarType::Double, ScalarType::Double}, {ScalarType::BFloat16, ScalarType::BFloat16},
-      {ScalarType::BFloat16, ScalarType::Float}, {ScalarType::Half, ScalarType::Half},
-      {ScalarType::Half, ScalarType::Float}};
-  return values;
-}
-
 struct Variant {
   const char* name;
   Rule rule;

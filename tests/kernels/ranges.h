@@ -12,6 +12,20 @@
 // Arrays for kernels to work on: typed by c10::ScalarType, as the kernels see them.
 namespace zerosched::kernels::testing {
 
+struct Dtypes {
+  c10::ScalarType param;
+  c10::ScalarType grad;
+};
+
+inline const std::vector<Dtypes>& all_dtypes() {
+  using c10::ScalarType;
+  static const std::vector<Dtypes> values = {{ScalarType::Float, ScalarType::Float},
+      {ScalarType::Double, ScalarType::Double}, {ScalarType::BFloat16, ScalarType::BFloat16},
+      {ScalarType::BFloat16, ScalarType::Float}, {ScalarType::Half, ScalarType::Half},
+      {ScalarType::Half, ScalarType::Float}};
+  return values;
+}
+
 /// Around every width of a vector, of a chunk of the kernel and of a block handed to a thread.
 inline const std::vector<int64_t>& sizes() {
   static const std::vector<int64_t> values = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65,

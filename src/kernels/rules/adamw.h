@@ -1,11 +1,13 @@
 #pragma once
 
 #include "kernels/math.h"
+#include "kernels/rules/box.h"
 #include "kernels/step_scalars.h"
 
 namespace zerosched::kernels {
 
 /// AdamW (arXiv 1711.05101), as torch::optim::AdamW. State: x (the parameters in the state's precision), m, v.
+template <template <typename> class Bounds>
 struct AdamWRule {
   static constexpr bool kInterpolates = false;
   static constexpr int kStateTensors = 3;
@@ -14,6 +16,7 @@ struct AdamWRule {
   struct Coefficients {
     Real grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias_correction2, eps, shrink,
         minus_step_size;
+    Bounds<Real> bounds;
 
     ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
         : grad_scale(static_cast<Real>(s.grad_scale)),
@@ -24,7 +27,8 @@ struct AdamWRule {
           inverse_bias_correction2(static_cast<Real>(1 / s.bias_correction2)),
           eps(static_cast<Real>(s.eps)),
           shrink(static_cast<Real>(1 - s.lr * s.weight_decay)),
-          minus_step_size(static_cast<Real>(-s.lr / s.bias_correction1)) {}
+          minus_step_size(static_cast<Real>(-s.lr / s.bias_correction1)),
+          bounds(s) {}
   };
 
   template <typename Real>
@@ -33,7 +37,7 @@ struct AdamWRule {
     m = fused_multiply_add(s.one_minus_beta1, g, s.beta1 * m);
     v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
     const Real denominator = square_root(v * s.inverse_bias_correction2) + s.eps;
-    x = fused_multiply_add(s.minus_step_size, m / denominator, x * s.shrink);
+    x = s.bounds.clamp(fused_multiply_add(s.minus_step_size, m / denominator, x * s.shrink));
     return x;
   }
 };

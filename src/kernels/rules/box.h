@@ -1,0 +1,37 @@
+#pragma once
+
+#include "kernels/math.h"
+#include "kernels/step_scalars.h"
+
+#include <limits>
+
+namespace zerosched::kernels {
+
+/// What a step's iterate is kept in: [clamp_low, clamp_high], each rounded to the state's type. Infinite bounds
+/// leave every bit, as does NaN, which stays; a zero in bounds keeps its sign.
+template <typename Real>
+struct Box {
+  Real low, high;
+
+  ZEROSCHED_ELEMENT explicit Box(const StepScalars& s)
+      : low(static_cast<Real>(s.clamp_low)), high(static_cast<Real>(s.clamp_high)) {}
+
+  ZEROSCHED_ELEMENT Real clamp(Real value) const {
+    const Real above = value < low ? low : value;
+    return above > high ? high : above;
+  }
+};
+
+/// The same bits for infinite bounds, without the comparisons.
+template <typename Real>
+struct NoBox {
+  ZEROSCHED_ELEMENT explicit NoBox(const StepScalars&) {}
+  ZEROSCHED_ELEMENT Real clamp(Real value) const { return value; }
+};
+
+inline bool has_box(const StepScalars& s) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return s.clamp_low > -kInfinity || s.clamp_high < kInfinity;
+}
+
+}  // namespace zerosched::kernels
