@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <cstring>
 
-// What the arithmetic of one element is made of, for every device; the update rules are in rules/. The same source gives the same bits everywhere because
-// nothing is left to the compiler: fused multiply-adds are written out, division and square root are IEEE's,
-// and translation units that include this are built without contraction (-ffp-contract=off, -fmad=false).
+// What the arithmetic of one element is made of, for every device; the update rules are in rules/. The same
+// source gives the same bits everywhere because nothing is left to the compiler: fused multiply-adds are
+// written out, division and square root are IEEE's, and translation units that include this are built without
+// contraction (-ffp-contract=off, -fmad=false).
 #ifdef __CUDACC__
 #define ZEROSCHED_ELEMENT __host__ __device__ __forceinline__
 #else
@@ -43,6 +44,17 @@ ZEROSCHED_ELEMENT Real select(Bits mask, Real a, Real b) {
   Real chosen;
   std::memcpy(&chosen, &chosen_bits, sizeof(chosen));
   return chosen;
+}
+
+/// `zero` stays 0 while values are finite, and is NaN from the first that is not. As cheap as it gets: one
+/// instruction, that vectorises, into an accumulator that is apart from the arithmetic.
+template <typename Real>
+ZEROSCHED_ELEMENT Real zero_if_finite(Real zero, Real value) {
+#if defined(__FP_FAST_FMAF) || defined(__CUDA_ARCH__)
+  return fused_multiply_add(value, Real(0), zero);
+#else
+  return zero + value * Real(0);  // where a fused one is a function call
+#endif
 }
 
 /// lerp(a, b, w) as a + w (b - a) below w = 0.5 and b - (1 - w) (b - a) above, like at::lerp: from the nearer

@@ -7,7 +7,11 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstddef>
+#include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace zerosched::kernels {
@@ -15,6 +19,8 @@ namespace {
 
 // Bytes of y from which a range counts as out of cache: with z, x, v and g it is 5 MiB or more.
 constexpr int64_t kOutOfCacheBytes = int64_t{1} << 20;
+// Bytes written from which a copy counts as out of cache.
+constexpr int64_t kCopyOutOfCacheBytes = int64_t{8} << 20;
 // Elements are handed to threads in blocks of this many, so that threads do not share cache lines or pages.
 constexpr int64_t kBlockNumel = 2048;
 // Blocks that are worth waking another thread for.
@@ -42,6 +48,33 @@ void for_each_range(int64_t numel, const Function& function) {
   });
 }
 
+/// What sum_tile(begin, numel) gives for every tile, added in the order of summation.h.
+template <typename SumTile>
+double add_tiles(double p, int64_t numel, const SumTile& sum_tile) {
+  const int64_t tiles = (numel + kSumTileNumel - 1) / kSumTileNumel;
+  std::vector<double> sums(static_cast<size_t>(tiles));
+  ::at::parallel_for(0, tiles, 2, [&](int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      const int64_t begin = tile * kSumTileNumel;
+      sums[static_cast<size_t>(tile)] = sum_tile(begin, std::min(kSumTileNumel, numel - begin));
+    }
+  });
+  return with_power(p, [&](const auto& power) {
+    using Power = std::decay_t<decltype(power)>;
+    double lanes[kSumLanes] = {};
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      double& lane = lanes[tile % kSumLanes];
+      lane = Power::add(lane, sums[static_cast<size_t>(tile)]);
+    }
+    return add_pairwise<kSumLanes, Power>(lanes);
+  });
+}
+
+/// Whether one is float32 and the other of 16 bits.
+bool is_half_of(c10::ScalarType narrow, c10::ScalarType wide) {
+  return c10::elementSize(narrow) == 2 && wide == c10::ScalarType::Float;
+}
+
 }  // namespace
 
 std::vector<const Variant*> runnable_variants() {
@@ -66,7 +99,7 @@ c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
   return param_dtype == c10::ScalarType::Double ? c10::ScalarType::Double : c10::ScalarType::Float;
 }
 
-void update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
+bool update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
   const c10::ScalarType state = state_dtype(range.param_dtype);
   TORCH_CHECK(
       is_supported(range.param_dtype) && (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
@@ -74,14 +107,16 @@ void update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
       c10::toString(range.grad_dtype), " gradients.");
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
   const bool out_of_cache = param_bytes >= kOutOfCacheBytes;
+  std::atomic<bool> finite{true};
   for_each_range(range.numel, [&](int64_t begin, int64_t numel) {
     UpdateRange part = range;
     part.y = at(range.y, begin, range.param_dtype);
     part.g = at(range.g, begin, range.grad_dtype);
     for (void*& tensor : part.state) tensor = tensor == nullptr ? nullptr : at(tensor, begin, state);
     part.numel = numel;
-    active().update(rule, part, scalars, out_of_cache);
+    if (!active().update(rule, part, scalars, out_of_cache)) finite = false;
   });
+  return finite;
 }
 
 void interpolate(
@@ -94,18 +129,46 @@ void interpolate(
 }
 
 double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel) {
-  const int64_t tiles = (numel + kSumTileNumel - 1) / kSumTileNumel;
-  std::vector<double> sums(static_cast<size_t>(tiles));
-  ::at::parallel_for(0, tiles, 2, [&](int64_t first, int64_t last) {
-    for (int64_t tile = first; tile < last; ++tile) {
-      const int64_t begin = tile * kSumTileNumel;
-      sums[static_cast<size_t>(tile)] =
-          active().sum_tile(dtype, at(data, begin, dtype), std::min(kSumTileNumel, numel - begin));
+  return add_tiles(2, numel,
+      [&](int64_t begin, int64_t count) { return active().sum_tile(dtype, at(data, begin, dtype), count); });
+}
+
+double sum_of_powers(c10::ScalarType dtype, const void* data, int64_t numel, double p) {
+  TORCH_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
+  return add_tiles(p, numel, [&](int64_t begin, int64_t count) {
+    return active().sum_powers_of_tile(p, dtype, at(data, begin, dtype), count);
+  });
+}
+
+double max_abs(c10::ScalarType dtype, const void* data, int64_t numel) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return add_tiles(kInfinity, numel, [&](int64_t begin, int64_t count) {
+    return active().sum_powers_of_tile(kInfinity, dtype, at(data, begin, dtype), count);
+  });
+}
+
+bool copy_gradient(c10::ScalarType to_dtype, void* to, c10::ScalarType from_dtype, const void* from,
+    int64_t numel, double weight) {
+  TORCH_CHECK(
+      is_supported(to_dtype) && is_supported(from_dtype) &&
+          (to_dtype == from_dtype || is_half_of(to_dtype, from_dtype) || is_half_of(from_dtype, to_dtype)),
+      "no kernel copies ", c10::toString(from_dtype), " gradients to ", c10::toString(to_dtype), ".");
+  const bool out_of_cache = numel * static_cast<int64_t>(c10::elementSize(to_dtype)) >= kCopyOutOfCacheBytes;
+  std::atomic<bool> finite{true};
+  for_each_range(numel, [&](int64_t begin, int64_t count) {
+    if (!active().copy_gradient(to_dtype, at(to, begin, to_dtype), from_dtype, at(from, begin, from_dtype),
+            count, weight, out_of_cache)) {
+      finite = false;
     }
   });
-  double lanes[kSumLanes] = {};
-  for (int64_t tile = 0; tile < tiles; ++tile) lanes[tile % kSumLanes] += sums[static_cast<size_t>(tile)];
-  return add_pairwise<kSumLanes>(lanes);
+  return finite;
+}
+
+void clamp_gradient(c10::ScalarType dtype, void* data, int64_t numel, double limit) {
+  TORCH_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
+  for_each_range(numel, [&](int64_t begin, int64_t count) {
+    active().clamp_gradient(dtype, at(data, begin, dtype), count, limit);
+  });
 }
 
 }  // namespace zerosched::kernels
