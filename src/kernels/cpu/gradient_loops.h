@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+// NOLINTBEGIN(misc-definitions-in-headers): internal to each variant on purpose
 namespace zerosched::kernels {
 namespace {
 
@@ -117,3 +118,4 @@ void clamp_gradient_range(c10::ScalarType dtype, void* data, int64_t numel, doub
 
 }  // namespace
 }  // namespace zerosched::kernels
+// NOLINTEND(misc-definitions-in-headers)

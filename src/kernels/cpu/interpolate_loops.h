@@ -6,6 +6,7 @@
 #include <c10/core/ScalarType.h>
 #include <cstdint>
 
+// NOLINTBEGIN(misc-definitions-in-headers): internal to each variant on purpose
 namespace zerosched::kernels {
 namespace {
 
@@ -38,3 +39,4 @@ void interpolate_range(
 
 }  // namespace
 }  // namespace zerosched::kernels
+// NOLINTEND(misc-definitions-in-headers)

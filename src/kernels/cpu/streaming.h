@@ -9,6 +9,7 @@
 #include <immintrin.h>
 #endif
 
+// NOLINTBEGIN(misc-definitions-in-headers): internal to each variant on purpose
 namespace zerosched::kernels {
 namespace {
 
@@ -66,3 +67,4 @@ ZEROSCHED_ELEMENT void finish_streaming() {
 
 }  // namespace
 }  // namespace zerosched::kernels
+// NOLINTEND(misc-definitions-in-headers)

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+// NOLINTBEGIN(misc-definitions-in-headers): internal to each variant on purpose
 namespace zerosched::kernels {
 namespace {
 
@@ -115,3 +116,4 @@ bool update_by_rule(Rule rule, const UpdateRange& range, const StepScalars& scal
 
 }  // namespace
 }  // namespace zerosched::kernels
+// NOLINTEND(misc-definitions-in-headers)
