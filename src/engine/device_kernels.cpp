@@ -26,9 +26,25 @@ void DeviceKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::Gradi
   cuda::sum_of_squares(grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
 }
 
+void DeviceKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t shard_numel, double* workspace, double* sum, cuda::Stream stream) {
+  cuda::sum_of_powers(grad_dtype, p, spans, span_count, shard_numel, workspace, sum, stream);
+}
+
+void DeviceKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double* workspace, double* largest, cuda::Stream stream) {
+  cuda::max_abs(grad_dtype, spans, span_count, shard_numel, workspace, largest, stream);
+}
+
+void DeviceKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t shard_numel, double limit, cuda::Stream stream) {
+  cuda::clamp_gradient(grad_dtype, spans, span_count, shard_numel, limit, stream);
+}
+
 void DeviceKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
-    std::optional<double> max_norm, bool skip_non_finite, cuda::GradientNorm* out, cuda::Stream stream) {
-  cuda::gradient_norm(sum, scalars, max_norm, skip_non_finite, out, stream);
+    std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
+    cuda::GradientNorm* out, cuda::Stream stream) {
+  cuda::gradient_norm(sum, scalars, max_norm, skip_non_finite, state_dtype, out, stream);
 }
 
 }  // namespace zerosched::detail

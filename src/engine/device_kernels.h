@@ -19,9 +19,16 @@ class ZEROSCHED_EXPORT DeviceKernels {
   virtual int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
   virtual void sum_of_squares(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
       int64_t span_count, int64_t shard_numel, double* workspace, double* sum, kernels::cuda::Stream stream);
-  virtual void gradient_norm(const double* sum, const kernels::StepScalars* scalars,
-      std::optional<double> max_norm, bool skip_non_finite, kernels::cuda::GradientNorm* out,
+  virtual void sum_of_powers(c10::ScalarType grad_dtype, double p, const kernels::cuda::GradientSpan* spans,
+      int64_t span_count, int64_t shard_numel, double* workspace, double* sum, kernels::cuda::Stream stream);
+  virtual void max_abs(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+      int64_t span_count, int64_t shard_numel, double* workspace, double* largest,
       kernels::cuda::Stream stream);
+  virtual void clamp_gradient(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+      int64_t span_count, int64_t shard_numel, double limit, kernels::cuda::Stream stream);
+  virtual void gradient_norm(const double* sum, const kernels::StepScalars* scalars,
+      std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
+      kernels::cuda::GradientNorm* out, kernels::cuda::Stream stream);
 };
 
 }  // namespace zerosched::detail

@@ -111,8 +111,8 @@ class DeviceUpdater final : public ShardUpdater {
   }
 
   void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool skip_non_finite) override {
-    kernels_.gradient_norm(
-        sum.const_data_ptr<double>(), scalars(0), max_norm, skip_non_finite, norm_pointer(), stream());
+    kernels_.gradient_norm(sum.const_data_ptr<double>(), scalars(0), max_norm, skip_non_finite,
+        narrowest_state(), norm_pointer(), stream());
     clips_ = true;
     norm_is_read_ = false;
   }
@@ -160,6 +160,13 @@ class DeviceUpdater final : public ShardUpdater {
   bool direct() const { return launches_.empty() || !parts_.gradients.shard(0).defined(); }
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
   cuda::Stream stream() const { return static_cast<cuda::Stream>(executor_.current_stream().handle); }
+
+  c10::ScalarType narrowest_state() const {
+    const auto& buckets = parts_.layout.buckets;
+    const bool all_wide = std::all_of(buckets.begin(), buckets.end(),
+        [](const Bucket& bucket) { return kernels::state_dtype(bucket.dtype) == c10::ScalarType::Double; });
+    return all_wide ? c10::ScalarType::Double : c10::ScalarType::Float;
+  }
 
   const kernels::StepScalars* scalars(int64_t group) const {
     return static_cast<const kernels::StepScalars*>(table_.const_data_ptr()) + group;

@@ -1,6 +1,8 @@
 #include "engine/fake_kernels.h"
 
+#include "kernels/clipping.h"
 #include "kernels/kernels.h"
+#include "kernels/powers.h"
 
 #include <algorithm>
 #include <cmath>
@@ -52,7 +54,8 @@ void FakeKernels::update(kernels::Rule rule, const kernels::StepScalars&, c10::S
           range.state[i] = at_element(shard.state[i], span->begin, kernels::state_dtype(param_dtype));
         }
       }
-      kernels::update(rule, range, scalars);
+      const bool finite = kernels::update(rule, range, scalars);
+      if (!finite && shard.not_finite != nullptr) *shard.not_finite = 1;
     }
   });
 }
@@ -73,13 +76,45 @@ void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::Gradien
   });
 }
 
+void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
+  enqueue(stream, [=] {
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (is_used(*span, grad_dtype))
+        *sum += kernels::sum_of_powers(grad_dtype, span->values, span->numel, p);
+    }
+  });
+}
+
+void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
+    int64_t, double*, double* largest, cuda::Stream stream) {
+  enqueue(stream, [=] {
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (!is_used(*span, grad_dtype)) continue;
+      *largest = kernels::Largest::add(*largest, kernels::max_abs(grad_dtype, span->values, span->numel));
+    }
+  });
+}
+
+void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t, double limit, cuda::Stream stream) {
+  enqueue(stream, [=] {
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (is_used(*span, grad_dtype))
+        kernels::clamp_gradient(grad_dtype, const_cast<void*>(span->values), span->numel, limit);
+    }
+  });
+}
+
 void FakeKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
-    std::optional<double> max_norm, bool skip_non_finite, cuda::GradientNorm* out, cuda::Stream stream) {
+    std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
+    cuda::GradientNorm* out, cuda::Stream stream) {
   enqueue(stream, [=] {
     out->norm = std::sqrt(*sum) * scalars->grad_scale;
-    const double factor = max_norm.value_or(-1) / (out->norm + 1e-6);
-    out->clip_factor = !max_norm || factor >= 1 ? 1 : factor;
-    out->found_inf = skip_non_finite && !std::isfinite(out->norm) ? 1 : 0;
+    out->clip_factor = max_norm ? kernels::clip_factor(out->norm, *max_norm) : 1;
+    const bool usable =
+        kernels::can_be_used(out->norm, scalars->grad_scale, state_dtype == c10::ScalarType::Double);
+    out->found_inf = skip_non_finite && !usable ? 1 : 0;
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string>
@@ -21,7 +22,7 @@ struct Variant {
   StepScalars scalars;
 };
 
-/// Every kernel of the family.
+/// Every kernel of the family, some in a box as well.
 inline std::vector<Variant> all_rules() {
   StepScalars s;
   s.grad_scale = 0.25, s.lr = 2.5e-2, s.beta1 = 0.9, s.beta2 = 0.99, s.bias_correction1 = 0.3;
@@ -32,11 +33,18 @@ inline std::vector<Variant> all_rules() {
   not_adaptive.adaptive = false;
   StepScalars nesterov = decays;
   nesterov.nesterov = true;
+  const auto in_box = [](StepScalars scalars) {
+    scalars.clamp_low = -0.8, scalars.clamp_high = 0.3;  // of iterates that are normal about 0
+    return scalars;
+  };
   return {{"AdamW Schedule-Free", Rule::adamw_schedule_free, 3, s},
       {"AdamW Schedule-Free with weight decay", Rule::adamw_schedule_free, 3, decays},
       {"AdamW Schedule-Free not adaptive", Rule::adamw_schedule_free, 3, not_adaptive},
       {"SGD Schedule-Free", Rule::sgd_schedule_free, 2, decays}, {"AdamW", Rule::adamw, 3, decays},
-      {"SGD", Rule::sgd, 2, decays}, {"SGD with Nesterov", Rule::sgd, 2, nesterov}};
+      {"SGD", Rule::sgd, 2, decays}, {"SGD with Nesterov", Rule::sgd, 2, nesterov},
+      {"AdamW Schedule-Free in a box", Rule::adamw_schedule_free, 3, in_box(decays)},
+      {"SGD Schedule-Free in a box", Rule::sgd_schedule_free, 2, in_box(decays)},
+      {"AdamW in a box", Rule::adamw, 3, in_box(decays)}, {"SGD in a box", Rule::sgd, 2, in_box(nesterov)}};
 }
 
 /// A shard as the engine lays it out: every span starts on 128 bytes.
@@ -70,14 +78,16 @@ struct Shard {
     }
   }
 
-  /// One step by the CPU's kernels.
-  void update_on_cpu(Rule rule, const StepScalars& scalars) {
+  /// One step by the CPU's kernels; whether they found its state finite.
+  bool update_on_cpu(Rule rule, const StepScalars& scalars) {
+    bool finite = true;
     for (size_t i = 0; i < sizes.size(); ++i) {
       if (!used[i]) continue;
       UpdateRange range{dtypes.param, dtypes.grad, at(y, begins[i]), at(g, begins[i]), {}, sizes[i]};
       for (size_t k = 0; k < state.size(); ++k) range.state[k] = at(state[k], begins[i]);
-      update(rule, range, scalars);
+      finite = update(rule, range, scalars) && finite;
     }
+    return finite;
   }
 
   /// (*sum + s0) + s1 + ... by the CPU's kernel.
@@ -86,6 +96,25 @@ struct Shard {
       if (used[i]) sum += sum_of_squares(dtypes.grad, at(g, begins[i]), sizes[i]);
     }
     return sum;
+  }
+
+  double sum_of_powers_on_cpu(double sum, double p) {
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (used[i]) sum += sum_of_powers(dtypes.grad, at(g, begins[i]), sizes[i], p);
+    }
+    return sum;
+  }
+  double max_abs_on_cpu() {
+    double largest = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (used[i]) largest = std::max(largest, max_abs(dtypes.grad, at(g, begins[i]), sizes[i]));
+    }
+    return largest;
+  }
+  void clamp_on_cpu(double limit) {
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (used[i]) clamp_gradient(dtypes.grad, at(g, begins[i]), sizes[i], limit);
+    }
   }
 
   static void* at(Array& array, int64_t index) {

@@ -39,7 +39,7 @@ class CudaGpu : public ::testing::Test {
 };
 
 struct OnDevice {
-  DeviceMemory y, g, flags, scalars, norm, spans, sum, workspace;
+  DeviceMemory y, g, flags, scalars, norm, not_finite, spans, sum, workspace;
   std::vector<DeviceMemory> state;
   int64_t numel, span_count;
 
@@ -49,6 +49,7 @@ struct OnDevice {
         flags(shard.flags),
         scalars(sizeof(StepScalars)),
         norm(sizeof(GradientNorm)),
+        not_finite(sizeof(int32_t)),
         spans(shard.sizes.size() * sizeof(GradientSpan)),
         sum(sizeof(double)),
         workspace(sizeof(double) * static_cast<size_t>(cuda::sum_of_squares_workspace_numel(
@@ -69,17 +70,45 @@ struct OnDevice {
     norm.write(&no_clipping);
     const double zero = 0;
     sum.write(&zero);
+    const int32_t finite = 0;
+    not_finite.write(&finite);
   }
 
   void update(const Variant& variant, const Dtypes& dtypes, cudaStream_t stream) const {
     cuda::ShardUpdate shard{y.data(), {}, numel, spans.data<GradientSpan>(), span_count,
-        scalars.data<StepScalars>(), norm.data<GradientNorm>()};
+        scalars.data<StepScalars>(), norm.data<GradientNorm>(), not_finite.data<int32_t>()};
     for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, stream);
   }
   void sum_of_squares(ScalarType grad_dtype, cudaStream_t stream) const {
     cuda::sum_of_squares(grad_dtype, spans.data<GradientSpan>(), span_count, numel, workspace.data<double>(),
         sum.data<double>(), stream);
+  }
+  double sum_of_powers(ScalarType grad_dtype, double p, const CudaStream& stream) const {
+    return reduced(stream, [&] {
+      cuda::sum_of_powers(grad_dtype, p, spans.data<GradientSpan>(), span_count, numel,
+          workspace.data<double>(), sum.data<double>(), stream);
+    });
+  }
+  double max_abs(ScalarType grad_dtype, const CudaStream& stream) const {
+    return reduced(stream, [&] {
+      cuda::max_abs(grad_dtype, spans.data<GradientSpan>(), span_count, numel, workspace.data<double>(),
+          sum.data<double>(), stream);
+    });
+  }
+  template <typename Launch>
+  double reduced(const CudaStream& stream, const Launch& launch) const {
+    double result = 0;
+    sum.write(&result);
+    launch();
+    stream.wait();
+    sum.read(&result);
+    return result;
+  }
+  bool found_not_finite() const {
+    int32_t flag = -1;
+    not_finite.read(&flag);
+    return flag != 0;
   }
   bool same_bits(const Shard& shard) const {
     const auto same = [](const DeviceMemory& memory, const Array& expected) {
@@ -126,6 +155,62 @@ TEST_F(CudaGpu, FoundInfChangesNothing) {
     shard.update(variant, before.dtypes, stream);
     stream.wait();
     EXPECT_TRUE(shard.same_bits(before)) << variant.name;
+  }
+}
+
+TEST_F(CudaGpu, UpdateSeesWhatIsNotFinite) {
+  const CudaStream stream;
+  for (const Dtypes& dtypes : all_dtypes()) {
+    for (const Variant& variant : all_rules()) {
+      for (const int64_t bad : {-1, 0, 40'001, 50'002}) {
+        Shard expected(dtypes, {50'003}, false, 7);
+        if (bad >= 0) expected.g.set(bad, std::numeric_limits<double>::quiet_NaN());
+        const OnDevice shard(expected, variant.scalars);
+        shard.update(variant, dtypes, stream);
+        stream.wait();
+        EXPECT_EQ(shard.found_not_finite(), bad >= 0) << variant.name << " " << bad;
+      }
+    }
+  }
+}
+
+TEST_F(CudaGpu, SumsOfPowersAreThoseOfTheCpu) {
+  const CudaStream stream;
+  uint32_t seed = 1;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const std::vector<int64_t>& sizes :
+        {span_sizes(), std::vector<int64_t>{100 * kSumTileNumel + 1234, 5}}) {
+      Shard expected({dtype, dtype}, sizes, true, ++seed);
+      const OnDevice shard(expected, StepScalars());
+      EXPECT_EQ(shard.sum_of_powers(dtype, 1, stream), expected.sum_of_powers_on_cpu(0, 1));
+      EXPECT_EQ(shard.sum_of_powers(dtype, 2, stream), expected.sum_of_squares_on_cpu(0));
+      const double general = expected.sum_of_powers_on_cpu(0, 3.5);
+      EXPECT_NEAR(shard.sum_of_powers(dtype, 3.5, stream), general, 1e-12 * general);
+      EXPECT_EQ(shard.max_abs(dtype, stream), expected.max_abs_on_cpu());
+    }
+    Shard bad({dtype, dtype}, {20000, 100}, false, 5);
+    bad.g.set(3, std::numeric_limits<double>::quiet_NaN());
+    EXPECT_TRUE(std::isnan(OnDevice(bad, StepScalars()).max_abs(dtype, stream)));
+  }
+}
+
+TEST_F(CudaGpu, ClampGivesTheBitsOfTheCpu) {
+  const CudaStream stream;
+  uint32_t seed = 1;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const int64_t offset : {0, 1}) {
+      Shard expected({dtype, dtype}, span_sizes(), true, ++seed);
+      expected.g.set(expected.begins[20], std::numeric_limits<double>::quiet_NaN());
+      expected.g.set(expected.begins[20] + 9, -std::numeric_limits<double>::infinity());
+      const OnDevice shard(expected, StepScalars(), offset);
+      cuda::clamp_gradient(
+          dtype, shard.spans.data<GradientSpan>(), shard.span_count, shard.numel, 0.1, stream);
+      stream.wait();
+      expected.clamp_on_cpu(0.1);
+      EXPECT_TRUE(shard.same_bits(expected)) << c10::toString(dtype) << ", offset " << offset;
+    }
   }
 }
 
@@ -267,7 +352,7 @@ TEST_F(CudaGpu, AStepIsCapturedInAGraph) {
   ZEROSCHED_CHECK_CUDA(cudaMemsetAsync(shard.sum.data(), 0, sizeof(double), stream));
   shard.sum_of_squares(dtypes.grad, stream);
   cuda::gradient_norm(shard.sum.data<double>(), shard.scalars.data<StepScalars>(), 0.5, true,
-      shard.norm.data<GradientNorm>(), stream);
+      ScalarType::Float, shard.norm.data<GradientNorm>(), stream);
   shard.update(variant, dtypes, stream);
   ZEROSCHED_CHECK_CUDA(cudaStreamEndCapture(stream, &graph));
   ZEROSCHED_CHECK_CUDA(cudaGraphInstantiate(&replay, graph, 0));

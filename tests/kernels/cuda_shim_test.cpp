@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace zerosched::kernels {
@@ -74,9 +75,10 @@ struct OnDevice {
     }
   }
 
-  void update(const Variant& variant, const Dtypes& dtypes, const GradientNorm* norm = nullptr) const {
-    cuda::ShardUpdate shard{
-        y.data(), {}, numel, spans.data(), static_cast<int64_t>(spans.size()), &variant.scalars, norm};
+  void update(const Variant& variant, const Dtypes& dtypes, const GradientNorm* norm = nullptr,
+      int32_t* not_finite = nullptr) const {
+    cuda::ShardUpdate shard{y.data(), {}, numel, spans.data(), static_cast<int64_t>(spans.size()),
+        &variant.scalars, norm, not_finite};
     for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, nullptr);
   }
@@ -86,6 +88,24 @@ struct OnDevice {
         std::numeric_limits<double>::quiet_NaN());
     cuda::sum_of_squares(grad_dtype, spans.data(), count, numel, workspace.data(), &sum, nullptr);
     return sum;
+  }
+  double sum_of_powers(ScalarType grad_dtype, double p, double sum) const {
+    const auto count = static_cast<int64_t>(spans.size());
+    std::vector<double> workspace(static_cast<size_t>(cuda::sum_of_squares_workspace_numel(numel, count)),
+        std::numeric_limits<double>::quiet_NaN());
+    cuda::sum_of_powers(grad_dtype, p, spans.data(), count, numel, workspace.data(), &sum, nullptr);
+    return sum;
+  }
+  double max_abs(ScalarType grad_dtype) const {
+    const auto count = static_cast<int64_t>(spans.size());
+    std::vector<double> workspace(static_cast<size_t>(cuda::sum_of_squares_workspace_numel(numel, count)),
+        std::numeric_limits<double>::quiet_NaN());
+    double largest = 0;
+    cuda::max_abs(grad_dtype, spans.data(), count, numel, workspace.data(), &largest, nullptr);
+    return largest;
+  }
+  void clamp(ScalarType grad_dtype, double limit) const {
+    cuda::clamp_gradient(grad_dtype, spans.data(), static_cast<int64_t>(spans.size()), numel, limit, nullptr);
   }
   bool same_bits(const Shard& shard) const {
     for (size_t i = 0; i < state.size(); ++i) {
@@ -152,6 +172,37 @@ TEST_F(CudaShim, FoundInfChangesNothing) {
   }
 }
 
+// In a pack, behind the last pack, and among gradients that are not aligned.
+TEST_F(CudaShim, UpdateSeesWhatIsNotFinite) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const Dtypes& dtypes : all_dtypes()) {
+    for (const Variant& variant : all_rules()) {
+      const Shard finite(dtypes, {5003, 3}, false, 7);
+      for (const int64_t offset : {0, 1}) {
+        int32_t flag = 0;
+        OnDevice(finite, offset).update(variant, dtypes, nullptr, &flag);
+        EXPECT_EQ(flag, 0) << describe(variant, dtypes);
+        for (const int64_t bad : {int64_t{0}, int64_t{2047}, int64_t{5002}, finite.begins[1] + 2}) {
+          Shard shard = finite;
+          shard.g.set(bad, std::numeric_limits<double>::quiet_NaN());
+          flag = 0;
+          OnDevice(shard, offset).update(variant, dtypes, nullptr, &flag);
+          EXPECT_EQ(flag, 1) << describe(variant, dtypes) << " " << bad;
+          shard = finite;
+          shard.state[static_cast<size_t>(variant.state_tensors - 1)].set(bad, infinity);
+          flag = 0;
+          OnDevice(shard, offset).update(variant, dtypes, nullptr, &flag);
+          EXPECT_EQ(flag, 1) << describe(variant, dtypes) << " " << bad;
+          const GradientNorm found{infinity, 1, 1};
+          flag = 0;
+          OnDevice(shard, offset).update(variant, dtypes, &found, &flag);
+          EXPECT_EQ(flag, 0) << "a step that is left out was looked at";
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaShim, InterpolateGivesTheBitsOfTheCpu) {
   for (const ScalarType dtype :
       {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
@@ -199,6 +250,50 @@ TEST_F(CudaShim, SumOfSquaresOfThousandsOfSpans) {
   EXPECT_EQ(shard.sum_of_squares(ScalarType::BFloat16, 0), expected.sum_of_squares_on_cpu(0));
 }
 
+TEST_F(CudaShim, SumsOfPowersAreThoseOfTheCpu) {
+  uint32_t seed = 1;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const std::vector<int64_t>& sizes :
+        {span_sizes(), std::vector<int64_t>{3 * kSumTileNumel + 1234, 5}}) {
+      for (const int64_t offset : {0, 1}) {
+        cuda_shim::set_order(++seed);
+        Shard expected({dtype, dtype}, sizes, true, seed);
+        const OnDevice shard(expected, offset);
+        EXPECT_EQ(shard.sum_of_powers(dtype, 1, 0.5), expected.sum_of_powers_on_cpu(0.5, 1));
+        EXPECT_EQ(shard.sum_of_powers(dtype, 2, 0.5), expected.sum_of_squares_on_cpu(0.5));
+        const double cubes = expected.sum_of_powers_on_cpu(0.5, 3.5);
+        EXPECT_NEAR(shard.sum_of_powers(dtype, 3.5, 0.5), cubes, 1e-12 * cubes);
+        EXPECT_EQ(shard.max_abs(dtype), expected.max_abs_on_cpu());
+      }
+    }
+    Shard bad({dtype, dtype}, {20000, 100}, false, 5);
+    bad.g.set(19'999, -std::numeric_limits<double>::infinity());
+    EXPECT_EQ(OnDevice(bad).max_abs(dtype), std::numeric_limits<double>::infinity());
+    bad.g.set(3, -std::numeric_limits<double>::quiet_NaN());
+    EXPECT_TRUE(std::isnan(OnDevice(bad).max_abs(dtype)));
+    EXPECT_TRUE(std::isnan(OnDevice(bad).sum_of_powers(dtype, 1, 0)));
+  }
+}
+
+TEST_F(CudaShim, ClampGivesTheBitsOfTheCpu) {
+  uint32_t seed = 1;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const int64_t offset : {0, 1}) {
+      for (const double limit : {0.0, 0.1, 1.0 / 3}) {
+        Shard expected({dtype, dtype}, span_sizes(), true, ++seed);
+        expected.g.set(expected.begins[20], std::numeric_limits<double>::quiet_NaN());
+        expected.g.set(expected.begins[20] + 9, -std::numeric_limits<double>::infinity());
+        const OnDevice shard(expected, offset);
+        shard.clamp(dtype, limit);
+        expected.clamp_on_cpu(limit);
+        EXPECT_TRUE(shard.same_bits(expected)) << c10::toString(dtype) << " " << limit;
+      }
+    }
+  }
+}
+
 TEST_F(CudaShim, NonFiniteElementsShowInTheNorm) {
   for (const ScalarType dtype :
       {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
@@ -210,9 +305,9 @@ TEST_F(CudaShim, NonFiniteElementsShowInTheNorm) {
       EXPECT_FALSE(std::isfinite(sum));
       StepScalars scalars;
       GradientNorm norm{};
-      cuda::gradient_norm(&sum, &scalars, std::nullopt, true, &norm, nullptr);
+      cuda::gradient_norm(&sum, &scalars, std::nullopt, true, state_dtype(dtype), &norm, nullptr);
       EXPECT_EQ(norm.found_inf, 1);
-      cuda::gradient_norm(&sum, &scalars, std::nullopt, false, &norm, nullptr);
+      cuda::gradient_norm(&sum, &scalars, std::nullopt, false, state_dtype(dtype), &norm, nullptr);
       EXPECT_EQ(norm.found_inf, 0) << "without loss scaling they are used like any gradient";
     }
   }
@@ -225,17 +320,37 @@ TEST_F(CudaShim, NormAndClipFactor) {
   const double sum = 1234.5;
   const double expected = std::sqrt(sum) * 0.125;
   GradientNorm norm{};
-  cuda::gradient_norm(&sum, &scalars, 1.0, true, &norm, nullptr);
+  cuda::gradient_norm(&sum, &scalars, 1.0, true, ScalarType::Float, &norm, nullptr);
   EXPECT_EQ(norm.norm, expected);
   EXPECT_EQ(norm.clip_factor, 1.0 / (expected + 1e-6));
   EXPECT_EQ(norm.found_inf, 0);
-  cuda::gradient_norm(&sum, &scalars, 100.0, true, &norm, nullptr);
+  cuda::gradient_norm(&sum, &scalars, 100.0, true, ScalarType::Float, &norm, nullptr);
   EXPECT_EQ(norm.clip_factor, 1);
-  cuda::gradient_norm(&sum, &scalars, std::nullopt, true, &norm, nullptr);
+  cuda::gradient_norm(&sum, &scalars, std::nullopt, true, ScalarType::Float, &norm, nullptr);
   EXPECT_EQ(norm.clip_factor, 1);
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  cuda::gradient_norm(&nan, &scalars, 1.0, false, &norm, nullptr);
+  cuda::gradient_norm(&nan, &scalars, 1.0, false, ScalarType::Float, &norm, nullptr);
   EXPECT_TRUE(std::isnan(norm.clip_factor));
+}
+
+// What is finite in double, but not in the float32 that the update multiplies with.
+TEST_F(CudaShim, NormsAreJudgedInTheTypeOfTheState) {
+  const auto found_inf = [](double sum, double grad_scale, ScalarType dtype) {
+    StepScalars scalars;
+    scalars.grad_scale = grad_scale;
+    GradientNorm norm{};
+    cuda::gradient_norm(&sum, &scalars, std::nullopt, true, dtype, &norm, nullptr);
+    return norm.found_inf;
+  };
+  for (const auto& [sum, grad_scale] :
+      {std::pair(1e80, 1.0), std::pair(1e-80, 1e39), std::pair(1e40, 1e30)}) {
+    EXPECT_EQ(found_inf(sum, grad_scale, ScalarType::Float), 1) << sum << " " << grad_scale;
+    EXPECT_EQ(found_inf(sum, grad_scale, ScalarType::Double), 0) << sum << " " << grad_scale;
+  }
+  for (const ScalarType dtype : {ScalarType::Float, ScalarType::Double}) {
+    EXPECT_EQ(found_inf(1e70, 1e2, dtype), 0);
+    EXPECT_EQ(found_inf(1, std::numeric_limits<double>::infinity(), dtype), 1);
+  }
 }
 
 TEST_F(CudaShim, WrongCallsAreNamed) {

@@ -7,6 +7,9 @@
 #include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
 
+#include <cmath>
+#include <limits>
+
 namespace zerosched::kernels::cuda {
 namespace {
 
@@ -49,6 +52,15 @@ void with_element_type(ScalarType dtype, const Function& function) {
   }
 }
 
+void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double* workspace, double* sum, Stream stream) {
+  if (span_count == 0) return;
+  with_element_type(grad_dtype, [&](auto grad) {
+    launch_sum_of_powers<decltype(grad)>(p, spans, span_count, shard_numel, workspace, sum, stream);
+  });
+  check(cudaGetLastError(), "the launch of a sum");
+}
+
 }  // namespace
 
 void update(Rule rule, const StepScalars& scalars, ScalarType param_dtype, ScalarType grad_dtype,
@@ -89,16 +101,35 @@ int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) 
 
 void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
     double* workspace, double* sum, Stream stream) {
+  add_powers(2, grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+}
+
+void sum_of_powers(ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double* workspace, double* sum, Stream stream) {
+  TORCH_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
+  add_powers(p, grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+}
+
+void max_abs(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double* workspace, double* largest, Stream stream) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  add_powers(kInfinity, grad_dtype, spans, span_count, shard_numel, workspace, largest, stream);
+}
+
+void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double limit, Stream stream) {
+  TORCH_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
-    launch_sum_of_squares<decltype(grad)>(spans, span_count, shard_numel, workspace, sum, stream);
+    launch_clamp_gradient<decltype(grad)>(spans, span_count, shard_numel, limit, multiprocessors(), stream);
   });
-  check(cudaGetLastError(), "the launch of a sum of squares");
+  check(cudaGetLastError(), "the launch of a clamp");
 }
 
 void gradient_norm(const double* sum, const StepScalars* scalars, std::optional<double> max_norm,
-    bool skip_non_finite, GradientNorm* out, Stream stream) {
-  launch_gradient_norm(sum, scalars, max_norm.value_or(-1), skip_non_finite, out, stream);
+    bool skip_non_finite, ScalarType state_dtype, GradientNorm* out, Stream stream) {
+  launch_gradient_norm(
+      sum, scalars, max_norm.value_or(-1), skip_non_finite, state_dtype == ScalarType::Double, out, stream);
   check(cudaGetLastError(), "the launch of a gradient norm");
 }
 

@@ -12,13 +12,13 @@
 // Each function launches on `stream`, whose device must be the current one, and returns; none waits for the
 // device or allocates. All pointers but that to the rule's scalars are to device memory. All can be captured
 // in a CUDA graph, which keeps the arguments of the call: pointers, counts, dtypes, the variant of a rule,
-// `weight`, `max_norm`. What the pointers point at is read at every replay: spans, flags, scalars, norm.
+// `weight`, `p`, `limit`, `max_norm`. What the pointers point at is read at every replay: spans, flags, scalars, norm.
 //
 // All throw where zerosched was built without CUDA, and c10::Error if a launch fails.
 namespace zerosched::kernels::cuda {
 
 /// One step of `rule` on a shard, elements outside of all spans untouched. Gradients are multiplied with
-/// norm->clip_factor; nothing changes if norm->found_inf is set.
+/// norm->clip_factor; nothing changes if norm->found_inf is set, *not_finite included.
 /// `scalars` is the host's copy of *shard.scalars. It chooses the variant of the rule (adaptive, nesterov,
 /// weight decay or none), and nothing else is read from it.
 void update(Rule rule, const StepScalars& scalars, c10::ScalarType param_dtype, c10::ScalarType grad_dtype,
@@ -28,7 +28,7 @@ void update(Rule rule, const StepScalars& scalars, c10::ScalarType param_dtype, 
 void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
     int64_t numel, Stream stream);
 
-/// Elements that sum_of_squares needs as its workspace.
+/// Elements that sum_of_squares, sum_of_powers and max_abs need as their workspace.
 int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
 
 /// *sum = (*sum + s0) + s1 + ..., s of each span's used values as kernels::sum_of_squares gives it. Not
@@ -36,10 +36,23 @@ int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
 void sum_of_squares(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
     int64_t shard_numel, double* workspace, double* sum, Stream stream);
 
+/// The same of |g|^p, 0 < p < infinity: the bits of kernels::sum_of_powers for p = 1 and p = 2.
+void sum_of_powers(c10::ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double* workspace, double* sum, Stream stream);
+
+/// *largest = the largest of *largest and each used |g|; NaN if one is. *largest is not negative before.
+void max_abs(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+    double* workspace, double* largest, Stream stream);
+
+/// Clamps the used spans' values in place, as kernels::clamp_gradient.
+void clamp_gradient(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+    int64_t shard_numel, double limit, Stream stream);
+
 /// From the sum of squares of the summed gradient, over all shards: the norm of the averaged one, scaled by
-/// scalars->grad_scale, and what clipping it to max_norm takes. With `skip_non_finite`, a norm that is not
-/// finite sets found_inf.
+/// scalars->grad_scale, and what clipping it to max_norm takes. With `skip_non_finite`, found_inf is set where
+/// the norm or grad_scale is not finite in `state_dtype` (can_be_used in clipping.h), the narrowest of all
+/// states.
 void gradient_norm(const double* sum, const StepScalars* scalars, std::optional<double> max_norm,
-    bool skip_non_finite, GradientNorm* out, Stream stream);
+    bool skip_non_finite, c10::ScalarType state_dtype, GradientNorm* out, Stream stream);
 
 }  // namespace zerosched::kernels::cuda

@@ -7,8 +7,9 @@ namespace zerosched::kernels::cuda {
 /// Where the gradient of a run of elements of a shard lies. Plain data: tables of these are read from device
 /// memory, in the order of `begin`, no two overlapping.
 struct GradientSpan {
-  const void* values;  ///< device memory, aligned for its dtype; on 16 bytes it is read fastest
-  int64_t begin;       ///< first element, counted from the shard's; a multiple of 8
+  /// Device memory, aligned for its dtype; on 16 bytes it is read fastest. Only clamp_gradient writes it.
+  const void* values;
+  int64_t begin;  ///< first element, counted from the shard's; a multiple of 8
   int64_t numel;
   const void*
       used;  ///< one element of the gradient's dtype: the span is left alone where it is 0. null: used

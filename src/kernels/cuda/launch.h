@@ -24,6 +24,9 @@ struct ShardUpdate {
   int64_t span_count;
   const StepScalars* scalars;
   const GradientNorm* norm;  ///< null: no clipping, and inf and NaN are used like any gradient
+  /// Set to 1 if an element that was written is not finite in the first or the last state tensor; else left as
+  /// it is. null: not looked at.
+  int32_t* not_finite = nullptr;
 };
 
 template <typename Param, typename Grad>
@@ -34,12 +37,17 @@ template <typename Param>
 void launch_interpolate(void* out, const void* x, const void* z, double weight, int64_t numel,
     int64_t multiprocessors, Stream stream);
 
+/// p as of with_power.
 template <typename Grad>
-void launch_sum_of_squares(const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
     double* workspace, double* sum, Stream stream);
+
+template <typename Grad>
+void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t shard_numel, double limit,
+    int64_t multiprocessors, Stream stream);
 
 /// max_norm < 0: no clipping.
 void launch_gradient_norm(const double* sum, const StepScalars* scalars, double max_norm,
-    bool skip_non_finite, GradientNorm* out, Stream stream);
+    bool skip_non_finite, bool float64_state, GradientNorm* out, Stream stream);
 
 }  // namespace zerosched::kernels::cuda

@@ -21,7 +21,15 @@ int64_t sum_of_squares_workspace_numel(int64_t, int64_t) { not_built(); }
 void sum_of_squares(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
   not_built();
 }
-void gradient_norm(const double*, const StepScalars*, std::optional<double>, bool, GradientNorm*, Stream) {
+void sum_of_powers(c10::ScalarType, double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
+  not_built();
+}
+void max_abs(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
+  not_built();
+}
+void clamp_gradient(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double, Stream) { not_built(); }
+void gradient_norm(
+    const double*, const StepScalars*, std::optional<double>, bool, c10::ScalarType, GradientNorm*, Stream) {
   not_built();
 }
 

@@ -25,11 +25,13 @@ struct UpdateArguments {
   int64_t tile_count;
   const StepScalars* scalars;
   const GradientNorm* norm;  ///< null: no clipping
+  int32_t* not_finite;       ///< null: not looked at
 };
 
+/// finite: as of zero_if_finite, over the first and the last state tensor.
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& a, int64_t i,
-    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s) {
+    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr int kCount = 16 / sizeof(Param);
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   const Pack<Grad, kCount> g = load_pack<kCount>(gradient);
@@ -43,6 +45,8 @@ __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& 
     const Real y_j = UpdateRule::apply(
         static_cast<Real>(load(g.values[j])), first.values[j], second.values[j], third.values[j], s);
     store(y.values[j], y_j);
+    finite = zero_if_finite(finite, first.values[j]);
+    finite = zero_if_finite(finite, kHasThird ? third.values[j] : second.values[j]);
   }
   store_pack(a.state[0] + i, first);
   store_pack(a.state[1] + i, second);
@@ -52,7 +56,7 @@ __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& 
 
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __device__ __forceinline__ void update_element(const UpdateArguments<Param, Real>& a, int64_t i,
-    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s) {
+    const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   Real first = a.state[0][i];
   Real second = a.state[1][i];
@@ -62,6 +66,7 @@ __device__ __forceinline__ void update_element(const UpdateArguments<Param, Real
   a.state[0][i] = first;
   a.state[1][i] = second;
   if constexpr (kHasThird) a.state[2][i] = third;
+  finite = zero_if_finite(zero_if_finite(finite, first), kHasThird ? third : second);
 }
 
 /// One step of a shard. Blocks take tiles in turn; an element's result depends on that element alone.
@@ -79,6 +84,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor
   }
   __syncthreads();
   const Coefficients s = shared.value();
+  Real finite = 0;
   for (int64_t number = blockIdx.x; number < a.tile_count; number += gridDim.x) {
     const Tile tile = find_tile<kUpdateTileNumel>(a.spans, a.span_count, number);
     if (tile.numel == 0) continue;
@@ -89,13 +95,14 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor
     const int64_t in_packs = is_pack_aligned(gradient) ? tile.numel / kCount * kCount : 0;
 #pragma unroll 1
     for (int64_t i = threadIdx.x * kCount; i < in_packs; i += kUpdateThreads * kCount) {
-      update_pack<UpdateRule>(a, begin + i, gradient + i, s);
+      update_pack<UpdateRule>(a, begin + i, gradient + i, s, finite);
     }
 #pragma unroll 1
     for (int64_t i = in_packs + threadIdx.x; i < tile.numel; i += kUpdateThreads) {
-      update_element<UpdateRule>(a, begin + i, gradient + i, s);
+      update_element<UpdateRule>(a, begin + i, gradient + i, s, finite);
     }
   }
+  if (finite != 0 && a.not_finite != nullptr) atomicOr(a.not_finite, 1);
 }
 
 template <typename Param, typename Grad>
@@ -103,10 +110,11 @@ void launch_update(
     Rule rule, const StepScalars& scalars, const ShardUpdate& u, int64_t multiprocessors, Stream stream) {
   using Real = typename StateOf<Param>::type;
   UpdateArguments<Param, Real> a{static_cast<Param*>(u.y), {}, u.spans, u.span_count,
-      tile_count(u.numel, u.span_count, kUpdateTileNumel), u.scalars, u.norm};
+      tile_count(u.numel, u.span_count, kUpdateTileNumel), u.scalars, u.norm, u.not_finite};
   for (size_t i = 0; i < kMaxStateTensors; ++i) a.state[i] = static_cast<Real*>(u.state[i]);
   const int64_t blocks = std::min(a.tile_count, multiprocessors * kUpdateBlocksPerMultiprocessor<Param>);
-  with_rule(rule, scalars, [&](auto chosen) {
+  // In a box always: the comparisons with infinity hide behind memory, and spare a second set of kernels.
+  with_rule_in<Box>(rule, scalars, [&](auto chosen) {
     ZEROSCHED_LAUNCH((update_kernel<decltype(chosen), Param, Grad, Real>), blocks, kUpdateThreads, stream, a);
   });
 }

@@ -9,6 +9,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +19,7 @@ using namespace zerosched::kernels;
 
 constexpr int64_t kNumel = (int64_t{1} << 31) + 3 * 4096 + 13;
 constexpr int64_t kUpdateTile = 4096;
+constexpr int64_t kClampTile = 4096;
 // More than any launch has blocks for, so that every tile has a block of its own.
 constexpr int64_t kMultiprocessors = 1 << 20;
 
@@ -88,8 +90,17 @@ bool run_beyond_int() {
   std::vector<unsigned> blocks =
       blocks_of(kSumTileNumel);  // block 0 is also the only one of the second kernel
   cuda_shim::run_only_blocks(blocks);
-  cuda::launch_sum_of_squares<BFloat16>(&span, 1, kNumel, workspace.data(), &sum, nullptr);
+  cuda::launch_sum_of_powers<BFloat16>(2, &span, 1, kNumel, workspace.data(), &sum, nullptr);
   right = right && sum == 1 + 4 + 9 + 16 + 25 + 36 + 49;
+
+  blocks = blocks_of(kClampTile);
+  cuda_shim::run_only_blocks(blocks);
+  cuda::launch_clamp_gradient<BFloat16>(&span, 1, kNumel, 3, kMultiprocessors, nullptr);
+  count = 0;
+  for (const int64_t place : places()) {
+    const float expected = std::min(1.0F + static_cast<float>(count++), 3.0F);
+    right = right && load(gradient[place]) == expected;
+  }
 
   constexpr int64_t kInterpolateBlock = 256 * 8;
   for (const int64_t place : places()) x[place] = 3;

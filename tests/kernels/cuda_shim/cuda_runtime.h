@@ -60,6 +60,8 @@ void require(bool condition, const char* what);
 
 inline void __syncthreads() { cuda_shim::wait_for_block(); }
 
+inline int atomicOr(int* address, int value) { return __atomic_fetch_or(address, value, __ATOMIC_RELAXED); }
+
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
   static_assert(sizeof(T) <= 8, "what an exchange slot holds");

@@ -75,6 +75,20 @@ class Mutations(unittest.TestCase):
             "misaligned address", "update_float32.cu", "asan", "device.cuh", "(pointer) % 16 == 0",
             "(pointer) % 2 == 0")
 
+    def test_one_clamped_element_too_many(self):
+        self.expect_caught(
+            r"heap-buffer-overflow[\s\S]*clamp_kernel", "clamp_gradient.cu", "asan", "clamp_gradient.cuh",
+            "i = in_packs + threadIdx.x; i < tile.numel;", "i = in_packs + threadIdx.x; i <= tile.numel;")
+
+    def test_a_nan_that_is_not_seen(self):
+        self.expect_caught(
+            "DIFFERS: not finite", "update_float32.cu", "asan", "update.cuh", "finite != 0 &&", "finite > 0 &&")
+
+    def test_a_flag_that_threads_race_for(self):
+        self.expect_caught(
+            r"data race[\s\S]*update_kernel", "update_float32.cu", "tsan", "update.cuh",
+            "atomicOr(a.not_finite, 1)", "*a.not_finite = 1")
+
     def test_coefficients_read_before_they_are_there(self):
         # In an order of threads that is not their own; in their own the first thread comes first.
         barrier = "  __syncthreads();\n  const Coefficients s"
@@ -88,12 +102,12 @@ class Mutations(unittest.TestCase):
     def test_sums_read_before_they_are_there(self):
         barrier = "  __syncthreads();\n  if (threadIdx.x < kSumGroups)"
         self.expect_caught(
-            "DIFFERS: sum of squares", "gradient_norm.cu", "asan", "sum_of_squares.cuh", barrier, barrier[18:])
+            "DIFFERS: sum of squares", "sum_of_powers.cu", "asan", "sum_of_powers.cuh", barrier, barrier[18:])
 
     def test_sums_read_before_they_are_there_by_tsan(self):
         barrier = "  __syncthreads();\n  if (threadIdx.x < kSumGroups)"
         self.expect_caught(
-            r"data race[\s\S]*sum_tiles_kernel", "gradient_norm.cu", "tsan", "sum_of_squares.cuh", barrier,
+            r"data race[\s\S]*sum_tiles_kernel", "sum_of_powers.cu", "tsan", "sum_of_powers.cuh", barrier,
             barrier[18:])
 
     def test_threads_that_miss_a_barrier(self):
@@ -104,7 +118,7 @@ class Mutations(unittest.TestCase):
 
     def test_shared_memory_overrun(self):
         self.expect_caught(
-            "index 32 out of bounds", "gradient_norm.cu", "asan", "sum_of_squares.cuh", "group_sums[group] =",
+            "index 32 out of bounds", "sum_of_powers.cu", "asan", "sum_of_powers.cuh", "group_sums[group] =",
             "group_sums[group + 1] =")
 
     def test_32_bit_index(self):

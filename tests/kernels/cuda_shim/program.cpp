@@ -108,7 +108,7 @@ const std::vector<int64_t> kSizes = {9003, 1, 500, 4096, 77, 12, 0, 30};
 constexpr int64_t kShard = 9024 + 64 + 512 + 4096 + 128 + 64 + 30;
 
 template <typename Param, typename Grad>
-void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0) {
+void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0, bool with_nan = false) {
   using Real = typename StateOf<Param>::type;
   Memory<Grad> gradient(kShard + skew), flags(8);
   const Spans spans(gradient, flags, kSizes, skew);
@@ -118,6 +118,10 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
   fill_normal(gradient, kShard + skew, 0.1, 1);
   fill_normal(a, kShard, 1, 2), fill_normal(b, kShard, 1, 3), fill_normal(c, kShard, 0.1, 4);
   for (int64_t i = 0; i < kShard; ++i) c[i] = c[i] * c[i];
+  // Of several threads, which all say so.
+  for (const int64_t i : {0, 777, 9000}) {
+    if (with_nan) store(gradient[i + skew], std::numeric_limits<float>::quiet_NaN());
+  }
   Memory<Param> expected_y(y);
   Memory<Real> expected_a(a), expected_b(b), expected_c(c);
 
@@ -141,10 +145,12 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
     });
   }
   const bool has_third = rule == Rule::adamw_schedule_free || rule == Rule::adamw;
+  int32_t not_finite = 0;
   cuda::launch_update<Param, Grad>(rule, scalars,
       {y.data(), {a.data(), b.data(), has_third ? c.data() : nullptr}, kShard, spans.table.data(),
-          spans.count(), &scalars, &norm},
+          spans.count(), &scalars, &norm, &not_finite},
       1, nullptr);
+  expect(not_finite == (with_nan && !found_inf ? 1 : 0), "not finite");
   expect(y.same_bits(expected_y) && a.same_bits(expected_a) && b.same_bits(expected_b) &&
              c.same_bits(expected_c),
       "update");
@@ -197,20 +203,37 @@ void run_sum(bool many_spans) {
   }
   Memory<double> workspace(cuda::tile_count(shard, spans.count(), kSumTileNumel)), sum(1);
   sum[0] = 0.125;
-  cuda::launch_sum_of_squares<Grad>(
-      spans.table.data(), spans.count(), shard, workspace.data(), sum.data(), nullptr);
+  cuda::launch_sum_of_powers<Grad>(
+      2, spans.table.data(), spans.count(), shard, workspace.data(), sum.data(), nullptr);
   expect(sum[0] == expected, "sum of squares");
 
   GradientNorm norm;
   const StepScalars scalars = ordinary_scalars(0);
-  cuda::launch_gradient_norm(sum.data(), &scalars, 1.0, true, &norm, nullptr);
+  cuda::launch_gradient_norm(sum.data(), &scalars, 1.0, true, false, &norm, nullptr);
   const double expected_norm = std::sqrt(expected) * 0.25;
   expect(
       norm.norm == expected_norm && norm.clip_factor == 1.0 / (expected_norm + 1e-6) && norm.found_inf == 0,
       "gradient norm");
   sum[0] = std::numeric_limits<double>::infinity();
-  cuda::launch_gradient_norm(sum.data(), &scalars, -1, true, &norm, nullptr);
+  cuda::launch_gradient_norm(sum.data(), &scalars, -1, true, true, &norm, nullptr);
   expect(norm.clip_factor == 1 && norm.found_inf == 1, "overflow");
+}
+
+template <typename Grad>
+void run_clamp(int64_t skew) {
+  Memory<Grad> gradient(kShard + skew), flags(8);
+  fill_normal(gradient, kShard + skew, 1, ++launches);
+  Memory<Grad> expected(gradient);
+  const Spans spans(gradient, flags, kSizes, skew);
+  for (size_t k = 0; k < kSizes.size(); ++k) {
+    for (int64_t j = 0; j < kSizes[k] && spans.used(k); ++j) {
+      Grad& g = expected[spans.table[k].begin + skew + j];
+      const float value = load(g);
+      if (std::abs(value) > 0.5F) store(g, std::copysign(0.5F, value));
+    }
+  }
+  cuda::launch_clamp_gradient<Grad>(spans.table.data(), spans.count(), kShard, 0.5, 1, nullptr);
+  expect(gradient.same_bits(expected), "clamp");
 }
 
 }  // namespace
@@ -219,8 +242,10 @@ int main() {
 #ifdef CUDA_SHIM_OS_THREADS
   // What threads share is the same for every type, and threads of the system are slow to come by.
   run_update<float, float>(Rule::adamw_schedule_free, 0.1, false);
+  run_update<float, float>(Rule::adamw_schedule_free, 0.1, false, 0, true);
   run_sum<float>(true);
   run_sum<BFloat16>(false);
+  run_clamp<float>(0);
 #else
   for (const uint32_t order : {0, 1, 2, 3}) {
     cuda_shim::set_order(order);
@@ -228,6 +253,11 @@ int main() {
     run_update<BFloat16, BFloat16>(Rule::adamw_schedule_free, 0, false);
     run_update<float, float>(Rule::adamw_schedule_free, 0.1, true);
     run_update<float, float>(Rule::sgd, 0, false, 1);
+    run_update<float, float>(Rule::sgd_schedule_free, 0, false, 1, true);
+    run_update<BFloat16, BFloat16>(Rule::adamw, 0, false, 0, true);
+    run_update<BFloat16, BFloat16>(Rule::adamw, 0, true, 0, true);
+    run_clamp<float>(0);
+    run_clamp<BFloat16>(1);
     run_interpolate<BFloat16>();
     for (const bool many_spans : {false, true}) {
       run_sum<float>(many_spans);

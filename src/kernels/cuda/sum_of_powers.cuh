@@ -6,21 +6,23 @@
 #include "kernels/summation.h"
 
 #include <cstdint>
+#include <type_traits>
 
-// Sums of squares in the order of summation.h, in two kernels: one block a tile, then one block for all
-// tiles. A thread adds up as many columns of a group as one 16-byte access holds. The sum is in double, so it
-// is finite if and only if every element of a type narrower than that is: this is the check for inf and NaN
-// as well.
+// Sums of powers in the order of summation.h, in two kernels: one block a tile, then one block for all
+// tiles. A thread adds up as many columns of a group as one 16-byte access holds. The sum is in double, so one
+// of squares is finite if and only if every element of a type narrower than that is: this is the check for inf
+// and NaN as well.
 namespace zerosched::kernels::cuda {
 
 inline constexpr unsigned kWholeWarp = 0xffffffffU;
 inline constexpr int kAddTilesThreads = 1024;
 
 /// Lane 0 of each run of kLanes lanes gets the pairwise sum of theirs.
-template <int kLanes>
+template <int kLanes, typename Power>
 __device__ __forceinline__ double add_lanes(double sum) {
 #pragma unroll
-  for (int half = kLanes / 2; half > 0; half /= 2) sum += __shfl_down_sync(kWholeWarp, sum, half, kLanes);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    sum = Power::add(sum, __shfl_down_sync(kWholeWarp, sum, half, kLanes));
   return sum;
 }
 
@@ -44,19 +46,19 @@ __device__ __forceinline__ Pack<Grad, SumShape<Grad>::kCount> load_bounded(const
   return pack;
 }
 
-template <typename Grad>
-__device__ __forceinline__ void add_squares(double* columns, const Pack<Grad, SumShape<Grad>::kCount>& pack) {
+template <typename Grad, typename Power>
+__device__ __forceinline__ void add_row(
+    const Power& power, double* columns, const Pack<Grad, SumShape<Grad>::kCount>& pack) {
 #pragma unroll
   for (int j = 0; j < SumShape<Grad>::kCount; ++j) {
-    const double value = static_cast<double>(load(pack.values[j]));
-    columns[j] = fused_multiply_add(value, value, columns[j]);
+    columns[j] = power.with(columns[j], static_cast<double>(load(pack.values[j])));
   }
 }
 
 /// tile_sums[tile]: 0 for tiles that no span needs or whose parameter nobody used. One block a tile.
-template <typename Grad>
+template <typename Grad, typename Power>
 __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
-    sum_tiles_kernel(const GradientSpan* spans, int64_t span_count, double* tile_sums) {
+    sum_tiles_kernel(const Power power, const GradientSpan* spans, int64_t span_count, double* tile_sums) {
   using Shape = SumShape<Grad>;
   __shared__ double group_sums[kSumGroups];
   const int group = threadIdx.x / Shape::kLanes;
@@ -69,13 +71,13 @@ __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
     if (tile.numel == kSumTileNumel && is_pack_aligned(gradient)) {
 #pragma unroll 4
       for (int64_t row = 0; row < kSumRows; ++row) {
-        add_squares<Grad>(columns, load_pack<Shape::kCount>(gradient + first + row * kSumColumns));
+        add_row(power, columns, load_pack<Shape::kCount>(gradient + first + row * kSumColumns));
       }
     } else {
 #pragma unroll 1
       for (int64_t row = 0; row < kSumRows; ++row) {
         const int64_t i = first + row * kSumColumns;
-        add_squares<Grad>(columns, load_bounded(gradient + i, tile.numel - i));
+        add_row(power, columns, load_bounded(gradient + i, tile.numel - i));
       }
     }
   }
@@ -84,18 +86,19 @@ __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
   for (int half = Shape::kLanes / 2; half > 0; half /= 2) {
 #pragma unroll
     for (int j = 0; j < Shape::kCount; ++j) {
-      columns[j] += __shfl_down_sync(kWholeWarp, columns[j], half, Shape::kLanes);
+      columns[j] = Power::add(columns[j], __shfl_down_sync(kWholeWarp, columns[j], half, Shape::kLanes));
     }
   }
-  if (lane == 0) group_sums[group] = add_pairwise<Shape::kCount>(columns);
+  if (lane == 0) group_sums[group] = add_pairwise<Shape::kCount, Power>(columns);
   __syncthreads();
   if (threadIdx.x < kSumGroups) {
-    const double sum = add_lanes<kSumGroups>(group_sums[threadIdx.x]);
+    const double sum = add_lanes<kSumGroups, Power>(group_sums[threadIdx.x]);
     if (threadIdx.x == 0) tile_sums[blockIdx.x] = sum;
   }
 }
 
 /// Adds each span's sum to *sum, in their order. One block.
+template <typename Power>
 __global__ void __launch_bounds__(kAddTilesThreads)
     add_tiles_kernel(const GradientSpan* spans, int64_t span_count, const double* tile_sums, double* sum) {
   __shared__ double span_sums[kAddTilesThreads];
@@ -117,14 +120,14 @@ __global__ void __launch_bounds__(kAddTilesThreads)
       const int64_t tiles = (spans[span].numel + kSumTileNumel - 1) / kSumTileNumel;
       const double* sums = tile_sums + first_tile<kSumTileNumel>(spans, span);
       double lane_sum = 0;
-      for (int64_t tile = lane; tile < tiles; tile += kSumLanes) lane_sum += sums[tile];
-      lane_sum = add_lanes<kSumLanes>(lane_sum);
+      for (int64_t tile = lane; tile < tiles; tile += kSumLanes) lane_sum = Power::add(lane_sum, sums[tile]);
+      lane_sum = add_lanes<kSumLanes, Power>(lane_sum);
       if (lane == 0) span_sums[i] = lane_sum;
     }
     __syncthreads();
     if (thread == 0) {
       double total = *sum;
-      for (int i = 0; i < count; ++i) total += span_sums[i];
+      for (int i = 0; i < count; ++i) total = Power::add(total, span_sums[i]);
       *sum = total;
     }
     __syncthreads();
@@ -132,12 +135,15 @@ __global__ void __launch_bounds__(kAddTilesThreads)
 }
 
 template <typename Grad>
-void launch_sum_of_squares(const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
     double* workspace, double* sum, Stream stream) {
   const int64_t tiles = tile_count(shard_numel, span_count, kSumTileNumel);
-  ZEROSCHED_LAUNCH(
-      sum_tiles_kernel<Grad>, tiles, SumShape<Grad>::kThreads, stream, spans, span_count, workspace);
-  ZEROSCHED_LAUNCH(add_tiles_kernel, 1, kAddTilesThreads, stream, spans, span_count, workspace, sum);
+  with_power(p, [&](const auto& power) {
+    using Power = std::decay_t<decltype(power)>;
+    ZEROSCHED_LAUNCH((sum_tiles_kernel<Grad, Power>), tiles, SumShape<Grad>::kThreads, stream, power, spans,
+        span_count, workspace);
+    ZEROSCHED_LAUNCH(add_tiles_kernel<Power>, 1, kAddTilesThreads, stream, spans, span_count, workspace, sum);
+  });
 }
 
 }  // namespace zerosched::kernels::cuda

@@ -1,0 +1,14 @@
+#include "kernels/cuda/sum_of_powers.cuh"
+
+namespace zerosched::kernels::cuda {
+
+template void launch_sum_of_powers<float>(
+    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+template void launch_sum_of_powers<double>(
+    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+template void launch_sum_of_powers<BFloat16>(
+    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+template void launch_sum_of_powers<Float16>(
+    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+
+}  // namespace zerosched::kernels::cuda
