@@ -19,8 +19,8 @@ namespace zerosched {
 
 namespace detail {
 
-/// While it lives, the BatchNorm layers of a module gather running statistics afresh, as plain averages over
-/// batches. Restores momentum and training flags at the end, and the old statistics unless finish()
+/// While it lives, the BatchNorm and InstanceNorm layers of a module gather running statistics afresh, as plain
+/// averages over batches. Restores momentum and training flags at the end, and the old statistics unless finish()
 /// succeeded.
 class ZEROSCHED_EXPORT BatchNormPass {
  public:
@@ -28,6 +28,9 @@ class ZEROSCHED_EXPORT BatchNormPass {
   ~BatchNormPass();
   BatchNormPass(const BatchNormPass&) = delete;
   BatchNormPass& operator=(const BatchNormPass&) = delete;
+
+  /// To be called after each batch. Local.
+  void add_batch();
 
   /// Averages the statistics over all ranks' batches. Collective; throws on every rank, without changing
   /// statistics, if no rank has seen a batch or `local_error` of some rank is not empty.
@@ -48,15 +51,17 @@ struct has_data<Batch, std::void_t<decltype(std::declval<Batch&>().data)>> : std
 
 }  // namespace detail
 
-/// Recomputes the running statistics of the BatchNorm layers of `module` for the parameters it holds now:
-/// call it inside eval_scope(), because statistics gathered in training belong to y and not to x. Collective.
+/// Recomputes the running statistics of the BatchNorm layers of `module`, and of InstanceNorm layers that track
+/// them, for the parameters it holds now: call it inside eval_scope(), because statistics gathered in training
+/// belong to y and not to x. Collective.
 ///
 /// `module` is a module or module holder with a forward() of one tensor; `loader` yields tensors, or batches
 /// with a member `data` such as torch::data::Example<>. Each rank passes its own part of the data; ranks may
 /// have different numbers of batches, and end with the same statistics: the average over all batches of all
-/// ranks, as with momentum = nullopt. BatchNorm layers run in training mode meanwhile; all other layers in
-/// the mode they are in, so call module.eval() before to be without dropout. If the forward of a rank throws,
-/// or a layer sees no batch on any rank, every rank throws and the old statistics stay.
+/// ranks, as with momentum = nullopt. These layers run in training mode meanwhile; all other layers in the mode
+/// they are in, so call module.eval() before to be without dropout. Of an InstanceNorm layer that runs several
+/// times in a forward the last counts. If the forward of a rank throws, or a layer sees no batch on any rank,
+/// every rank throws and the old statistics stay.
 template <typename ModuleOrHolder, typename Loader>
 void update_batch_norm(ModuleOrHolder& module, Loader& loader, Communicator& communicator) {
   const at::NoGradGuard no_grad;
@@ -77,6 +82,7 @@ void update_batch_norm(ModuleOrHolder& module, Loader& loader, Communicator& com
       } else {
         implementation.forward(batch);
       }
+      pass.add_batch();
     }
   } catch (const std::exception& exception) {
     error = detail::BatchNormPass::message_of(exception);  // the other ranks must not wait for this one

@@ -10,6 +10,7 @@
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/instancenorm.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 
@@ -210,6 +211,68 @@ TEST(UpdateBatchNorm, ARankWithoutBatchesGetsTheStatisticsOfTheOthers) {
   if (world()->rank() == 0) batches = batches_of(0);
   update_batch_norm(net, batches, *world());
   EXPECT_TRUE(at::allclose(net->first->running_mean, batches_of(0)[0].mean(0), 1e-5, 1e-6));
+}
+
+/// InstanceNorm has a momentum always, and LibTorch does not count its batches.
+struct InstancesImpl : torch::nn::Module {
+  InstancesImpl() {
+    using Options = torch::nn::InstanceNorm1dOptions;
+    first = register_module(
+        "first", torch::nn::InstanceNorm1d(Options(3).track_running_stats(true).momentum(0.3)));
+    second = register_module(
+        "second", torch::nn::InstanceNorm2d(torch::nn::InstanceNorm2dOptions(3).track_running_stats(true)));
+    stateless = register_module("stateless", torch::nn::InstanceNorm1d(Options(3)));
+    eval();
+  }
+  at::Tensor forward(const at::Tensor& input) {
+    const at::Tensor normal = stateless(first(input)) * 2;
+    return input.size(0) == 4 ? second(normal.unsqueeze(3)) : normal;
+  }
+  torch::nn::InstanceNorm1d first{nullptr}, stateless{nullptr};
+  torch::nn::InstanceNorm2d second{nullptr};
+};
+TORCH_MODULE(Instances);
+
+TEST(UpdateBatchNorm, AveragesInstanceNormTheSameWay) {
+  const auto batches_of_rank = [](int rank) {
+    std::vector<at::Tensor> batches;
+    for (int i = 0; i <= rank + 1; ++i) {
+      batches.push_back(random_like(at::empty({4 + i, 3, 7}), i, rank, 0) * (1 + rank) + i);
+    }
+    return batches;
+  };
+  Instances net;
+  auto batches = batches_of_rank(world()->rank());
+  update_batch_norm(net, batches, *world());
+  std::vector<at::Tensor> means, vars;
+  for (int rank = 0; rank < world()->size(); ++rank) {
+    for (const at::Tensor& batch : batches_of_rank(rank)) {
+      means.push_back(batch.mean(2).mean(0));  // of each instance, then over the batch
+      vars.push_back(batch.var(2).mean(0));
+    }
+  }
+  EXPECT_TRUE(at::allclose(net->first->running_mean, at::stack(means).mean(0), 1e-5, 1e-6));
+  EXPECT_TRUE(at::allclose(net->first->running_var, at::stack(vars).mean(0), 1e-5, 1e-6));
+  EXPECT_EQ(net->first->num_batches_tracked.item<int64_t>(), 0);
+  EXPECT_EQ(net->first->options.momentum(), 0.3);
+  EXPECT_FALSE(net->first->is_training());
+  // Reached by the first batch of each rank only. Its input is normal, but for the unbiased variance, times 2.
+  EXPECT_TRUE(at::allclose(net->second->running_mean, at::zeros({3}), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(net->second->running_var, at::full({3}, 4.0 * 7 / 6), 1e-3, 1e-3));
+  std::string bytes;
+  for (const auto& named : buffers_of(*net)) {
+    bytes.append(static_cast<const char*>(named.second.const_data_ptr()), named.second.nbytes());
+  }
+  for (const std::string& other : gather_texts(bytes)) EXPECT_EQ(other, bytes);
+}
+
+TEST(UpdateBatchNorm, InstanceNormKeepsItsStatisticsWhereABatchIsMissing) {
+  Instances net;
+  std::vector<at::Tensor> batches = {at::ones({5, 3, 7})};  // never reaches the second layer
+  expect_error([&] { update_batch_norm(net, batches, *world()); }, {"layer 'second'", "batch"});
+  EXPECT_EQ(net->first->running_mean[0].item<double>(), 0);
+  EXPECT_EQ(net->first->running_var[0].item<double>(), 1);
+  EXPECT_EQ(net->first->options.momentum(), 0.3);
 }
 
 }  // namespace
