@@ -1,6 +1,7 @@
 #pragma once
 
 #include <zerosched/adamw_schedulefree.h>
+#include <zerosched/trainable.h>
 
 #include <memory>
 #include <vector>
@@ -14,15 +15,17 @@ using AdamWScheduleFreePaperOptions = AdamWScheduleFreeOptions;
 /// learning rate, and eps is added to the uncorrected root. State as for AdamWScheduleFree.
 class ZEROSCHED_EXPORT AdamWScheduleFreePaper : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
-  /// option is out of range, or if ranks differ in options or parameters.
-  AdamWScheduleFreePaper(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+  /// Over a module, or over groups of parameters with options of their own: see Trainable. Collective. Throws
+  /// on every rank if an option is out of range, a parameter cannot be trained, or ranks differ in options or
+  /// parameters.
+  AdamWScheduleFreePaper(Trainable what, std::shared_ptr<Communicator> communicator,
       AdamWScheduleFreePaperOptions options = {}, ShardingOptions sharding = {});
 
-  /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
-  /// Throws as above, and if a parameter or a name is in two places.
-  AdamWScheduleFreePaper(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
-      AdamWScheduleFreePaperOptions options = {}, ShardingOptions sharding = {});
+  /// Over those parameters of `module` that are in `groups`, with their options; all else of the module is kept:
+  /// see Trainable::grouped(). Collective. Throws as above.
+  AdamWScheduleFreePaper(const Trainable& module, std::vector<ParameterGroup> groups,
+      std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options = {},
+      ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

@@ -5,6 +5,7 @@
 #include <torch/optim/optimizer.h>
 #include <torch/ordered_dict.h>
 
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -39,6 +40,17 @@ class ZEROSCHED_EXPORT ParameterGroup {
   ~ParameterGroup() = default;
   /// @}
 
+  /// Keeps every element of the group in [low, high]: after each step the iterate z (x itself for optimizers
+  /// without Schedule-Free) is put to the nearer end if it left the box, and so are the values that training
+  /// starts from. Averages x and y of what is in the box are in it as well, but for rounding. Either end may be
+  /// infinite, as both are by default. The same on every rank; not kept in checkpoints. Returns this group.
+  ParameterGroup& clamp(double low, double high);
+
+  /// The ends of the box, infinite unless clamp() was called.
+  double clamp_low() const { return clamp_low_; }
+  /// As above.
+  double clamp_high() const { return clamp_high_; }
+
   /// In the order they were given in.
   const NamedParameters& named_parameters() const { return named_parameters_; }
   /// Whether options were given.
@@ -49,6 +61,8 @@ class ZEROSCHED_EXPORT ParameterGroup {
  private:
   NamedParameters named_parameters_;
   std::unique_ptr<torch::optim::OptimizerOptions> options_;
+  double clamp_low_ = -std::numeric_limits<double>::infinity();
+  double clamp_high_ = std::numeric_limits<double>::infinity();
 };
 
 }  // namespace zerosched

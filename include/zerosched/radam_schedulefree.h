@@ -2,6 +2,7 @@
 
 #include <zerosched/export.h>
 #include <zerosched/sharded_optimizer.h>
+#include <zerosched/trainable.h>
 
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
@@ -49,15 +50,17 @@ struct ZEROSCHED_EXPORT RAdamScheduleFreeOptions
 /// float64).
 class ZEROSCHED_EXPORT RAdamScheduleFree : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
-  /// option is out of range, or if ranks differ in options or parameters.
-  RAdamScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+  /// Over a module, or over groups of parameters with options of their own: see Trainable. Collective. Throws
+  /// on every rank if an option is out of range, a parameter cannot be trained, or ranks differ in options or
+  /// parameters.
+  RAdamScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
       RAdamScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 
-  /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
-  /// Throws as above, and if a parameter or a name is in two places.
-  RAdamScheduleFree(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
-      RAdamScheduleFreeOptions options = {}, ShardingOptions sharding = {});
+  /// Over those parameters of `module` that are in `groups`, with their options; all else of the module is kept:
+  /// see Trainable::grouped(). Collective. Throws as above.
+  RAdamScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
+      std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options = {},
+      ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

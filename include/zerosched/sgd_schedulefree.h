@@ -2,6 +2,7 @@
 
 #include <zerosched/export.h>
 #include <zerosched/sharded_optimizer.h>
+#include <zerosched/trainable.h>
 
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
@@ -44,15 +45,17 @@ struct ZEROSCHED_EXPORT SGDScheduleFreeOptions
 /// parameter over all ranks (16 for float64).
 class ZEROSCHED_EXPORT SGDScheduleFree : public ShardedOptimizer {
  public:
-  /// Over the parameters of `module`, under their names, and its buffers. Collective. Throws on every rank if an
-  /// option is out of range, or if ranks differ in options or parameters.
-  SGDScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+  /// Over a module, or over groups of parameters with options of their own: see Trainable. Collective. Throws
+  /// on every rank if an option is out of range, a parameter cannot be trained, or ranks differ in options or
+  /// parameters.
+  SGDScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
       SGDScheduleFreeOptions options = {}, ShardingOptions sharding = {});
 
-  /// Over groups with options of their own. Module buffers are not known here and not broadcast. Collective.
-  /// Throws as above, and if a parameter or a name is in two places.
-  SGDScheduleFree(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
-      SGDScheduleFreeOptions options = {}, ShardingOptions sharding = {});
+  /// Over those parameters of `module` that are in `groups`, with their options; all else of the module is kept:
+  /// see Trainable::grouped(). Collective. Throws as above.
+  SGDScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
+      std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options = {},
+      ShardingOptions sharding = {});
 };
 
 }  // namespace zerosched

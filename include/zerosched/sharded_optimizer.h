@@ -6,6 +6,7 @@
 #include <zerosched/parameter_group.h>
 #include <zerosched/sharding_options.h>
 #include <zerosched/timings.h>
+#include <zerosched/trainable.h>
 
 #include <torch/optim/optimizer.h>
 
@@ -14,10 +15,6 @@
 #include <memory>
 #include <string>
 #include <vector>
-
-namespace torch::nn {
-class Module;
-}
 
 namespace zerosched {
 
@@ -171,14 +168,9 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
 
  protected:
   /// What the optimizers' own constructors come down to. Collective.
-  ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
-      std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
-      ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm);
-
-  /// The named parameters of `module` as one group.
-  static std::vector<ParameterGroup> groups_of(const torch::nn::Module& module);
-  /// The named buffers of `module`.
-  static NamedParameters buffers_of(const torch::nn::Module& module);
+  ShardedOptimizer(Trainable what, std::shared_ptr<Communicator> communicator,
+      std::unique_ptr<torch::optim::OptimizerOptions> defaults, ShardingOptions sharding,
+      std::unique_ptr<detail::Algorithm> algorithm);
 
  private:
   friend class GradScaler;
@@ -187,6 +179,7 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   bool step_scaled(double loss_scale);
   std::vector<torch::optim::OptimizerOptions*> group_options();
   void check_param_groups() const;
+  detail::Engine& engine() const;  ///< throws if another optimizer has replaced this one
 
   std::shared_ptr<detail::Engine> engine_;
   std::vector<size_t> group_sizes_;  ///< parameters given per group; more that come later have no shard

@@ -37,6 +37,11 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   TORCH_ARG(bool, overlap_backward) = true;
   /// Start every rank from rank 0's parameters and buffers; otherwise they must be the same already.
   TORCH_ARG(bool, broadcast_parameters) = true;
+  /// true: eval(), checkpoints and exports make the module's buffers rank 0's on every rank, if they differ, as
+  /// BatchNorm's running statistics do. torch::nn::parallel's DistributedDataParallel in Python does it at each
+  /// forward. false: buffers are each rank's own, and checkpoints and exports hold rank 0's. Either way rank 0
+  /// warns once that they differed.
+  TORCH_ARG(bool, broadcast_buffers) = true;
 };
 
 }  // namespace zerosched

@@ -17,4 +17,5 @@
 #include <zerosched/sharding_options.h>
 #include <zerosched/stop_signal.h>
 #include <zerosched/timings.h>
+#include <zerosched/trainable.h>
 #include <zerosched/update_batch_norm.h>

@@ -19,7 +19,10 @@ void Engine::fail(const std::string& message) const {
   TORCH_CHECK(false, full);
 }
 
-void Engine::check() const { communicator_->check(); }
+void Engine::check() const {
+  check_not_replaced();
+  communicator_->check();
+}
 
 void Engine::check_can_step() const {
   check();
@@ -31,12 +34,8 @@ void Engine::check_can_step() const {
 void Engine::check_unchanged() const {
   const std::string changed = parameters_->changed();
   if (!changed.empty()) fail(changed);
-  for (size_t f = 0; f < model_.frozen.size(); ++f) {
-    if (!model_.frozen[f].requires_grad()) continue;
-    fail("parameter '" + model_.frozen_names[f] +
-         "' was frozen when the optimizer was constructed and now requires a gradient, but it has no place "
-         "in any shard. Construct a new optimizer after unfreezing parameters.");
-  }
+  const std::string has_thawed = unfrozen(model_);
+  if (!has_thawed.empty()) fail(has_thawed);
 }
 
 // What goes wrong on one rank alone must reach the peers, which wait in collectives.
@@ -203,7 +202,9 @@ void Engine::train() {
 }
 
 void Engine::eval() {
-  if (training_) set_point(Point::x);
+  if (!training_) return;
+  set_point(Point::x);
+  settle_module();
 }
 
 Engine::~Engine() {
@@ -213,13 +214,7 @@ Engine::~Engine() {
                          ": an exception ended the scope of its optimizer; that rank says which.");
   }
   hooks_.clear();
-  try {
-    const auto use = executor_->enter();
-    // Peers may have launched buckets that this rank has not: complete what was begun.
-    if (communicator_->failure().empty() && reducer_->in_flight()) reducer_->drop(true);
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: gradients in flight when the optimizer was destroyed: ", message_of(error));
-  }
+  finish_in_flight();
   parameters_->release();
   try {
     executor_->leave();

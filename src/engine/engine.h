@@ -1,13 +1,16 @@
 #pragma once
 
+#include "engine/buffer_sync.h"
 #include "engine/device_kernels.h"
 #include "engine/executor.h"
 #include "engine/flat_parameters.h"
 #include "engine/gradient_hook.h"
 #include "engine/gradient_reducer.h"
 #include "engine/model.h"
+#include "engine/parameter_claim.h"
 #include "engine/shard_updater.h"
 #include "engine/step_timings.h"
+#include "engine/untrained.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
@@ -47,10 +50,9 @@ struct DeviceBackend {
 class ZEROSCHED_EXPORT Engine {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
-  Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
-      std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
-      const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm,
-      const DeviceBackend& devices = {});
+  Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,
+      const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
+      std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices = {});
   ~Engine();
 
   void step(const GroupOptions& options);
@@ -72,6 +74,8 @@ class ZEROSCHED_EXPORT Engine {
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
   /// Throws what a hook or a peer has reported since the last call. Local.
   void check() const;
+  /// Throws if another optimizer has replaced this one. Local.
+  void check_not_replaced() const { claim_->check_not_replaced(); }
   void check_can_step() const;
 
   // What src/io saves and replaces, after executor().enter().
@@ -93,6 +97,9 @@ class ZEROSCHED_EXPORT Engine {
   void state_was_replaced(std::vector<GroupState> groups);
   /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
   at::Tensor gathered(int64_t bucket, Point point);
+  /// To be called before the whole module is used as one: buffers become the same on all ranks, and what is not
+  /// trained is warned of. Collective.
+  void settle_module();
 
  private:
   [[noreturn]] void fail(const std::string& message) const;
@@ -108,6 +115,8 @@ class ZEROSCHED_EXPORT Engine {
   double averaging() const;
   void measure_grad_norm(std::optional<double> max_norm, bool skip_non_finite);
   void write_shard(int64_t bucket, Point point, const at::Tensor& out);
+  void hand_over() noexcept;
+  void finish_in_flight() noexcept;
 
   std::shared_ptr<Communicator> communicator_;
   std::unique_ptr<Algorithm> algorithm_;
@@ -121,6 +130,10 @@ class ZEROSCHED_EXPORT Engine {
   std::unique_ptr<ShardUpdater> updater_;
   std::vector<GroupState> groups_;
   std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
+  std::unique_ptr<BufferSync> buffer_sync_;
+  std::unique_ptr<Untrained> untrained_;
+  std::unique_ptr<ParameterClaim> claim_;
+  int64_t first_k_ = 0;  ///< steps that were done before this optimizer's own
   bool training_ = true;
   bool has_grad_norm_ = false;  ///< of the last step
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale

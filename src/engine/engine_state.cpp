@@ -2,6 +2,7 @@
 #include "comm/agree.h"
 #include "comm/message_of.h"
 #include "engine/engine.h"
+#include "engine/equal_on_ranks.h"
 #include "kernels/kernels.h"
 
 #include <ATen/core/grad_mode.h>
@@ -13,26 +14,27 @@
 
 namespace zerosched::detail {
 
-Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters& module_buffers,
-    std::shared_ptr<Communicator> communicator, const torch::optim::OptimizerOptions& defaults,
-    const ShardingOptions& sharding, std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
+Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,
+    const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
+    std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
     : communicator_(std::move(communicator)),
       algorithm_(std::move(algorithm)),
       sharding_(sharding),
-      groups_(groups.size()),
+      groups_(what.groups().size()),
       exceptions_at_start_(std::uncaught_exceptions()) {
   const at::NoGradGuard no_grad;
   agree_on(*communicator_, [&] {
-    check_options(groups, defaults, sharding, *algorithm_);
-    model_ = inspect(groups, module_buffers, *devices.runtime);
+    check_options(what.groups(), defaults, sharding, *algorithm_);
+    model_ = inspect(what, *devices.runtime);
+    ParameterClaim::check(model_.parameters, model_.names);
     layout_ = make_layout(model_.specs,
         {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
             sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
   });
-  check_same_on_all_ranks(*communicator_, describe(model_, groups, defaults, sharding, *algorithm_));
+  check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));
 
-  std::vector<at::Tensor> kept_equal = model_.frozen;
+  std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model_.frozen);
   kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
   if (sharding.broadcast_parameters()) {
     broadcast_values(*communicator_, kept_equal);
@@ -41,6 +43,7 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
     all.insert(all.end(), kept_equal.begin(), kept_equal.end());
     check_same_values(*communicator_, all);
   }
+  claim_ = std::make_unique<ParameterClaim>(model_.parameters, model_.names, [this] { hand_over(); });
   DeviceExecutor* on_device = nullptr;
   if (model_.device.is_cuda()) {
     auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
@@ -68,6 +71,9 @@ Engine::Engine(const std::vector<ParameterGroup>& groups, const NamedParameters&
       *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
   updater_ = on_device == nullptr ? make_host_updater(parts)
                                   : make_device_updater(parts, *on_device, *communicator_, devices.kernels);
+  buffer_sync_ =
+      std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding.broadcast_buffers());
+  untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
   register_hooks();
 }
 
@@ -106,7 +112,7 @@ void Engine::reset_from_parameters() {
   const auto use = executor_->enter();
   parameters_->adopt();
   broadcast_parameters();
-  broadcast_values(*communicator_, model_.frozen);
+  broadcast_values(*communicator_, ParameterClaim::unclaimed(model_.frozen));
   broadcast_values(*communicator_, model_.buffers);
   start_state_at_parameters();
   for (GroupState& group : groups_) group.weight_sum = 0;
@@ -126,6 +132,7 @@ std::string Engine::why_not_replaceable() const {
 
 void Engine::state_was_replaced(std::vector<GroupState> groups) {
   groups_ = std::move(groups);
+  first_k_ = groups_.front().k;
   has_grad_norm_ = false;
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();

@@ -82,7 +82,13 @@ at::Tensor GradientReducer::take_gradient(int64_t parameter) {
     state.accumulated.reset();
   }
   if (consume_gradients_) tensor.mutable_grad().reset();
+  if (flat.defined()) used_[static_cast<size_t>(parameter)] = true;
   return flat;
+}
+
+std::vector<bool> GradientReducer::used_so_far() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return used_;
 }
 
 void GradientReducer::move(int64_t parameter) {

@@ -24,6 +24,7 @@ GradientReducer::GradientReducer(std::vector<at::Tensor> parameters, std::vector
       pool_(layout, direct_ ? 0 : options.bucket_buffers(), *communicator_, executor.device()),
       shards_(layout.buckets.size()),
       states_(parameters_.size()),
+      used_(parameters_.size()),
       buckets_(layout.buckets.size()),
       order_(layout.buckets.size()) {
   for (size_t b = 0; b < shards_.size() && !direct_; ++b) {

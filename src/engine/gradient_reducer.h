@@ -79,6 +79,8 @@ class GradientReducer {
   bool holds_last_round() const;
   const std::vector<int64_t>& order() const { return order_; }
   int64_t round() const { return round_; }
+  /// Per parameter: whether it has had a gradient on this rank, in any round. Local.
+  std::vector<bool> used_so_far() const;
   /// Seconds from the round's first hook to its last.
   double backward_seconds() const;
 
@@ -140,6 +142,7 @@ class GradientReducer {
   std::vector<at::Tensor>
       shards_;  ///< per bucket: this rank's reduced slice and its flags; undefined if direct
   std::vector<ParameterState> states_;
+  std::vector<bool> used_;
   std::vector<BucketState> buckets_;
   std::vector<int64_t> order_;
   std::vector<int64_t> observed_order_;

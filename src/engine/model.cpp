@@ -1,32 +1,56 @@
 #include "engine/model.h"
 
-#include "comm/agree.h"
+#include "engine/shared_memory.h"
 #include "kernels/kernels.h"
-#include "layout/description.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include <iomanip>
 #include <map>
-#include <sstream>
 #include <unordered_map>
 
 namespace zerosched::detail {
 namespace {
 
+/// What tensors are called. A tensor with several names is kept under the first.
+class Names {
+ public:
+  /// Throws if another tensor has this name.
+  void add(const std::string& name, const at::Tensor& tensor) {
+    const auto [known, is_new_name] = by_name_.try_emplace(name, tensor.unsafeGetTensorImpl());
+    TORCH_CHECK(known->second == tensor.unsafeGetTensorImpl(), "two parameters are named '", name,
+        "'; checkpoints need a name of its own for each. Name them by group.");
+    const auto [first, is_new_tensor] = first_.try_emplace(tensor.unsafeGetTensorImpl(), name);
+    if (is_new_name && !is_new_tensor) tied_.push_back({name, first->second});
+  }
+
+  bool knows(const at::Tensor& tensor) const { return first_.count(tensor.unsafeGetTensorImpl()) > 0; }
+  bool has(const std::string& name) const { return by_name_.count(name) > 0; }
+  const std::string& first(const at::Tensor& tensor) const { return first_.at(tensor.unsafeGetTensorImpl()); }
+  const std::vector<TiedName>& tied() const { return tied_; }
+
+ private:
+  std::map<std::string, const c10::TensorImpl*> by_name_;
+  std::unordered_map<const c10::TensorImpl*, std::string> first_;
+  std::vector<TiedName> tied_;
+};
+
+void check_usable(const at::Tensor& tensor, const char* kind, const std::string& name) {
+  TORCH_CHECK(!tensor.is_inference(), kind, " '", name,
+      "' was made in inference mode, in which tensors cannot be trained or loaded into later. Make or load "
+      "the "
+      "model outside of c10::InferenceMode, or give it a clone().");
+}
+
 void check_trainable(const at::Tensor& parameter, const std::string& name) {
   TORCH_CHECK(parameter.is_leaf(), "parameter '", name,
       "' is not a leaf: it was computed from other tensors. Give the optimizer the tensors that it "
       "was computed from.");
-  TORCH_CHECK(
-      !parameter.is_inference(), "parameter '", name, "' was made in inference mode and cannot be trained.");
   TORCH_CHECK(kernels::is_supported(parameter.scalar_type()), "parameter '", name, "' is ",
-      c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.");
+      c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.",
+      !parameter.is_complex() ? ""
+                              : " Train its real view: register torch::view_as_real(value).clone() as the "
+                                "parameter, and use torch::view_as_complex(parameter) in forward.");
   TORCH_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(), "parameter '",
       name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
 }
@@ -43,62 +67,78 @@ void check_devices(const Model& model, const device::Runtime& runtime) {
   }
 }
 
-bool all_equal(Communicator& communicator, int64_t value, const char* what) {
-  // max(value) and max(~value) = ~min(value), so one reduction tells both ends.
-  at::Tensor ends = at::empty({2}, at::kLong);
-  ends.mutable_data_ptr<int64_t>()[0] = value;
-  ends.mutable_data_ptr<int64_t>()[1] = ~value;
-  communicator.all_reduce(ends, ReduceOp::max, {what})->wait();
-  return ends.const_data_ptr<int64_t>()[0] == ~ends.const_data_ptr<int64_t>()[1];
+void freeze(Model& model, const std::string& name, const at::Tensor& parameter, bool for_good) {
+  model.frozen.push_back(parameter);
+  model.frozen_names.push_back(name);
+  model.frozen_for_good.push_back(for_good);
 }
 
-// Bytes of any tensor as a flat one; a copy unless it is contiguous already.
-at::Tensor flat_copy(const at::Tensor& tensor) { return tensor.detach().contiguous().view({-1}); }
+void train(Model& model, const std::string& name, const at::Tensor& parameter, size_t group) {
+  check_trainable(parameter, name);
+  model.parameters.push_back(parameter);
+  model.names.push_back(name);
+  model.specs.push_back({name, parameter.sizes().vec(), parameter.strides().vec(), parameter.scalar_type(),
+      static_cast<int64_t>(group)});
+}
 
 }  // namespace
 
-Model inspect(const std::vector<ParameterGroup>& groups, const NamedParameters& buffers,
-    const device::Runtime& runtime) {
+Model inspect(const Trainable& what, const device::Runtime& runtime) {
+  TORCH_CHECK(!c10::InferenceMode::is_enabled(),
+      "the optimizer was constructed under c10::InferenceMode, and memory that is made there cannot be "
+      "trained. "
+      "Construct it outside of inference mode; eval() may be called inside.");
   Model model;
-  for (const auto& [name, buffer] : buffers) {
-    model.buffers.push_back(buffer);
-    model.buffer_names.push_back(name);
+  Names names;
+  const bool has_module = what.module().has_value();
+  if (has_module) {
+    for (const auto& [name, parameter] : what.module()->parameters) names.add(name, parameter);
   }
-  struct Seen {
-    std::string name;
-    size_t group;
-  };
-  std::unordered_map<const c10::TensorImpl*, Seen> seen;
-  std::map<std::string, const c10::TensorImpl*> by_name;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    for (const auto& [name, parameter] : groups[g].named_parameters()) {
-      TORCH_CHECK(parameter.defined(), "parameter '", name, "' of group ", g, " is undefined.");
-      const c10::TensorImpl* identity = parameter.unsafeGetTensorImpl();
-      const auto [first, is_new] = seen.try_emplace(identity, Seen{name, g});
-      if (!is_new) {
-        TORCH_CHECK(first->second.group == g, "parameter '", name, "' of group ", g, " is also in group ",
-            first->second.group, ", as '", first->second.name, "'; a parameter belongs to one group.");
-        if (name != first->second.name) model.tied.push_back({name, first->second.name});
-        continue;
+  std::unordered_map<const c10::TensorImpl*, std::pair<size_t, std::string>> given;  // group and name there
+  for (size_t g = 0; g < what.groups().size(); ++g) {
+    model.clamps.push_back({what.groups()[g].clamp_low(), what.groups()[g].clamp_high()});
+    for (const auto& [given_name, parameter] : what.groups()[g].named_parameters()) {
+      TORCH_CHECK(parameter.defined(), "parameter '", given_name, "' of group ", g, " is undefined.");
+      const auto [before, is_new] =
+          given.try_emplace(parameter.unsafeGetTensorImpl(), std::make_pair(g, given_name));
+      TORCH_CHECK(before->second.first == g, "parameter '", given_name, "' of group ", g,
+          " is also in group ", before->second.first, ", as '", before->second.second,
+          "'; a parameter belongs to one group.");
+      TORCH_CHECK(!has_module || names.knows(parameter), "parameter '", given_name, "' of group ", g,
+          " is not one of the module's parameters. Give the optimizer the module that the groups were made "
+          "of, "
+          "after everything has been registered in it.");
+      if (!has_module) names.add(given_name, parameter);
+      if (!is_new) continue;
+      const std::string& name = names.first(parameter);
+      check_usable(parameter, "parameter", name);
+      if (parameter.requires_grad()) {
+        train(model, name, parameter, g);
+      } else {
+        freeze(model, name, parameter, /*for_good=*/true);
       }
-      TORCH_CHECK(by_name.try_emplace(name, identity).second, "two parameters are named '", name,
-          "'; checkpoints need a name of its own for each. Name them by group.");
-      if (!parameter.requires_grad()) {
-        model.frozen.push_back(parameter);
-        model.frozen_names.push_back(name);
-        continue;
-      }
-      check_trainable(parameter, name);
-      model.parameters.push_back(parameter);
-      model.names.push_back(name);
-      model.specs.push_back({name, parameter.sizes().vec(), parameter.strides().vec(),
-          parameter.scalar_type(), static_cast<int64_t>(g)});
     }
   }
+  if (has_module) {
+    for (const auto& [name, parameter] : what.module()->parameters) {
+      if (given.count(parameter.unsafeGetTensorImpl()) > 0 || name != names.first(parameter)) continue;
+      check_usable(parameter, "parameter", name);
+      freeze(model, name, parameter, /*for_good=*/false);
+    }
+    for (const auto& [name, buffer] : what.module()->buffers) {
+      TORCH_CHECK(!names.has(name), "a parameter and a buffer are both named '", name,
+          "'; checkpoints need a name of its own for each.");
+      check_usable(buffer, "buffer", name);
+      model.buffers.push_back(buffer);
+      model.buffer_names.push_back(name);
+    }
+  }
+  model.tied = names.tied();
   TORCH_CHECK(!model.parameters.empty(),
       "there is nothing to train: no parameter that requires a gradient was given.");
   model.device = runtime.device_of(model.parameters.front());
   check_devices(model, runtime);
+  check_no_shared_memory(model);
   return model;
 }
 
@@ -110,97 +150,14 @@ std::vector<std::string> names_of(const Model& model, const std::string& name) {
   return names;
 }
 
-void check_options(const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
-    const ShardingOptions& sharding, const Algorithm& algorithm) {
-  algorithm.check(defaults);
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (!groups[g].has_options()) continue;
-    try {
-      algorithm.check(groups[g].options());
-    } catch (c10::Error& error) {
-      TORCH_CHECK(false, "parameter group ", g, ": ", error.msg());
-    }
-  }
-  TORCH_CHECK(sharding.bucket_buffers() >= 1, "ShardingOptions::bucket_buffers must be at least 1, got ",
-      sharding.bucket_buffers(), ".");
-  TORCH_CHECK(!sharding.max_grad_norm() || *sharding.max_grad_norm() > 0,
-      "ShardingOptions::max_grad_norm must be positive, got ", sharding.max_grad_norm().value_or(0), ".");
-}
-
-std::vector<std::string> describe(const Model& model, const std::vector<ParameterGroup>& groups,
-    const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
-    const Algorithm& algorithm) {
-  std::vector<std::string> lines;
-  std::ostringstream options;
-  options << std::setprecision(17) << "ShardingOptions(bucket_bytes=" << sharding.bucket_bytes()
-          << ", first_bucket_bytes=" << sharding.first_bucket_bytes()
-          << ", bucket_buffers=" << sharding.bucket_buffers()
-          << ", max_grad_norm=" << sharding.max_grad_norm().value_or(0) << ", reduce_dtype="
-          << (sharding.reduce_dtype() ? c10::toString(*sharding.reduce_dtype()) : "default")
-          << ", gradients=" << (sharding.gradients() == GradientInput::local ? "local" : "already_averaged")
-          << ", overlap_backward=" << sharding.overlap_backward()
-          << ", broadcast_parameters=" << sharding.broadcast_parameters() << ")";
-  lines.push_back(options.str());
-  for (size_t g = 0; g < groups.size(); ++g) {
-    std::ostringstream line;
-    line << std::setprecision(17) << "group " << g << " with " << algorithm.name() << '(';
-    const char* separator = "";
-    for (const auto& [name, value] :
-        algorithm.values(groups[g].has_options() ? groups[g].options() : defaults)) {
-      line << separator << name << '=' << value;
-      separator = ", ";
-    }
-    line << ')';
-    lines.push_back(line.str());
-  }
-  for (std::string& line : describe(model.specs)) lines.push_back(std::move(line));
+std::string unfrozen(const Model& model) {
   for (size_t f = 0; f < model.frozen.size(); ++f) {
-    std::ostringstream line;
-    line << "frozen parameter '" << model.frozen_names[f] << "' " << model.frozen[f].sizes() << ' '
-         << c10::toString(model.frozen[f].scalar_type());
-    lines.push_back(line.str());
+    if (!model.frozen_for_good[f] || !model.frozen[f].requires_grad()) continue;
+    return "parameter '" + model.frozen_names[f] +
+           "' was frozen when the optimizer was constructed and now requires a gradient, but it has no place "
+           "in any shard. Construct a new optimizer after unfreezing parameters.";
   }
-  for (size_t b = 0; b < model.buffers.size(); ++b) {
-    std::ostringstream line;
-    line << "module buffer '" << model.buffer_names[b] << "' " << model.buffers[b].sizes() << ' '
-         << c10::toString(model.buffers[b].scalar_type());
-    lines.push_back(line.str());
-  }
-  return lines;
-}
-
-void check_same_on_all_ranks(Communicator& communicator, const std::vector<std::string>& lines) {
-  if (all_equal(communicator, hash_of(lines), "layout hash")) return;
-  std::ostringstream joined;
-  for (const std::string& line : lines) joined << line << '\n';
-  std::istringstream reference_text(broadcast_bytes(communicator, joined.str(), 0, {"layout of rank 0"}));
-  std::vector<std::string> reference;
-  for (std::string line; std::getline(reference_text, line);) reference.push_back(line);
-  agree(communicator, first_difference(lines, reference, communicator.rank()));
-}
-
-void broadcast_values(Communicator& communicator, const std::vector<at::Tensor>& tensors) {
-  const at::NoGradGuard no_grad;
-  for (const at::Tensor& tensor : tensors) {
-    if (tensor.numel() == 0) continue;
-    const at::Tensor flat = flat_copy(tensor);
-    communicator.broadcast(flat, 0, {"initial values"})->wait();
-    if (flat.const_data_ptr() != tensor.const_data_ptr()) tensor.detach().copy_(flat.view(tensor.sizes()));
-  }
-}
-
-void check_same_values(Communicator& communicator, const std::vector<at::Tensor>& tensors) {
-  uint64_t hash = 0;
-  for (const at::Tensor& tensor : tensors) {
-    if (tensor.numel() == 0) continue;
-    const at::Tensor flat = flat_copy(tensor).cpu();
-    hash = XXH3_64bits_withSeed(flat.const_data_ptr(), flat.nbytes(), hash + 1);
-  }
-  const bool same = all_equal(communicator, static_cast<int64_t>(hash), "parameter hash");
-  TORCH_CHECK(same,
-      "ShardingOptions().broadcast_parameters(false) says that every rank starts from the same "
-      "parameters and buffers, but their values differ between ranks. Seed every rank alike, or let "
-      "the optimizer broadcast rank 0's.");
+  return {};
 }
 
 }  // namespace zerosched::detail

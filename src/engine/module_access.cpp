@@ -1,19 +1,33 @@
-// Apart from sharded_optimizer.cpp, because module.h and archives are slow to compile.
+// What looks into torch::nn::Module and archives, whose headers are slow to compile.
 #include <zerosched/sharded_optimizer.h>
+#include <zerosched/trainable.h>
 
 #include <torch/nn/module.h>
 #include <torch/serialize/archive.h>
 
 namespace zerosched {
+namespace {
 
-std::vector<ParameterGroup> ShardedOptimizer::groups_of(const torch::nn::Module& module) {
-  return {ParameterGroup(module.named_parameters())};
+NamedParameters pairs_of(const torch::OrderedDict<std::string, at::Tensor>& named) {
+  NamedParameters pairs;
+  pairs.reserve(named.size());
+  for (const auto& item : named) pairs.emplace_back(item.key(), item.value());
+  return pairs;
 }
 
-NamedParameters ShardedOptimizer::buffers_of(const torch::nn::Module& module) {
-  NamedParameters buffers;
-  for (const auto& item : module.named_buffers()) buffers.emplace_back(item.key(), item.value());
-  return buffers;
+ModuleTensors tensors_of(const torch::nn::Module& module) {
+  return {pairs_of(module.named_parameters()), pairs_of(module.named_buffers())};
+}
+
+}  // namespace
+
+Trainable::Trainable(const torch::nn::Module& module) : module_(tensors_of(module)) {
+  groups_.emplace_back(module_->parameters);
+  look_again_ = [weak = module.weak_from_this()]() -> std::optional<ModuleTensors> {
+    const auto alive = weak.lock();
+    if (!alive) return std::nullopt;
+    return tensors_of(*alive);
+  };
 }
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {

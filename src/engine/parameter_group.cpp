@@ -28,10 +28,18 @@ ParameterGroup::ParameterGroup(const torch::OrderedDict<std::string, at::Tensor>
 
 ParameterGroup::ParameterGroup(const ParameterGroup& other)
     : named_parameters_(other.named_parameters_),
-      options_(other.options_ ? other.options_->clone() : nullptr) {}
+      options_(other.options_ ? other.options_->clone() : nullptr),
+      clamp_low_(other.clamp_low_),
+      clamp_high_(other.clamp_high_) {}
 
 ParameterGroup& ParameterGroup::operator=(const ParameterGroup& other) {
   if (this != &other) *this = ParameterGroup(other);
+  return *this;
+}
+
+ParameterGroup& ParameterGroup::clamp(double low, double high) {
+  clamp_low_ = low;
+  clamp_high_ = high;
   return *this;
 }
 

@@ -32,18 +32,26 @@ NoSync::~NoSync() {
 }
 
 // NOLINTBEGIN(performance-unnecessary-value-param): what constructors hand over is made for this
-ShardedOptimizer::ShardedOptimizer(std::vector<ParameterGroup> groups, NamedParameters module_buffers,
-    std::shared_ptr<Communicator> communicator, std::unique_ptr<torch::optim::OptimizerOptions> defaults,
-    ShardingOptions sharding, std::unique_ptr<detail::Algorithm> algorithm)
+ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator> communicator,
+    std::unique_ptr<torch::optim::OptimizerOptions> defaults, ShardingOptions sharding,
+    std::unique_ptr<detail::Algorithm> algorithm)
     // NOLINTEND(performance-unnecessary-value-param)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
   TORCH_CHECK(communicator != nullptr,
       "the optimizer was given a null communicator; take Session::communicator(), or "
       "zerosched::self_communicator() for a single process.");
   engine_ = std::make_shared<detail::Engine>(
-      groups, module_buffers, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
+      what, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
+  if (!what.module() && engine_->communicator()->rank() == 0) {
+    TORCH_WARN_ONCE(
+        "zerosched: an optimizer was constructed over parameter groups without their module, so it does "
+        "not know the module's buffers, such as BatchNorm's running statistics: they are neither broadcast, "
+        "nor "
+        "saved in checkpoints and exports, nor loaded. Give it both: ",
+        engine_->algorithm().name(), "(*module, groups, communicator).");
+  }
   // Groups are checked by now, so LibTorch's own checks, which one rank could fail alone, all pass.
-  for (const ParameterGroup& group : groups) {
+  for (const ParameterGroup& group : what.groups()) {
     std::vector<at::Tensor> parameters;
     for (const auto& named : group.named_parameters()) parameters.push_back(named.second);
     group_sizes_.push_back(parameters.size());
@@ -54,8 +62,13 @@ ShardedOptimizer::ShardedOptimizer(std::vector<ParameterGroup> groups, NamedPara
 
 ShardedOptimizer::~ShardedOptimizer() = default;
 
+detail::Engine& ShardedOptimizer::engine() const {
+  engine_->check_not_replaced();
+  return *engine_;
+}
+
 torch::Tensor ShardedOptimizer::step(LossClosure closure) {
-  engine_->check_can_step();
+  engine().check_can_step();
   check_param_groups();
   at::Tensor loss;
   if (closure) {
@@ -68,7 +81,7 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
 
 bool ShardedOptimizer::step_scaled(double loss_scale) {
   check_param_groups();
-  return engine_->step_scaled(group_options(), loss_scale);
+  return engine().step_scaled(group_options(), loss_scale);
 }
 
 std::vector<torch::optim::OptimizerOptions*> ShardedOptimizer::group_options() {
@@ -96,37 +109,40 @@ void ShardedOptimizer::check_param_groups() const {
   TORCH_CHECK(false, message);
 }
 
-void ShardedOptimizer::zero_grad(bool set_to_none) { engine_->zero_grad(set_to_none); }
+void ShardedOptimizer::zero_grad(bool set_to_none) { engine().zero_grad(set_to_none); }
 
-void ShardedOptimizer::train() { engine_->train(); }
+void ShardedOptimizer::train() { engine().train(); }
 
-void ShardedOptimizer::eval() { engine_->eval(); }
+void ShardedOptimizer::eval() { engine().eval(); }
 
-bool ShardedOptimizer::training() const { return engine_->training(); }
+bool ShardedOptimizer::training() const { return engine().training(); }
 
 EvalScope ShardedOptimizer::eval_scope() {
-  if (!engine_->training()) return EvalScope(nullptr);
+  if (!engine().training()) return EvalScope(nullptr);
   engine_->eval();
   return EvalScope(engine_);
 }
 
-NoSync ShardedOptimizer::no_sync() { return NoSync(engine_); }
-
-double ShardedOptimizer::grad_norm() { return engine_->grad_norm(); }
-
-int64_t ShardedOptimizer::state_bytes() const { return engine_->state_bytes(); }
-
-std::map<std::string, at::Tensor> ShardedOptimizer::full_state(const std::string& which) {
-  return engine_->full_state(which);
+NoSync ShardedOptimizer::no_sync() {
+  engine_->check_not_replaced();
+  return NoSync(engine_);
 }
 
-void ShardedOptimizer::reset_from_parameters() { engine_->reset_from_parameters(); }
+double ShardedOptimizer::grad_norm() { return engine().grad_norm(); }
 
-Timings ShardedOptimizer::timings() const { return engine_->timings(); }
+int64_t ShardedOptimizer::state_bytes() const { return engine().state_bytes(); }
 
-TimingReport ShardedOptimizer::timing_report() { return engine_->timing_report(); }
+std::map<std::string, at::Tensor> ShardedOptimizer::full_state(const std::string& which) {
+  return engine().full_state(which);
+}
 
-std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine_->communicator(); }
+void ShardedOptimizer::reset_from_parameters() { engine().reset_from_parameters(); }
+
+Timings ShardedOptimizer::timings() const { return engine().timings(); }
+
+TimingReport ShardedOptimizer::timing_report() { return engine().timing_report(); }
+
+std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine().communicator(); }
 
 void ShardedOptimizer::add_param_group(const torch::optim::OptimizerParamGroup&) {
   TORCH_CHECK(false,

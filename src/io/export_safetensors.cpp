@@ -2,6 +2,7 @@
 
 #include "comm/agree.h"
 #include "engine/engine.h"
+#include "engine/equal_on_ranks.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 
@@ -88,6 +89,9 @@ void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, co
         "\"; expected \"x\" or \"y\".");
     const std::string why_not = engine.why_not_savable();
     TORCH_CHECK(why_not.empty(), "export_safetensors: ", why_not);
+  });
+  engine.settle_module();
+  detail::agree_on(communicator, [&] {
     if (communicator.rank() == 0) file.emplace(engine, path);
   });
 

@@ -2,6 +2,7 @@
 
 #include "comm/agree.h"
 #include "engine/engine.h"
+#include "engine/equal_on_ranks.h"
 #include "io/tensor_file.h"
 
 #include <ATen/core/grad_mode.h>

@@ -1,4 +1,6 @@
 #include "comm/agree.h"
+#include "engine/equal_on_ranks.h"
+#include "engine/parameter_claim.h"
 #include "io/checkpoint.h"
 #include "io/file.h"
 #include "io/manifest.h"
@@ -184,12 +186,13 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
       if (rank != 0) return;
       const TensorFile file(dir + '/' + kModuleFileName);
       for (const auto& [name, target] : unsharded) {
+        if (ParameterClaim::is_claimed(target)) continue;
         engine.executor().from_host(target.detach(), file.read(name));
       }
     });
     std::vector<at::Tensor> targets;
     for (const auto& named : unsharded) targets.push_back(named.second);
-    broadcast_values(communicator, targets);
+    broadcast_values(communicator, ParameterClaim::unclaimed(targets));
     std::vector<GroupState> groups;
     for (const auto& group : manifest.groups) groups.push_back(group.state);
     engine.state_was_replaced(std::move(groups));

@@ -1,4 +1,5 @@
 #include "comm/agree.h"
+#include "engine/equal_on_ranks.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_folder.h"
 #include "io/file.h"
@@ -116,6 +117,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
     check_data(extra.local);
   });
 
+  engine.settle_module();
   try {
     agree_on(communicator, [&] {
       if (rank == 0) folder->start();

@@ -66,16 +66,15 @@ double AdamWOptions::get_lr() const { return lr(); }
 
 void AdamWOptions::set_lr(double lr) { this->lr(lr); }
 
-AdamW::AdamW(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
-    AdamWOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+AdamW::AdamW(Trainable what, std::shared_ptr<Communicator> communicator, AdamWOptions options,
+    ShardingOptions sharding)
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<AdamWOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWAlgorithm>()) {}
 
-AdamW::AdamW(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator,
-    AdamWOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<AdamWOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::AdamWAlgorithm>()) {}
+AdamW::AdamW(const Trainable& module, std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, AdamWOptions options, ShardingOptions sharding)
+    : AdamW(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

@@ -58,16 +58,15 @@ double AdamWScheduleFreeOptions::get_lr() const { return lr(); }
 
 void AdamWScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
 
-AdamWScheduleFree::AdamWScheduleFree(const torch::nn::Module& module,
-    std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+AdamWScheduleFree::AdamWScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
+    AdamWScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<AdamWScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
 
-AdamWScheduleFree::AdamWScheduleFree(std::vector<ParameterGroup> groups,
+AdamWScheduleFree::AdamWScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<AdamWScheduleFreeOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
+    : AdamWScheduleFree(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

@@ -28,18 +28,16 @@ class AdamWScheduleFreePaperAlgorithm final : public AdamWScheduleFreeAlgorithm 
 }  // namespace
 }  // namespace detail
 
-AdamWScheduleFreePaper::AdamWScheduleFreePaper(const torch::nn::Module& module,
-    std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
-    ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(Trainable what, std::shared_ptr<Communicator> communicator,
+    AdamWScheduleFreePaperOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<AdamWScheduleFreePaperOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
 
-AdamWScheduleFreePaper::AdamWScheduleFreePaper(std::vector<ParameterGroup> groups,
+AdamWScheduleFreePaper::AdamWScheduleFreePaper(const Trainable& module, std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, AdamWScheduleFreePaperOptions options,
     ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<AdamWScheduleFreePaperOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::AdamWScheduleFreePaperAlgorithm>()) {}
+    : AdamWScheduleFreePaper(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

@@ -75,16 +75,15 @@ double RAdamScheduleFreeOptions::get_lr() const { return lr(); }
 
 void RAdamScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
 
-RAdamScheduleFree::RAdamScheduleFree(const torch::nn::Module& module,
-    std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+RAdamScheduleFree::RAdamScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
+    RAdamScheduleFreeOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<RAdamScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::RAdamScheduleFreeAlgorithm>()) {}
 
-RAdamScheduleFree::RAdamScheduleFree(std::vector<ParameterGroup> groups,
+RAdamScheduleFree::RAdamScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, RAdamScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<RAdamScheduleFreeOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::RAdamScheduleFreeAlgorithm>()) {}
+    : RAdamScheduleFree(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

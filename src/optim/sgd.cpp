@@ -60,16 +60,15 @@ double SGDOptions::get_lr() const { return lr(); }
 
 void SGDOptions::set_lr(double lr) { this->lr(lr); }
 
-SGD::SGD(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator, SGDOptions options,
-    ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+SGD::SGD(
+    Trainable what, std::shared_ptr<Communicator> communicator, SGDOptions options, ShardingOptions sharding)
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<SGDOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::SGDAlgorithm>()) {}
 
-SGD::SGD(std::vector<ParameterGroup> groups, std::shared_ptr<Communicator> communicator, SGDOptions options,
-    ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<SGDOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::SGDAlgorithm>()) {}
+SGD::SGD(const Trainable& module, std::vector<ParameterGroup> groups,
+    std::shared_ptr<Communicator> communicator, SGDOptions options, ShardingOptions sharding)
+    : SGD(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

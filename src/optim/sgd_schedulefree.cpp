@@ -57,16 +57,15 @@ double SGDScheduleFreeOptions::get_lr() const { return lr(); }
 
 void SGDScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
 
-SGDScheduleFree::SGDScheduleFree(const torch::nn::Module& module, std::shared_ptr<Communicator> communicator,
+SGDScheduleFree::SGDScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
     SGDScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(groups_of(module), buffers_of(module), std::move(communicator),
+    : ShardedOptimizer(std::move(what), std::move(communicator),
           std::make_unique<SGDScheduleFreeOptions>(std::move(options)), std::move(sharding),
           std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
 
-SGDScheduleFree::SGDScheduleFree(std::vector<ParameterGroup> groups,
+SGDScheduleFree::SGDScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
     std::shared_ptr<Communicator> communicator, SGDScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(std::move(groups), {}, std::move(communicator),
-          std::make_unique<SGDScheduleFreeOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::SGDScheduleFreeAlgorithm>()) {}
+    : SGDScheduleFree(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
+          std::move(sharding)) {}
 
 }  // namespace zerosched

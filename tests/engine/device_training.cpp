@@ -95,7 +95,7 @@ Outcome Trainer::run(const Job& job) {
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
   options_.weight_decay(0.1);
-  engine_ = std::make_shared<detail::Engine>(groups, NamedParameters{}, communicator(), options_, sharding,
+  engine_ = std::make_shared<detail::Engine>(groups, communicator(), options_, sharding,
       std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
   Outcome outcome;
   for (int64_t step = 0; step < job.steps; ++step) {

@@ -1,0 +1,107 @@
+#include "engine/parameter_claim.h"
+
+#include <c10/util/Exception.h>
+
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+
+namespace zerosched::detail {
+namespace {
+
+struct Entry {
+  ParameterClaim* owner = nullptr;
+  std::string name;  ///< as the owner calls the parameter
+};
+
+struct Registry {
+  std::mutex mutex;  ///< also of every claim's own state
+  std::unordered_map<const c10::TensorImpl*, Entry> entries;
+
+  const Entry* find(const at::Tensor& parameter) const {
+    const auto found = entries.find(parameter.unsafeGetTensorImpl());
+    return found == entries.end() ? nullptr : &found->second;
+  }
+};
+
+// Never destroyed: optimizers may live until the process ends.
+Registry& registry() {
+  static auto& registry = *new Registry;
+  return registry;
+}
+
+}  // namespace
+
+void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const Entry* first = nullptr;  // of all parameters that have an owner
+  size_t first_index = 0, shared = 0;
+  for (size_t p = 0; p < parameters.size(); ++p) {
+    const Entry* entry = all.find(parameters[p]);
+    if (entry == nullptr) continue;
+    if (first == nullptr) {
+      first = entry;
+      first_index = p;
+    }
+    if (entry->owner == first->owner) ++shared;
+  }
+  if (first == nullptr) return;
+  const bool same_set = shared == parameters.size() && first->owner->count_ == parameters.size();
+  TORCH_CHECK(same_set, "parameter '", names[first_index],
+      "' is trained by another optimizer that still lives, which knows it as '", first->name,
+      "'; two optimizers would undo each other's steps. Leave it to one of them: give the other the module "
+      "and "
+      "groups without it. If the other optimizer is not needed any more, destroy it before.");
+}
+
+ParameterClaim::ParameterClaim(const std::vector<at::Tensor>& parameters,
+    const std::vector<std::string>& names, std::function<void()> replaced)
+    : count_(parameters.size()), replaced_(std::move(replaced)) {
+  Registry& all = registry();
+  std::function<void()> tell_predecessor;
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    if (const Entry* entry = all.find(parameters.front())) {
+      entry->owner->is_replaced_ = true;
+      tell_predecessor = entry->owner->replaced_;
+    }
+    for (size_t p = 0; p < parameters.size(); ++p) {
+      all.entries[parameters[p].unsafeGetTensorImpl()] = {this, names[p]};
+    }
+  }
+  if (tell_predecessor) tell_predecessor();
+}
+
+ParameterClaim::~ParameterClaim() {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (is_replaced_) return;
+  for (auto entry = all.entries.begin(); entry != all.entries.end();) {
+    entry = entry->second.owner == this ? all.entries.erase(entry) : std::next(entry);
+  }
+}
+
+void ParameterClaim::check_not_replaced() const {
+  const std::lock_guard<std::mutex> lock(registry().mutex);
+  TORCH_CHECK(!is_replaced_,
+      "another optimizer was constructed over the same parameters since, and has taken them over. Use that "
+      "one; "
+      "of this one nothing but its destruction is left.");
+}
+
+std::vector<at::Tensor> ParameterClaim::unclaimed(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> free;
+  for (const at::Tensor& tensor : tensors) {
+    if (!is_claimed(tensor)) free.push_back(tensor);
+  }
+  return free;
+}
+
+bool ParameterClaim::is_claimed(const at::Tensor& tensor) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.find(tensor) != nullptr;
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace zerosched::detail {
+
+/// An optimizer's claim to the parameters that it trains, kept in a registry of the process: two optimizers that
+/// train the same parameter would undo each other's steps.
+///
+/// An optimizer over exactly the parameters of one that still lives replaces it, because that is what
+/// `optimizer = std::make_unique<...>(...)` does. Any other overlap is an error.
+class ParameterClaim {
+ public:
+  /// Throws if an optimizer that these parameters cannot replace trains one of them, with both of its names.
+  /// Local; changes nothing.
+  static void check(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names);
+
+  /// After check(). Calls `replaced` of the claim that this one replaces, if there is one. The parameters live
+  /// as long as this at least.
+  ParameterClaim(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names,
+      std::function<void()> replaced);
+  ~ParameterClaim();
+  ParameterClaim(const ParameterClaim&) = delete;
+  ParameterClaim& operator=(const ParameterClaim&) = delete;
+
+  /// Throws if another optimizer has replaced this one. Local.
+  void check_not_replaced() const;
+
+  /// Those of `tensors` that no optimizer trains.
+  static std::vector<at::Tensor> unclaimed(const std::vector<at::Tensor>& tensors);
+  /// Whether some optimizer trains the tensor.
+  static bool is_claimed(const at::Tensor& tensor);
+
+ private:
+  size_t count_ = 0;  ///< of parameters
+  std::function<void()> replaced_;
+  bool is_replaced_ = false;
+};
+
+}  // namespace zerosched::detail
