@@ -18,7 +18,8 @@ using NamedParameters = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// Parameters with names, and the options they are trained with (the optimizer's own where none are given).
 /// Names are those that full_state(), checkpoints and errors call parameters by, so they must be unique over all
-/// groups of an optimizer. A ParameterGroup does not look at what it is given: the optimizer's constructor does.
+/// groups of an optimizer; one that is given the module as well uses the module's names instead. A
+/// ParameterGroup does not look at what it is given: the optimizer's constructor does.
 class ZEROSCHED_EXPORT ParameterGroup {
  public:
   /// With the optimizer's own options.

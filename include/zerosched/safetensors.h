@@ -8,9 +8,10 @@
 namespace zerosched {
 
 /// Writes the module's whole state to a safetensors file, under its own names and in its own dtypes and
-/// shapes: parameters at `point` ("x", what is evaluated and shipped, or "y"), frozen parameters, and buffers
-/// if the optimizer was constructed over a module. Tied weights appear under each of their names, so that a
-/// strict load succeeds.
+/// shapes: parameters at `point` ("x", what is evaluated and shipped, or "y"), parameters that are not trained,
+/// and buffers if the optimizer was given the module; buffers become rank 0's first, see
+/// ShardingOptions::broadcast_buffers. Tied weights appear under each of their names, so that a strict load
+/// succeeds.
 ///
 /// Collective. Rank 0 writes, a bucket at a time: no rank holds more than one bucket beyond what it has. The
 /// file is written beside `path`, synced and renamed; an older file at `path` stays until then. The mode and

@@ -69,7 +69,12 @@ class ZEROSCHED_EXPORT NoSync {
 /// member function is collective: every rank calls it, in the same order.
 ///
 /// Construction moves the parameters' data into the optimizer's flat buffers (sizes, strides, hooks and
-/// names stay); destruction gives them storage of their own again.
+/// names stay); destruction gives them storage of their own again. So no parameter may share memory with another
+/// tensor of the model, but one tensor may be registered under several names (tied weights).
+///
+/// A parameter belongs to one optimizer at a time. One that is constructed over exactly the parameters of another
+/// replaces it, as in `optimizer = std::make_unique<...>(...)`: the other drops gradients in flight, and from then
+/// on throws at every call. Any other overlap is an error at construction, on every rank.
 class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
  public:
   ~ShardedOptimizer() override;
@@ -88,8 +93,12 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// Parameters := y, where gradients are taken. The mode after construction. Does nothing in train mode.
   /// Throws on every rank if a gradient has arrived in eval mode, or a parameter was replaced or written.
   void train();
-  /// Parameters := x, what is evaluated and shipped. Does nothing in eval mode. Throws on every rank between
-  /// backward and step() in overlapping mode, or if a parameter was replaced or written.
+  /// Parameters := x, what is evaluated and shipped; buffers of the module := rank 0's where ranks differ, see
+  /// ShardingOptions::broadcast_buffers. Does nothing in eval mode. Throws on every rank between backward and step()
+  /// in overlapping mode, or if a parameter was replaced or written.
+  ///
+  /// Here and before checkpoints and exports rank 0 warns, once, of what was registered in the module or replaced
+  /// there since construction, and of parameters that no rank has had a gradient of in any step.
   void eval();
   /// Local.
   bool training() const;
@@ -114,16 +123,17 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   std::map<std::string, at::Tensor> full_state(const std::string& which);
 
   /// Takes rank 0's parameters, as they are now, as the new x = z = y: after loading weights or editing them.
-  /// v, k and lr_max are kept, weight_sum becomes 0. Frozen parameters and the module's buffers become rank
-  /// 0's too. Throws on every rank if a parameter's shape, strides, dtype or device has changed.
+  /// v, k and lr_max are kept, weight_sum becomes 0. Parameters that are not trained and the module's buffers
+  /// become rank 0's too. Throws on every rank if a parameter's shape, strides, dtype or device has changed.
   ///
   /// Until then a parameter that was loaded, moved or written in place is an error at the next step(), eval()
   /// or train(). Writes through Tensor::data() or a raw pointer pass unseen, and the next step undoes them.
   void reset_from_parameters();
 
   /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names,
-  /// the scalars and options of each group, frozen parameters, the module's buffers, and what the trainer
-  /// adds. It loads at any world size and with any bucket size.
+  /// the scalars and options of each group, parameters that are not trained, the module's buffers (which become
+  /// rank 0's first, see ShardingOptions::broadcast_buffers), and what the trainer adds. It loads at any world size
+  /// and with any bucket size.
   ///
   /// Collective; `dir` must be the same folder on every rank, on a file system that all of them share. Every
   /// rank writes its shard. The folder is written under a temporary name beside `dir`, synced and then
@@ -136,8 +146,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
       const std::string& dir, const CheckpointExtra& extra = {}, const CheckpointOptions& options = {});
 
   /// Takes up the state that save_checkpoint() left in `dir`: z, x, v, the scalars and options of each group,
-  /// frozen parameters and buffers. Parameters become y or x, whichever mode this optimizer is in. Returns
-  /// what the trainer added.
+  /// parameters that are not trained, and buffers. Parameters become y or x, whichever mode this optimizer is in.
+  /// What another optimizer of this process trains is left to that one. Returns what the trainer added.
   ///
   /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and
   /// groups. Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws

@@ -14,6 +14,9 @@
 namespace torch::nn {
 class Module;
 }
+namespace torch::jit {
+struct Module;
+}
 
 namespace zerosched {
 
@@ -25,6 +28,7 @@ namespace detail {
 class ZEROSCHED_EXPORT BatchNormPass {
  public:
   explicit BatchNormPass(torch::nn::Module& module);
+  explicit BatchNormPass(torch::jit::Module& module);
   ~BatchNormPass();
   BatchNormPass(const BatchNormPass&) = delete;
   BatchNormPass& operator=(const BatchNormPass&) = delete;
@@ -55,32 +59,42 @@ struct has_data<Batch, std::void_t<decltype(std::declval<Batch&>().data)>> : std
 /// them, for the parameters it holds now: call it inside eval_scope(), because statistics gathered in training
 /// belong to y and not to x. Collective.
 ///
-/// `module` is a module or module holder with a forward() of one tensor; `loader` yields tensors, or batches
-/// with a member `data` such as torch::data::Example<>. Each rank passes its own part of the data; ranks may
-/// have different numbers of batches, and end with the same statistics: the average over all batches of all
-/// ranks, as with momentum = nullopt. These layers run in training mode meanwhile; all other layers in the mode
-/// they are in, so call module.eval() before to be without dropout. Of an InstanceNorm layer that runs several
-/// times in a forward the last counts. If the forward of a rank throws, or a layer sees no batch on any rank,
-/// every rank throws and the old statistics stay.
+/// `module` is a module or module holder with a forward() of one tensor, or a TorchScript module; `loader`
+/// yields tensors, or batches with a member `data` such as torch::data::Example<>. Each rank passes its own
+/// part of the data; ranks may have different numbers of batches, and end with the same statistics: the average
+/// over all batches of all ranks, as with momentum = nullopt. These layers run in training mode meanwhile; all
+/// other layers in the mode they are in, so call module.eval() before to be without dropout. Of an InstanceNorm
+/// layer that runs several times in a forward the last counts; of a TorchScript layer later ones weigh more.
+///
+/// Every rank throws, and the old statistics stay, if the forward of a rank throws, a layer sees no batch on any
+/// rank, or a TorchScript layer does not say its momentum, as after tracing.
 template <typename ModuleOrHolder, typename Loader>
 void update_batch_norm(ModuleOrHolder& module, Loader& loader, Communicator& communicator) {
   const at::NoGradGuard no_grad;
   auto& implementation = [&]() -> auto& {
-    if constexpr (std::is_base_of_v<torch::nn::Module, ModuleOrHolder>) {
+    if constexpr (std::is_base_of_v<torch::nn::Module, ModuleOrHolder> ||
+                  std::is_same_v<torch::jit::Module, ModuleOrHolder>) {
       return module;
     } else {
       return *module;
     }
   }
   ();
+  const auto forward = [&](const auto& input) {
+    if constexpr (std::is_same_v<torch::jit::Module, ModuleOrHolder>) {
+      implementation.forward({input});
+    } else {
+      implementation.forward(input);
+    }
+  };
   detail::BatchNormPass pass(implementation);
   std::string error;
   try {
     for (auto&& batch : loader) {
       if constexpr (detail::has_data<std::decay_t<decltype(batch)>>::value) {
-        implementation.forward(batch.data);
+        forward(batch.data);
       } else {
-        implementation.forward(batch);
+        forward(batch);
       }
       pass.add_batch();
     }

@@ -11,7 +11,6 @@
 #include <zerosched/sgd.h>
 #include <zerosched/sgd_schedulefree.h>
 
-#include <c10/core/InferenceMode.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
@@ -184,6 +183,38 @@ TEST_F(Models, GroupsOfAModuleTrainAndTheRestIsKept) {
   for (const auto& [name, value] : values_of(*whole)) EXPECT_TRUE(same_bits(value, saved.at(name))) << name;
 }
 
+struct Tied : torch::nn::Module {
+  Tied() {
+    const at::Tensor trained = at::ones({3, 2}), kept = at::full({4}, 2.0);
+    for (const char* name : {"in", "out"}) register_parameter(name, trained);
+    for (const char* name : {"kept", "again"}) register_parameter(name, kept);
+    for (auto& item : named_parameters()) item.value().set_requires_grad(true);
+  }
+};
+
+// Known by their first name in the module, and exported under all.
+TEST_F(Models, GroupsOfTiedParameters) {
+  const Scratch scratch;
+  const Tied tied;
+  AdamWScheduleFree optimizer(tied, {one("out", tied.named_parameters()["out"])}, world());
+  EXPECT_EQ(optimizer.full_state("x").count("in"), 1U);
+  (tied.named_parameters()["in"].sum() + tied.named_parameters()["again"].sum()).backward();
+  optimizer.step();
+  optimizer.save_checkpoint(scratch / "saved");
+  export_safetensors(optimizer, scratch / "y", "y");
+  const Tied again, imported;
+  AdamWScheduleFree resumed(again, {one("in", again.named_parameters()["in"])}, world());
+  resumed.load_checkpoint(scratch / "saved");
+  AdamWScheduleFree whole(imported, world());
+  import_safetensors(whole, scratch / "y");
+  for (const auto& [name, value] : values_of(tied)) {
+    EXPECT_TRUE(same_bits(value, again.named_parameters()[name])) << name;
+    EXPECT_TRUE(same_bits(value, imported.named_parameters()[name])) << name;
+  }
+  EXPECT_FALSE(at::equal(tied.named_parameters()["out"], at::ones({3, 2})));
+  EXPECT_TRUE(at::equal(tied.named_parameters()["again"], at::full({4}, 2.0)));
+}
+
 TEST_F(Models, TwoOptimizersShareAModuleButNoParameter) {
   const Scratch scratch;
   const auto make = [&](Net& net) {
@@ -250,213 +281,6 @@ TEST_F(Models, GroupsAloneWarnOfBuffers) {
   EXPECT_EQ(warnings.with("(*module, groups, communicator)").size(), rank == 0 ? 1U : 0U);
 }
 
-TEST_F(Models, MemoryThatIsShared) {
-  const auto expect_refused = [&](const NamedParameters& named, const std::vector<std::string>& parts) {
-    // On the last rank alone: all hear of it.
-    NamedParameters fine;
-    for (const auto& [name, tensor] : named) {
-      fine.emplace_back(name, tensor.detach().clone().requires_grad_(tensor.requires_grad()));
-    }
-    std::vector<std::string> all = parts;
-    all.push_back(last);
-    all.emplace_back("register one tensor under both names");
-    expect_error([&] { AdamWScheduleFree({ParameterGroup(rank == size - 1 ? named : fine)}, world()); }, all);
-  };
-  const at::Tensor flat = at::ones({12});
-  const auto piece = [&](int64_t begin, int64_t numel) {
-    return flat.narrow(0, begin, numel).requires_grad_();
-  };
-  at::Tensor tied = parameter({4});
-  const at::Tensor first = parameter({4});
-  tied.set_data(first.data());
-  expect_refused({{"in", first}, {"out", tied}}, {"parameter 'in' and parameter 'out'", "set_data()"});
-  expect_refused({{"a", piece(0, 8)}, {"b", piece(6, 3)}}, {"'a' and parameter 'b'"});
-  expect_refused({{"a", piece(5, 2)}, {"b", piece(0, 6)}}, {"'b' and parameter 'a'"});
-  expect_refused({{"w", first}, {"frozen", first.detach()}}, {"'w'", "'frozen'"});
-  // Within a larger frozen one, behind a smaller one.
-  expect_refused({{"whole", flat}, {"small", flat.narrow(0, 1, 1)}, {"b", piece(6, 3)}},
-      {"parameter 'b' and parameter 'whole'"});
-
-  // Neighbours, and frozen ones among themselves, are fine; the frozen are the same tensors' memory still.
-  const at::Tensor view = flat.narrow(0, 9, 3), same = flat.narrow(0, 9, 2);
-  {
-    AdamWScheduleFree optimizer(
-        {ParameterGroup(NamedParameters{{"a", piece(0, 4)}, {"b", piece(4, 5)}, {"v", view}, {"s", same}})},
-        world());
-  }
-  EXPECT_EQ(view.const_data_ptr(), same.const_data_ptr());
-}
-
-struct Buffered : torch::nn::Module {
-  Buffered(bool shares, const at::Tensor& weight) {
-    register_parameter("weight", weight);
-    register_buffer("copy", shares ? weight.detach()[0] : at::ones({3}));
-    register_buffer("again", named_buffers()["copy"].view({3, 1}));
-  }
-};
-
-TEST_F(Models, BuffersThatShareMemoryWithWhatIsTrained) {
-  const Buffered fine(false, parameter({2, 3}));
-  { const AdamWScheduleFree optimizer(fine, world()); }
-  const Buffered wrong(rank == size - 1, parameter({2, 3}));
-  expect_error([&] { AdamWScheduleFree(wrong, world()); }, {last, "parameter 'weight' and buffer 'copy'"});
-}
-
-TEST_F(Models, ATiedNameIsNobodyElses) {
-  const at::Tensor w = parameter({3}), v = parameter({4});
-  for (const NamedParameters& named :
-      {NamedParameters{{"a", w}, {"v", v}, {"v", w}}, NamedParameters{{"a", w}, {"v", w}, {"v", v}}}) {
-    expect_error(
-        [&] { AdamWScheduleFree({ParameterGroup(named)}, world()); }, {"two parameters are named 'v'"});
-  }
-  const NamedParameters twice = {{"a", w}, {"b", w}, {"a", w}};
-  const AdamWScheduleFree optimizer({ParameterGroup(twice)}, world());
-}
-
-struct TwoOfAName : torch::nn::Module {
-  TwoOfAName() {
-    register_parameter("w", at::ones({3}));
-    register_buffer("w", at::ones({3}));
-  }
-};
-
-TEST_F(Models, ABufferAndAParameterOfTheSameName) {
-  expect_error([&] { AdamWScheduleFree(TwoOfAName(), world()); }, {"a parameter and a buffer", "'w'"});
-}
-
-TEST_F(Models, InferenceMode) {
-  const bool odd_one = rank == size - 1;
-  const NamedParameters parameters = make_parameters({{5}, {6}});
-  expect_error(
-      [&] {
-        const c10::InferenceMode inference(odd_one);
-        AdamWScheduleFree({ParameterGroup(parameters)}, world());
-      },
-      {last, "constructed under c10::InferenceMode", "outside"});
-  const at::Tensor made_inside = [&] {
-    const c10::InferenceMode inference(odd_one);
-    return at::ones({3});
-  }();
-  expect_error(
-      [&] {
-        AdamWScheduleFree({ParameterGroup(parameters), one("inside", made_inside)}, world());
-      },
-      {last, "parameter 'inside' was made in inference mode", "clone()"});
-  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
-  {
-    const c10::InferenceMode inference;
-    optimizer.eval();
-  }
-  optimizer.train();
-  backward(parameters, random_gradients(parameters, 0, rank));
-  optimizer.step();
-}
-
-// The way that the error tells, against complex arithmetic done by LibTorch.
-TEST_F(Models, ComplexParametersTrainAsTheirRealView) {
-  const at::Tensor numbers = at::arange(3, at::kDouble);
-  const at::Tensor value = at::complex(numbers, numbers - 1), target = at::complex(1 - numbers, numbers);
-  const bool odd_one = rank == size - 1;
-  expect_error(
-      [&] {
-        AdamWScheduleFree({one("c", odd_one ? value.clone().requires_grad_() : parameter({3}))}, world());
-      },
-      {last, "parameter 'c' is ComplexDouble", "view_as_real(value).clone()", "view_as_complex(parameter)"});
-
-  const at::Tensor real = at::view_as_real(value).clone().requires_grad_();
-  SGD optimizer({one("c", real)}, world(), SGDOptions(0.1).momentum(0.9));
-  at::Tensor reference = value.clone(), momentum = at::zeros_like(value);
-  for (int64_t step = 0; step < 4; ++step) {
-    optimizer.zero_grad();
-    at::view_as_real(at::view_as_complex(real) * target - value).square().sum().backward();
-    optimizer.step();
-    // d/dw |w t - v|^2, in LibTorch's convention: 2 conj(t) (w t - v).
-    momentum = 0.9 * momentum + 2 * target.conj() * (reference * target - value);
-    reference = reference - 0.1 * momentum;
-  }
-  EXPECT_TRUE(at::allclose(at::view_as_complex(real.detach()), reference, 1e-12, 1e-12));
-}
-
-TEST_F(Models, TwoOptimizersOfOneParameter) {
-  const at::Tensor encoder = parameter({5}), mine = parameter({4}), yours = parameter({3});
-  const auto groups = [](const std::string& name, const at::Tensor& shared, const at::Tensor& own) {
-    return std::vector<ParameterGroup>{ParameterGroup(NamedParameters{{"own", own}, {name, shared}})};
-  };
-  {
-    AdamWScheduleFree first(groups("encoder", encoder, mine), world());
-    const bool odd_one = rank == size - 1;
-    const auto wrong = groups("shared.encoder", odd_one ? encoder : parameter({5}), yours);
-    expect_error([&] { AdamWScheduleFree(wrong, world()); },
-        {last, "parameter 'shared.encoder' is trained by another optimizer", "knows it as 'encoder'"});
-    // Neither more nor less of the same replaces it.
-    expect_error([&] { AdamWScheduleFree({one("encoder", encoder)}, world()); }, {"another optimizer"});
-    expect_error(
-        [&] {
-          SGD({one("own", mine), one("e", encoder), one("more", yours)}, world());
-        },
-        {"parameter 'own' is trained by another optimizer"});
-    // The first is as it was.
-    (encoder.sum() + mine.sum()).backward();
-    first.step();
-  }
-  AdamWScheduleFree second(groups("shared.encoder", encoder, yours), world());
-}
-
-TEST_F(Models, AnOptimizerOverTheSameParametersReplacesTheFirst) {
-  const Scratch scratch;
-  for (const bool in_flight : {false, true}) {
-    const NamedParameters parameters = make_parameters({{40}, {41}}), others = make_parameters({{40}, {41}});
-    const auto make = [&](const NamedParameters& named) {
-      return std::make_unique<AdamWScheduleFree>(
-          std::vector<ParameterGroup>{ParameterGroup(named)}, world(), 0.1, buckets_of(1));
-    };
-    auto optimizer = make(parameters);
-    backward(parameters, random_gradients(parameters, 0, rank));
-    if (!in_flight) optimizer->step();
-    std::unique_ptr<AdamWScheduleFree> old = std::move(optimizer);
-    optimizer = make(parameters);
-    const auto expect_gone = [&](const std::function<void()>& call) {
-      expect_error(call, {"another optimizer was constructed over the same parameters", "Use that one"});
-    };
-    expect_gone([&] { old->step(); });
-    expect_gone([&] { old->zero_grad(); });
-    expect_gone([&] { old->train(); });
-    expect_gone([&] { old->eval(); });
-    expect_gone([&] { old->training(); });
-    expect_gone([&] { (void)old->eval_scope(); });
-    expect_gone([&] { (void)old->no_sync(); });
-    expect_gone([&] { old->grad_norm(); });
-    expect_gone([&] { old->state_bytes(); });
-    expect_gone([&] { old->full_state("x"); });
-    expect_gone([&] { old->reset_from_parameters(); });
-    expect_gone([&] { old->save_checkpoint(scratch / "c"); });
-    expect_gone([&] { old->load_checkpoint(scratch / "c"); });
-    expect_gone([&] { export_safetensors(*old, scratch / "x"); });
-    expect_gone([&] { import_safetensors(*old, scratch / "x"); });
-    expect_gone([&] { old->timings(); });
-    expect_gone([&] { old->timing_report(); });
-    expect_gone([&] { old->communicator(); });
-
-    // The new one is as one that never had a predecessor, whenever that goes.
-    const at::NoGradGuard no_grad;
-    for (size_t p = 0; p < others.size(); ++p) others[p].second.detach().copy_(parameters[p].second);
-    const auto alone = make(others);
-    for (int64_t step = 1; step < 4; ++step) {
-      const at::AutoGradMode with_gradients(true);
-      if (step == 2) old.reset();
-      backward(parameters, random_gradients(parameters, step, rank));
-      backward(others, random_gradients(others, step, rank));
-      optimizer->step();
-      alone->step();
-    }
-    expect_same_bits(full_state(*optimizer), full_state(*alone));
-    optimizer = make(parameters);  // the usual way to write it
-    const at::AutoGradMode with_gradients(true);
-    backward(parameters, random_gradients(parameters, 9, rank));
-    optimizer->step();
-  }
-}
-
 TEST_F(Models, Clamp) {
   const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
   const NamedParameters parameters = make_parameters({{5}, {6}});
@@ -483,57 +307,6 @@ TEST_F(Models, Clamp) {
   if (size == 1) return;
   expect_error([&] { AdamWScheduleFree({ParameterGroup(parameters).clamp(0, rank == 0 ? 1 : 2)}, world()); },
       {"clamped to [0, 1]", "clamped to [0, 2]"});
-}
-
-TEST_F(Models, WarnsOfWhatWasRegisteredLater) {
-  Net net;
-  AdamWScheduleFree optimizer(*net, world());
-  Warnings warnings;
-  const std::string text = "the module was changed after its optimizer was constructed";
-  optimizer.eval();
-  optimizer.train();
-  EXPECT_TRUE(warnings.with(text).empty());
-  net->register_module("late", torch::nn::Linear(2, 2));
-  net->replace_module("body", torch::nn::Linear(4, 5));
-  for (int i = 0; i < 2; ++i) {  // once is enough
-    optimizer.eval();
-    optimizer.train();
-  }
-  const auto found = warnings.with(text);
-  ASSERT_EQ(found.size(), rank == 0 ? 1U : 0U);
-  if (rank != 0) return;
-  EXPECT_NE(found[0].find("The module has 'body.weight', 'body.bias', 'late.weight', 'late.bias', which the "
-                          "optimizer neither trains nor saves"),
-      std::string::npos)
-      << found[0];
-  EXPECT_NE(found[0].find("no longer has 'body.weight', 'body.bias'"), std::string::npos) << found[0];
-}
-
-TEST_F(Models, WarnsOfWhatHasNoGradient) {
-  const Scratch scratch;
-  for (const bool overlaps : {true, false}) {
-    Net net;
-    AdamWScheduleFree optimizer(*net, world(), {}, ShardingOptions().overlap_backward(overlaps));
-    net->head->weight = at::ones({3, 5});  // leaves the registered tensor behind
-    Warnings warnings;
-    const std::string text = "no step so far, on any rank, had a gradient of 'head.weight'. ";
-    optimizer.eval();  // no step: nothing to say
-    optimizer.train();
-    EXPECT_TRUE(warnings.with("no step so far").empty());
-    for (int64_t step = 0; step < 2; ++step) {
-      optimizer.zero_grad();
-      at::Tensor loss = net->body(at::ones({6, 4})).sum();
-      // One rank alone uses the rest, which is enough.
-      if (rank == size - 1) loss = net->forward(random_like(at::empty({6, 4}), step, rank, 0)).sum();
-      loss.backward();
-      optimizer.step();
-    }
-    optimizer.save_checkpoint(scratch / "saved");
-    EXPECT_EQ(warnings.with(text).size(), rank == 0 ? 1U : 0U);
-    optimizer.eval();
-    EXPECT_EQ(warnings.with("no step so far").size(), rank == 0 ? 1U : 0U);
-    optimizer.train();
-  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <zerosched/safetensors.h>
 #include <zerosched/sgd.h>
+#include <zerosched/update_batch_norm.h>
 
 #include <torch/csrc/jit/api/module.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -28,7 +29,7 @@ struct Eager : torch::nn::Module {
 };
 
 /// The same, of the same values.
-torch::jit::Module scripted() {
+torch::jit::Module scripted(double momentum = 0.1) {
   Eager eager;
   const auto clone = [](const at::Tensor& tensor) {
     return tensor.detach().clone().requires_grad_(tensor.requires_grad());
@@ -42,10 +43,15 @@ torch::jit::Module scripted() {
   norm.register_buffer("running_mean", clone(eager.norm->running_mean));
   norm.register_buffer("running_var", clone(eager.norm->running_var));
   norm.register_buffer("num_batches_tracked", clone(eager.norm->num_batches_tracked));
+  norm.register_attribute("training", c10::BoolType::get(), true);
+  // As torch.jit.script makes of torch.nn.BatchNorm1d: momentum is a constant of the type, and of the code.
+  if (momentum > 0) norm.type()->addConstant("momentum", momentum);
   norm.define(
       "def forward(self, x):\n"
-      "  self.num_batches_tracked.add_(1)\n"
-      "  return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, True, 0.1, "
+      "  if self.training:\n"
+      "    self.num_batches_tracked.add_(1)\n"
+      "  return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, "
+      "self.training, 0.1, "
       "1e-5, False)\n");
   root.register_module("layer", layer);
   root.register_module("norm", norm);
@@ -157,6 +163,39 @@ TEST(TorchScript, WarnsOfWhatWasReplaced) {
   script.attr("layer").toModule().setattr("weight", at::ones({5, 4}).requires_grad_());
   optimizer.eval();
   EXPECT_EQ(warnings.with("The module has 'layer.weight', which").size(), world()->rank() == 0 ? 1U : 0U);
+}
+
+std::vector<at::Tensor> batches_of(int rank) {
+  std::vector<at::Tensor> batches;
+  for (int i = 0; i <= rank; ++i) batches.push_back(random_like(at::empty({6 + i, 4}), i, rank, 0) + i);
+  return batches;
+}
+
+TEST(TorchScript, UpdatesBatchNorm) {
+  Eager eager;
+  torch::jit::Module script = scripted();
+  eager.eval();
+  script.eval();
+  auto batches = batches_of(world()->rank());
+  for (int twice = 0; twice < 2; ++twice) {
+    update_batch_norm(eager, batches, *world());
+    update_batch_norm(script, batches, *world());
+    const auto values = values_of(script);
+    for (const auto& item : eager.named_buffers()) {
+      EXPECT_TRUE(at::allclose(item.value(), values.at(item.key()), 1e-5, 1e-6)) << item.key();
+    }
+  }
+  EXPECT_FALSE(script.attr("norm").toModule().is_training());
+}
+
+TEST(TorchScript, UpdateBatchNormNeedsToKnowTheMomentum) {
+  const bool odd_one = world()->rank() == world()->size() - 1;
+  torch::jit::Module script = scripted(odd_one ? 0 : 0.1);
+  auto batches = batches_of(world()->rank());
+  const auto before = values_of(script);
+  expect_error([&] { update_batch_norm(script, batches, *world()); },
+      {"rank " + std::to_string(world()->size() - 1), "TorchScript layer 'norm'", "torch.jit.script"});
+  if (!odd_one) expect_equal(values_of(script), before);
 }
 
 }  // namespace
