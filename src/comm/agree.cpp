@@ -26,7 +26,7 @@ void agree(Communicator& communicator, const std::string& local_error) {
   if (highest == 0) return;
   const int failing = static_cast<int>(size - highest);
   const std::string message = broadcast_bytes(communicator, local_error, failing, {"error message"});
-  TORCH_CHECK(false, "rank ", failing, ": ", message);
+  throw AgreedError("rank " + std::to_string(failing) + ": " + message);
 }
 
 std::string broadcast_bytes(

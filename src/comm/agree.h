@@ -4,14 +4,22 @@
 
 #include <zerosched/communicator.h>
 
+#include <c10/util/Exception.h>
+
 #include <exception>
 #include <string>
 
 namespace zerosched::detail {
 
+/// What every rank throws, and knows that every other throws: nobody needs to be told.
+class ZEROSCHED_EXPORT AgreedError : public c10::Error {
+ public:
+  explicit AgreedError(const std::string& message) : c10::Error({__func__, __FILE__, __LINE__}, message) {}
+};
+
 /// Makes an error of some ranks the error of all. Collective: every rank calls, with an empty string if
-/// nothing is wrong on it. Returns if all strings are empty; otherwise every rank throws the message of the
-/// lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
+/// nothing is wrong on it. Returns if all strings are empty; otherwise every rank throws an AgreedError with the
+/// message of the lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
 ZEROSCHED_EXPORT void agree(Communicator& communicator, const std::string& local_error);
 
 /// Runs `function`, on every rank, and makes an exception of some ranks one of all, as above. Collective;
