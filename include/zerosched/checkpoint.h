@@ -32,7 +32,8 @@ struct ZEROSCHED_EXPORT CheckpointExtra {
 /// How a checkpoint is saved.
 struct ZEROSCHED_EXPORT CheckpointOptions {
   /// Once this checkpoint is whole, delete older ones beside it so that so many are left. 0 keeps all.
-  /// Folders that hold anything else than a checkpoint are never deleted.
+  /// Folders that hold anything else than a checkpoint are never deleted, and neither is the newest whose state was
+  /// finite when it was saved.
   TORCH_ARG(int64_t, keep_last) = 0;
 };
 

@@ -18,6 +18,8 @@ struct ZEROSCHED_EXPORT GradScalerOptions {
   TORCH_ARG(double, growth_factor) = 2;
   /// ... and by this after a step with overflow. Between 0 and 1.
   TORCH_ARG(double, backoff_factor) = 0.5;
+  /// The scale backs off no further than to this: below it, it is not the scale that makes gradients overflow. Positive.
+  TORCH_ARG(double, min_scale) = 1.0 / 65536;
   /// Steps without overflow between two growths. Positive.
   TORCH_ARG(int64_t, growth_interval) = 2000;
 };
@@ -36,9 +38,14 @@ class ZEROSCHED_EXPORT GradScaler {
   /// loss * scale. Local.
   at::Tensor scale(const at::Tensor& loss) const;
 
+  /// Between backward and clip_grad_norm_() or clip_grad_value_(): tells the optimizer that this step's gradients are
+  /// scaled, so that they are clipped in their true size. Local; step() with the same scaler follows.
+  void unscale_(ShardedOptimizer& optimizer);
+
   /// optimizer.step() with gradients divided by the scale; then grows the scale or backs off. If any rank's
-  /// gradient has an inf or a NaN no rank steps, and nothing of the optimizer's state advances: not k, not
-  /// weight_sum, not v. Clipping and grad_norm() see unscaled gradients. One all-reduced scalar more than a
+  /// gradient has an inf or a NaN, or if unscaling it overflows the type of the state, no rank steps, and nothing of the
+  /// optimizer's state advances: not k, not weight_sum, not v. Of float64 parameters a norm above 1e154 counts as an
+  /// inf, as v, its square, would be one. 50 skips in a row are worth a warning. Clipping and grad_norm() see unscaled gradients. One all-reduced scalar more than a
   /// step without clipping. Collective. Returns whether the step was taken, the same on every rank.
   bool step(ShardedOptimizer& optimizer);
 
@@ -46,6 +53,8 @@ class ZEROSCHED_EXPORT GradScaler {
   double get_scale() const { return scale_; }
   /// Steps in a row without overflow since the scale last changed. Local.
   int64_t growth_tracker() const { return growth_tracker_; }
+  /// Steps in a row that were skipped, up to now. Local.
+  int64_t skips_in_a_row() const { return skips_in_a_row_; }
   /// Takes up where a scaler with these values was, when training resumes. Local; the same on every rank.
   void load_state(double scale, int64_t growth_tracker);
 
@@ -53,6 +62,7 @@ class ZEROSCHED_EXPORT GradScaler {
   GradScalerOptions options_;
   double scale_;
   int64_t growth_tracker_ = 0;
+  int64_t skips_in_a_row_ = 0;
 };
 
 }  // namespace zerosched

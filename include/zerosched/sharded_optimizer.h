@@ -80,9 +80,13 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   ~ShardedOptimizer() override;
 
   /// Updates the parameters from the gradients of the backward passes since the last step.
-  /// A closure is evaluated first, with gradients enabled. Throws in eval mode. The options in param_groups()
-  /// are read at every step and must be the same on every rank: a scheduler that looks at a metric needs one
-  /// that is averaged over ranks.
+  /// A closure is evaluated first, with gradients enabled. Throws in eval mode, and if an option is out of range.
+  ///
+  /// The options in param_groups() are read at every step and must be the same on every rank: a scheduler that looks at
+  /// a metric needs one that is averaged over ranks. Rank 0's travel with the gradients, and a rank whose own differ
+  /// gives an error on every rank, in this step if they were set before backward and on the CPU, else in the next
+  /// step, eval() or save. Differences in the last bits, as unlike processors make them in a cosine, are none: then every
+  /// rank steps with rank 0's.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
   /// Drops gradients. Local while none has arrived since the last step, otherwise collective. In overlapping
@@ -105,6 +109,26 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// eval() now, train() when the returned object ends; if already in eval mode, neither.
   [[nodiscard]] EvalScope eval_scope();
 
+  /// The weight of this rank's gradient in the average of this step: the number of samples, or tokens, that its loss is
+  /// the mean over. Then the averaged gradient is sum_r w_r g_r / sum_r w_r, that of the mean over all samples. 0: this
+  /// rank has no data, and what backward leaves, were it NaN, does not count. The sum of the weights travels with the
+  /// gradients. Without it every rank weighs 1. If no rank has data the step changes nothing.
+  ///
+  /// Local, and for one step: to be called on every rank or on none, before the backward that is not under no_sync().
+  /// Throws if the weight is negative or not finite, after gradients have left, and with already_averaged gradients. With
+  /// gradients that are reduced in a 16-bit type weights are counted in 65536ths and must be below 2^32.
+  void step_weight(double weight);
+
+  /// For a rank that has run out of batches: takes part in the steps of the others, with weight 0, until every rank has
+  /// called it; then all return. The ranks with data clip and step as always; it makes no difference here with which
+  /// options, scales and norms, since they are the others'. Between the first rank's join() and the last one's no other
+  /// collective of this optimizer, or of the trainer, is possible.
+  ///
+  /// Collective in the sense that every rank calls it once. Throws if this rank has gradients that no step has used, and
+  /// with already_averaged gradients. On a GPU every step has to be given its step_weight() for others to see who has
+  /// joined.
+  void join();
+
   /// Local; every rank must make the same backward passes under it.
   [[nodiscard]] NoSync no_sync();
 
@@ -112,6 +136,14 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// GradScaler had it computed: then it is known. Otherwise throws on every rank before the first step, once
   /// the next backward has begun, and where .grad, if it is still the step's own, has been changed since.
   double grad_norm();
+
+  /// L2 norm of each parameter's part of the last step's averaged gradient, before it was clipped by norm; 0 of
+  /// parameters that no rank used. For logging: a pass over this rank's share of the gradient and an all-reduce of a
+  /// number per parameter. Collective. Throws on every rank where grad_norm() would.
+  std::map<std::string, double> grad_norms();
+
+  /// Steps that were left out because a gradient was not finite: by GradScaler, or with NonFinite::skip. Local.
+  int64_t skipped_steps() const;
 
   /// Bytes of optimizer state on this rank, padding included. Local.
   int64_t state_bytes() const;
@@ -126,8 +158,12 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// v, k and lr_max are kept, weight_sum becomes 0. Parameters that are not trained and the module's buffers
   /// become rank 0's too. Throws on every rank if a parameter's shape, strides, dtype or device has changed.
   ///
-  /// Until then a parameter that was loaded, moved or written in place is an error at the next step(), eval()
-  /// or train(). Writes through Tensor::data() or a raw pointer pass unseen, and the next step undoes them.
+  /// Until then a parameter that was loaded, moved or written is an error on every rank at the next step(), eval(),
+  /// train() or save; unless its bits are what they were, as after an evaluation with other weights that were swapped in
+  /// and out. Writes through Tensor::data() or a raw pointer leave no trace but the bits: those are compared in the
+  /// first steps and ever more rarely later (steps 1, 2, 3, 5, 9, 17, ...), and at every eval(), train() and save.
+  /// After such an error this function sets the optimizer right. Only an edit between backward and step(), with other
+  /// ranks, is told too late for that: then the optimizer gives up.
   void reset_from_parameters();
 
   /// Saves the state between two steps as folder `dir`: z, x and v of every rank under the parameters' names,
@@ -184,9 +220,12 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
 
  private:
   friend class GradScaler;
+  friend ZEROSCHED_EXPORT double clip_grad_norm_(ShardedOptimizer&, double, double);
+  friend ZEROSCHED_EXPORT void clip_grad_value_(ShardedOptimizer&, double);
   friend ZEROSCHED_EXPORT void export_safetensors(ShardedOptimizer&, const std::string&, const std::string&);
   friend ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer&, const std::string&);
   bool step_scaled(double loss_scale);
+  void unscale(double loss_scale);
   std::vector<torch::optim::OptimizerOptions*> group_options();
   void check_param_groups() const;
   detail::Engine& engine() const;  ///< throws if another optimizer has replaced this one

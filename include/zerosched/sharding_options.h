@@ -18,6 +18,20 @@ enum class GradientInput {
   already_averaged,
 };
 
+/// What a step does where a gradient, or its average over ranks, holds an inf or a NaN. (GradScaler::step() always skips.)
+enum class NonFinite {
+  /// Throws on every rank, naming parameter, rank and step. It costs no pass over memory and no message: gradients are
+  /// looked at while they are copied to be sent, and the state while it is updated. Where every rank knows before the
+  /// update, as it does of a loss that is NaN, the step changes nothing and the optimizer can go on; otherwise it gives
+  /// up, and so it does on a GPU, where the host learns of it a step later.
+  error,
+  /// Leaves the step out on every rank: nothing advances, and skipped_steps() counts it. Costs what max_grad_norm costs:
+  /// a pass over the reduced gradients, one all-reduced scalar, and that all of them have to be there before the first
+  /// update.
+  skip,
+  ignore,  ///< steps with what is there
+};
+
 /// How an optimizer cuts, moves and averages; the same on every rank.
 struct ZEROSCHED_EXPORT ShardingOptions {
   /// Bytes of parameters per bucket, the unit of communication. A larger parameter is a bucket of its own.
@@ -35,6 +49,11 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   /// true: hooks move gradients into buckets and reduce them while backward runs, and .grad stays undefined.
   /// false: no hooks; .grad is left as LibTorch leaves it, and step() collects and reduces it.
   TORCH_ARG(bool, overlap_backward) = true;
+  /// What to do about gradients that are not finite.
+  TORCH_ARG(NonFinite, non_finite) = NonFinite::error;
+  /// For debugging: whatever uses .grad between backward and step(), in overlapping mode, gets an error that names the
+  /// parameter, where it would find it undefined and do nothing.
+  TORCH_ARG(bool, check_grad) = false;
   /// Start every rank from rank 0's parameters and buffers; otherwise they must be the same already.
   TORCH_ARG(bool, broadcast_parameters) = true;
   /// true: eval(), checkpoints and exports make the module's buffers rank 0's on every rank, if they differ, as

@@ -37,7 +37,7 @@ class ZEROSCHED_EXPORT BatchNormPass {
   void add_batch();
 
   /// Averages the statistics over all ranks' batches. Collective; throws on every rank, without changing
-  /// statistics, if no rank has seen a batch or `local_error` of some rank is not empty.
+  /// statistics, if no rank has seen a batch, a rank's statistics are not finite, or `local_error` of some rank is not empty.
   void finish(Communicator& communicator, const std::string& local_error);
 
   /// Its message, without the backtrace of LibTorch's errors.

@@ -5,6 +5,7 @@
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
 #include <zerosched/checkpoint.h>
+#include <zerosched/clip_grad.h>
 #include <zerosched/communicator.h>
 #include <zerosched/grad_scaler.h>
 #include <zerosched/parameter_group.h>

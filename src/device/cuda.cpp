@@ -147,6 +147,12 @@ class Cuda final : public Runtime {
   void assign(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
   void fill(const at::Tensor& tensor, double value) override { tensor.fill_(value); }
   void add(const at::Tensor& sum, const at::Tensor& term) override { sum.add_(term); }
+  void multiply(const at::Tensor& tensor, double factor) override { tensor.mul_(factor); }
+  void clamp(const at::Tensor& tensor, double low, double high) override { tensor.clamp_(low, high); }
+  void sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) override {
+    const at::Tensor wide = tensor.to(at::kDouble);
+    sum.copy_(wide.mul(wide).sum());
+  }
 
   void keep(const at::Tensor& tensor) override {
     // Nothing to do for memory that is not the allocator's: whoever wrapped it sees to it.

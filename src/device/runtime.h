@@ -76,6 +76,11 @@ class ZEROSCHED_EXPORT Runtime {
   virtual void fill(const at::Tensor& tensor, double value) = 0;
   /// sum := sum + term, in sum's dtype.
   virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
+  virtual void multiply(const at::Tensor& tensor, double factor) = 0;
+  /// Each element into [low, high]; NaN stays.
+  virtual void clamp(const at::Tensor& tensor, double low, double high) = 0;
+  /// sum, one float64 := that of the squares of the elements.
+  virtual void sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) = 0;
   /// To be called by whoever reads or writes a tensor in another stream than it was made in: its memory is
   /// not given to anybody else before what this thread's current stream holds when the tensor goes has run.
   virtual void keep(const at::Tensor& tensor) = 0;

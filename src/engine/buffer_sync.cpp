@@ -44,15 +44,15 @@ void BufferSync::run() {
     names.push_back(model_.buffer_names[b]);
   }
   if (tensors.empty()) return;
-  if (broadcast_) broadcast_values(communicator_, tensors);
-  if (!warned_ && communicator_.rank() == 0) {
+  if (broadcast_) {
+    broadcast_values(communicator_, tensors);
+    return;
+  }
+  if (communicator_.rank() == 0) {
     TORCH_WARN("zerosched: buffers of the module differ between ranks: ", names_text(names),
-        broadcast_
-            ? ". Every rank has rank 0's from now on, as it will at each eval(), checkpoint and export; "
-              "for statistics over all ranks' data call update_batch_norm() in eval_scope(). "
-              "ShardingOptions().broadcast_buffers(false) leaves them as they are."
-            : ". broadcast_buffers(false) leaves them so: eval() evaluates each rank's own, and "
-              "checkpoints and exports hold rank 0's.");
+        ". broadcast_buffers(false) leaves them so: eval() evaluates each rank's own, and checkpoints and "
+        "exports "
+        "hold rank 0's.");
   }
   warned_ = true;
 }

@@ -18,8 +18,8 @@ class BufferSync {
   BufferSync(const Model& model, Communicator& communicator, Executor& executor, bool broadcast)
       : model_(model), communicator_(communicator), executor_(executor), broadcast_(broadcast) {}
 
-  /// Compares hashes, 16 bytes a buffer, and moves nothing but what differs. Warns on rank 0 the first time
-  /// that something did. Collective.
+  /// Compares hashes, 16 bytes a buffer, and moves nothing but what differs. Where nothing is to be moved, warns on
+  /// rank 0 the first time that something differs. Collective.
   void run();
 
  private:

@@ -1,8 +1,9 @@
 #include "comm/backoff.h"
+#include "engine/pinned_buffer.h"
 #include "engine/shard_updater.h"
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <exception>
@@ -15,48 +16,6 @@ namespace {
 
 namespace cuda = kernels::cuda;
 
-constexpr auto kPatience = std::chrono::seconds(5);
-
-/// Pinned host memory that the device copies from or to, and the event behind the copy.
-class PinnedBuffer {
- public:
-  PinnedBuffer(device::Runtime& runtime, int device, int64_t byte_count)
-      : runtime_(runtime),
-        memory_(runtime.allocate_pinned(byte_count)),
-        copied_(runtime.create_event(device)) {}
-  ~PinnedBuffer() {
-    if (!ends_in_time()) return;  // the device is stuck: what it may yet touch stays
-    runtime_.destroy_event(copied_);
-    runtime_.free_pinned(memory_);
-  }
-  PinnedBuffer(const PinnedBuffer&) = delete;
-  PinnedBuffer& operator=(const PinnedBuffer&) = delete;
-
-  std::byte* memory() const { return static_cast<std::byte*>(memory_); }
-  bool is_copied() const { return runtime_.query(copied_); }
-  void copy(void* to, const void* from, int64_t byte_count, device::Stream stream) {
-    runtime_.copy(to, from, byte_count, stream);
-    runtime_.record(copied_, stream);
-  }
-
- private:
-  bool ends_in_time() const noexcept {
-    const auto give_up = std::chrono::steady_clock::now() + kPatience;
-    try {
-      for (Backoff backoff(Backoff::Kind::waiting); !is_copied(); backoff.pause(false)) {
-        if (std::chrono::steady_clock::now() > give_up) return false;
-      }
-    } catch (const std::exception&) {
-      // A device that is lost touches nothing any more.
-    }
-    return true;
-  }
-
-  device::Runtime& runtime_;
-  void* memory_;
-  device::Event copied_;
-};
-
 /// Spans of one bucket whose gradients have one dtype: what one launch reads.
 struct Launch {
   c10::ScalarType grad_dtype;
@@ -67,13 +26,15 @@ struct Launch {
 /// are reduced into shards the spans are the same in every step, and are written once.
 class DeviceUpdater final : public ShardUpdater {
  public:
-  DeviceUpdater(
-      const ShardParts& parts, DeviceExecutor& executor, Communicator& communicator, DeviceKernels& kernels)
+  DeviceUpdater(const ShardParts& parts, DeviceExecutor& executor, Communicator& communicator,
+      DeviceKernels& kernels, at::Tensor not_finite)
       : parts_(parts),
         executor_(executor),
         communicator_(communicator),
         kernels_(kernels),
-        launches_(parts.layout.buckets.size()) {
+        not_finite_(std::move(not_finite)),
+        launches_(parts.layout.buckets.size()),
+        uploads_(executor.runtime(), executor.device().index()) {
     int64_t pieces = 0, workspace = 1;
     for (const Bucket& bucket : parts.layout.buckets) {
       int64_t own = 0;
@@ -91,6 +52,46 @@ class DeviceUpdater final : public ShardUpdater {
     if (!direct()) collect_spans();
   }
 
+  void clamp_gradients(double limit) override {
+    for_each_launch([&](const Launch& launch, const Bucket& bucket) {
+      kernels_.clamp_gradient(launch.grad_dtype, spans() + launch.first_span, launch.span_count,
+          bucket.shard_numel, limit, stream());
+    });
+  }
+
+  at::Tensor norm_terms(double norm_type) override {
+    executor_.fill(sum_, 0);
+    auto* sum = sum_.mutable_data_ptr<double>();
+    auto* workspace = workspace_.mutable_data_ptr<double>();
+    for_each_launch([&](const Launch& launch, const Bucket& bucket) {
+      const cuda::GradientSpan* first = spans() + launch.first_span;
+      if (std::isinf(norm_type)) {
+        kernels_.max_abs(
+            launch.grad_dtype, first, launch.span_count, bucket.shard_numel, workspace, sum, stream());
+      } else if (norm_type == 2) {
+        kernels_.sum_of_squares(
+            launch.grad_dtype, first, launch.span_count, bucket.shard_numel, workspace, sum, stream());
+      } else {
+        kernels_.sum_of_powers(launch.grad_dtype, norm_type, first, launch.span_count, bucket.shard_numel,
+            workspace, sum, stream());
+      }
+    });
+    return sum_;
+  }
+
+  at::Tensor squares_by_parameter(int64_t parameters) override {
+    at::Tensor squares = executor_.empty(parameters, at::kDouble);
+    executor_.fill(squares, 0);
+    for_each_launch([&](const Launch& launch, const Bucket& bucket) {
+      for (int64_t i = launch.first_span; i < launch.first_span + launch.span_count; ++i) {
+        kernels_.sum_of_squares(launch.grad_dtype, spans() + i, 1, bucket.shard_numel,
+            workspace_.mutable_data_ptr<double>(),
+            squares.mutable_data_ptr<double>() + span_parameters_[static_cast<size_t>(i)], stream());
+      }
+    });
+    return squares;
+  }
+
   void begin_step(const std::vector<kernels::StepScalars>& scalars) override {
     scalars_ = scalars;
     clips_ = false;
@@ -98,17 +99,7 @@ class DeviceUpdater final : public ShardUpdater {
     upload();
   }
 
-  at::Tensor sum_of_squares() override {
-    executor_.fill(sum_, 0);
-    for (size_t b = 0; b < launches_.size(); ++b) {
-      for (const Launch& launch : launches_[b]) {
-        kernels_.sum_of_squares(launch.grad_dtype, spans() + launch.first_span, launch.span_count,
-            parts_.layout.buckets[b].shard_numel, workspace_.mutable_data_ptr<double>(),
-            sum_.mutable_data_ptr<double>(), stream());
-      }
-    }
-    return sum_;
-  }
+  at::Tensor sum_of_squares() override { return norm_terms(2); }
 
   void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool skip_non_finite) override {
     kernels_.gradient_norm(sum.const_data_ptr<double>(), scalars(0), max_norm, skip_non_finite,
@@ -118,7 +109,11 @@ class DeviceUpdater final : public ShardUpdater {
   }
 
   // Rule 6. Gives up when the communicator does: the sum over all ranks may never come.
-  double norm() override {
+  double norm() override { return read_norm().norm; }
+  bool overflows() override { return read_norm().found_inf != 0; }
+  at::Tensor norm_on_device() const override { return clips_ ? norm_ : at::Tensor(); }
+
+  cuda::GradientNorm read_norm() {
     if (!norm_is_read_) {
       norm_on_host_->copy(
           norm_on_host_->memory(), norm_pointer(), sizeof(cuda::GradientNorm), executor_.current_stream());
@@ -130,10 +125,10 @@ class DeviceUpdater final : public ShardUpdater {
     }
     cuda::GradientNorm read{};
     std::memcpy(&read, norm_on_host_->memory(), sizeof(read));
-    return read.norm;
+    return read;
   }
 
-  void update(int64_t bucket) override {
+  bool update(int64_t bucket) override {
     const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(bucket)];
     cuda::ShardUpdate shard{};
     shard.y = parts_.parameters.slice(bucket, parts_.rank).data_ptr();
@@ -142,18 +137,28 @@ class DeviceUpdater final : public ShardUpdater {
     shard.numel = layout.shard_numel;
     shard.scalars = scalars(layout.group);
     shard.norm = clips_ ? norm_pointer() : nullptr;
+    shard.not_finite = not_finite_.mutable_data_ptr<int32_t>();
     for (const Launch& launch : launches_[static_cast<size_t>(bucket)]) {
       shard.spans = spans() + launch.first_span;
       shard.span_count = launch.span_count;
       kernels_.update(parts_.algorithm.rule(), scalars_[static_cast<size_t>(layout.group)], layout.dtype,
           launch.grad_dtype, shard, stream());
     }
+    return true;
   }
 
   void interpolate(int64_t bucket, const at::Tensor& out, const Interpolation& where) override {
     const ShardState& state = state_of(bucket);
     kernels_.interpolate(out.scalar_type(), out.data_ptr(), state[where.x].const_data_ptr(),
         state[where.z].const_data_ptr(), where.weight, out.numel(), stream());
+  }
+
+  int64_t first_difference(int64_t bucket, const at::Tensor& values, const Interpolation& where) override {
+    const at::Tensor expected = executor_.empty(values.numel(), values.scalar_type());
+    interpolate(bucket, expected, where);
+    const at::Tensor a = executor_.to_host(expected), b = executor_.to_host(values);
+    const int64_t found = first_difference_of_bytes(a.const_data_ptr(), b.const_data_ptr(), a.nbytes());
+    return found < 0 ? -1 : found / static_cast<int64_t>(a.element_size());
   }
 
  private:
@@ -177,9 +182,17 @@ class DeviceUpdater final : public ShardUpdater {
   }
   cuda::GradientNorm* norm_pointer() const { return static_cast<cuda::GradientNorm*>(norm_.data_ptr()); }
 
+  template <typename Function>
+  void for_each_launch(const Function& function) const {
+    for (size_t b = 0; b < launches_.size(); ++b) {
+      for (const Launch& launch : launches_[b]) function(launch, parts_.layout.buckets[b]);
+    }
+  }
+
   // A launch reads gradients of one dtype: where they are not reduced, a bucket's can be of two.
   void collect_spans() {
     host_spans_.clear();
+    span_parameters_.clear();
     for (size_t b = 0; b < launches_.size(); ++b) {
       launches_[b].clear();
       std::vector<GradientSpan> left = parts_.gradients.spans(static_cast<int64_t>(b));
@@ -201,12 +214,13 @@ class DeviceUpdater final : public ShardUpdater {
     const auto element = [&](int64_t index) {
       return static_cast<const std::byte*>(span.source.const_data_ptr()) + index * span.source.element_size();
     };
+    span_parameters_.push_back(span.parameter);
     host_spans_.push_back(
         {element(span.source_begin), span.begin, span.numel, span.flag < 0 ? nullptr : element(span.flag)});
   }
 
   void upload() {
-    PinnedBuffer& buffer = free_buffer();
+    PinnedBuffer& buffer = uploads_.free_buffer(table_bytes_);  // rule 5
     int64_t byte_count = scalar_bytes_;
     std::memcpy(buffer.memory(), scalars_.data(), static_cast<size_t>(scalar_bytes_));
     if (!spans_are_uploaded_) {
@@ -218,38 +232,31 @@ class DeviceUpdater final : public ShardUpdater {
     spans_are_uploaded_ = true;
   }
 
-  // Rule 5. One more where the device has not got to any: the host need not wait for it.
-  PinnedBuffer& free_buffer() {
-    for (const auto& buffer : uploads_) {
-      if (buffer->is_copied()) return *buffer;
-    }
-    return *uploads_.emplace_back(
-        std::make_unique<PinnedBuffer>(executor_.runtime(), executor_.device().index(), table_bytes_));
-  }
-
   const ShardParts parts_;
   DeviceExecutor& executor_;
   Communicator& communicator_;
   DeviceKernels& kernels_;
+  at::Tensor not_finite_;  ///< one int32
   int64_t scalar_bytes_ = 0, table_bytes_ = 0;
   at::Tensor table_, workspace_, sum_, norm_;
   std::vector<std::vector<Launch>> launches_;  ///< by bucket
   std::vector<cuda::GradientSpan> host_spans_;
+  std::vector<int64_t> span_parameters_;  ///< of host_spans_
   bool spans_are_uploaded_ = false;
   std::vector<kernels::StepScalars> scalars_;
   bool clips_ = false;
-  std::vector<std::unique_ptr<PinnedBuffer>> uploads_;
+  PinnedBuffers uploads_;
   std::optional<PinnedBuffer> norm_on_host_;
   bool norm_is_read_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<ShardUpdater> make_device_updater(
-    const ShardParts& parts, DeviceExecutor& executor, Communicator& communicator, DeviceKernels* kernels) {
+std::unique_ptr<ShardUpdater> make_device_updater(const ShardParts& parts, DeviceExecutor& executor,
+    Communicator& communicator, DeviceKernels* kernels, const at::Tensor& not_finite) {
   static auto* library = new DeviceKernels;
   return std::make_unique<DeviceUpdater>(
-      parts, executor, communicator, kernels == nullptr ? *library : *kernels);
+      parts, executor, communicator, kernels == nullptr ? *library : *kernels, not_finite);
 }
 
 }  // namespace zerosched::detail

@@ -15,7 +15,8 @@ namespace zerosched::detail {
 
 void Engine::fail(const std::string& message) const {
   const std::string full = "rank " + std::to_string(communicator_->rank()) + ": " + message;
-  communicator_->abort(full);
+  // Alone there is nobody to be told, and the optimizer goes on working.
+  if (communicator_->size() > 1) communicator_->abort(full);
   TORCH_CHECK(false, full);
 }
 
@@ -31,74 +32,101 @@ void Engine::check_can_step() const {
       "forward and backward.");
 }
 
-void Engine::check_unchanged() const {
-  const std::string changed = parameters_->changed();
-  if (!changed.empty()) fail(changed);
-  const std::string has_thawed = unfrozen(model_);
-  if (!has_thawed.empty()) fail(has_thawed);
-}
-
-// What goes wrong on one rank alone must reach the peers, which wait in collectives.
-template <typename Function>
-auto Engine::tell_peers_of_errors(Function&& function) {
-  try {
-    return function();
-  } catch (const std::exception& error) {
-    if (communicator_->failure().empty()) fail(message_of(error));
-    throw;
+void Engine::give_up(const std::exception& error) {
+  if (communicator_->size() == 1) {
+    cancel_round();
+  } else {
+    communicator_->check();  // a peer may have failed first, and then every rank says what that one says
+    fail(message_of(error));
   }
 }
 
 void Engine::step(const GroupOptions& options) {
   check_can_step();
-  grad_scale_ = averaging();
-  tell_peers_of_errors([&] { run_step(options, false); });
+  tell_peers_of_errors([&] { run_step(options, std::nullopt); });
 }
 
 bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
   check_can_step();
-  grad_scale_ = averaging() / loss_scale;
-  return tell_peers_of_errors([&] { return run_step(options, true); });
+  return tell_peers_of_errors([&] { return run_step(options, loss_scale); });
 }
 
-bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
+bool Engine::run_step(const GroupOptions& options, std::optional<double> loss_scale) {
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();
   timings_ = {};
   const StepTimings::Recorder recorder(step_timings_, timings_);
   const PhaseTimer whole_step(timings_.step);
-  check_unchanged();
-  {
-    const PhaseTimer timer(timings_.collect_gradients);
-    reducer_->launch_missing();
-  }
-  std::vector<GroupState> next;
-  {
-    std::vector<kernels::StepScalars> scalars;
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      PreparedStep prepared = algorithm_->prepare(*options[g], groups_[g]);
-      prepared.scalars.grad_scale = grad_scale_;
-      scalars.push_back(prepared.scalars);
-      next.push_back(prepared.next);
-    }
-    updater_->begin_step(scalars);
-  }
+  begin_call(loss_scale ? Call::step_scaled : Call::step, options, loss_scale.value_or(1));
+  return make_step(options, loss_scale);
+}
+
+bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_scale) {
+  const int64_t changed = reducer_->changed_gradient();
+  TORCH_CHECK(changed < 0, "the gradient of parameter '", model_.names[static_cast<size_t>(changed)],
+      "' was changed between clipping and step(), which uses what was clipped. Clip last.");
+
+  const bool checks_gradients = !loss_scale && sharding_.non_finite() == NonFinite::error;
+  const bool skips = loss_scale || sharding_.non_finite() == NonFinite::skip;
+  TORCH_CHECK(!loss_scale || !current_.unscaled || *loss_scale == *current_.unscaled,
+      "GradScaler::step() with scale ", *loss_scale, " after unscale_() with ", *current_.unscaled,
+      ": use one scaler for both.");
+  const double scale = loss_scale.value_or(current_.unscaled.value_or(1));
+  grad_scale_ = current_.average / scale;
+  bool steps = current_.has_data;
+  if (steps && checks_gradients) agree_not_finite(sharding_.max_grad_norm().has_value());
+  std::vector<GroupState> next = prepare(options);
   has_grad_norm_ = false;
-  if (sharding_.max_grad_norm() || skip_overflow) {
+  if (steps && (sharding_.max_grad_norm() || skips)) {
     {
       // Apart from the norm itself, so that waiting for peers does not look like work.
       const PhaseTimer timer(timings_.wait_reduce_scatter);
       for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
     }
     const PhaseTimer timer(timings_.norm);
-    measure_grad_norm(sharding_.max_grad_norm(), skip_overflow);
-    if (skip_overflow && !std::isfinite(updater_->norm())) {
-      reducer_->finish_round();
-      timings_.backward = reducer_->backward_seconds();
-      return false;
+    measure_grad_norm(sharding_.max_grad_norm(), skips || checks_gradients);
+    if (skips && updater_->overflows()) {
+      ++skipped_steps_;
+      if (!loss_scale) warn_of_skip();
+      steps = false;
+    }
+    // On a device a step that overflows changes nothing, and is told later.
+    if (checks_gradients && !model_.device.is_cuda() && updater_->overflows()) {
+      const int64_t parameter = reducer_->not_finite_parameter();
+      throw_not_finite(parameter < 0 ? "" : not_finite_gradient(parameter));
     }
   }
+  if (steps) {
+    finite_ = update_and_gather(checks_gradients) && finite_;
+    groups_ = std::move(next);
+  } else {
+    for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
+  }
+  end_round(options, loss_scale ? scale : 0, skips);
+  return steps;
+}
 
+// The scalars of the step to the updater; the groups' states after it are the result.
+std::vector<GroupState> Engine::prepare(const GroupOptions& options) {
+  // Rank 0's numbers, where they differ in their last bits.
+  const auto copies = steering_->with_values(options, current_.values);
+  std::vector<GroupState> next;
+  std::vector<kernels::StepScalars> scalars;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    PreparedStep prepared = algorithm_->prepare(*copies[g], groups_[g]);
+    prepared.scalars.grad_scale = grad_scale_ * current_.clip;
+    prepared.scalars.clamp_low = model_.clamps[g].low;
+    prepared.scalars.clamp_high = model_.clamps[g].high;
+    scalars.push_back(prepared.scalars);
+    next.push_back(prepared.next);
+  }
+  updater_->begin_step(scalars);
+  return next;
+}
+
+// Whether the state is finite after it, as far as the host can see now.
+bool Engine::update_and_gather(bool checks_gradients) {
+  bool finite = true;
   std::vector<std::shared_ptr<Work>> gathers;
   for (const int64_t bucket : reducer_->order()) {
     {
@@ -107,7 +135,12 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
     }
     {
       const PhaseTimer timer(timings_.update);
-      updater_->update(bucket);
+      // What is not finite in other ranks' parts of the bucket is theirs to tell.
+      const bool bad = checks_gradients && !model_.device.is_cuda() &&
+                       reducer_->not_finite_sources(bucket).count > 0 && not_finite_in_shard(bucket) >= 0;
+      const bool bucket_is_finite = !bad && updater_->update(bucket);
+      if (!bucket_is_finite && checks_gradients) fail_not_finite(bucket);
+      finite = finite && bucket_is_finite;
     }
     // Launching counts as waiting: a backend may move data right away.
     const PhaseTimer timer(timings_.wait_all_gather);
@@ -119,108 +152,25 @@ bool Engine::run_step(const GroupOptions& options, bool skip_overflow) {
     for (const auto& gather : gathers) gather->wait();  // rule 7
   }
   parameters_->mark_written();
-  groups_ = std::move(next);
+  return finite;
+}
+
+void Engine::end_round(const GroupOptions& options, double loss_scale, bool skips) {
+  const OwnReport& own = reducer_->own_report();
+  gave_weight_ = own.weight_is_given || own.has_joined;
+  std::vector<double> used = steering_->values(options, loss_scale);
+  // What this rank alone has, not rank 0's that it may have stepped with: only that tells where they came apart.
+  if (current_.leader >= 0) used = current_.values, used.back() = loss_scale;
+  if (late_reports_) {
+    late_reports_->send(current_.report ? at::Tensor() : reducer_->report_on_device(),
+        skips ? at::Tensor() : updater_->norm_on_device(), {groups_.front().k, own, used, {}, false});
+  }
+  last_values_ = std::move(used);
+  last_clip_ = current_.clip;
+  current_ = {};
   reducer_->finish_round();
   timings_.backward = reducer_->backward_seconds();
-  return true;
-}
-
-double Engine::averaging() const {
-  return sharding_.gradients() == GradientInput::already_averaged ? 1.0 : 1.0 / communicator_->size();
-}
-
-// L2 norm of the averaged gradient. Summed per shard, then over ranks: in another order at another world
-// size.
-void Engine::measure_grad_norm(std::optional<double> max_norm, bool skip_non_finite) {
-  const at::Tensor sum = updater_->sum_of_squares();
-  communicator_->all_reduce(sum, ReduceOp::sum, {"gradient norm", -1, reducer_->round()})->wait();
-  updater_->use_norm(sum, max_norm, skip_non_finite);
-  has_grad_norm_ = true;
-}
-
-double Engine::grad_norm() {
-  check();
-  const auto use = executor_->enter();
-  if (!has_grad_norm_) {
-    agree(*communicator_,
-        reducer_->holds_last_round()
-            ? ""
-            : "grad_norm() is of the last step(), and there is none yet, or the next backward has begun, or "
-              ".grad has been changed. Call it right after step(), or set ShardingOptions::max_grad_norm.");
-    measure_grad_norm(std::nullopt, false);
-  }
-  return updater_->norm();
-}
-
-void Engine::zero_grad(bool set_to_none) {
-  check();
-  const auto use = executor_->enter();
-  tell_peers_of_errors([&] { reducer_->drop(set_to_none); });
-}
-
-void Engine::enter_no_sync() { reducer_->enter_no_sync(); }
-
-void Engine::leave_no_sync() { reducer_->leave_no_sync(); }
-
-// What can be wrong on one rank alone is agreed on before anyone moves a parameter.
-void Engine::set_point(Point point) {
-  check();
-  std::string error;
-  if (reducer_->in_flight()) {
-    error =
-        "train() and eval() need a finished step, but gradient buckets are in flight: call step() or "
-        "zero_grad() first.";
-  }
-  if (error.empty()) error = reducer_->stray();
-  if (error.empty()) error = parameters_->changed();
-  agree(*communicator_, error);
-  write_point(point);
-  training_ = point == Point::y;
-  reducer_->set_training(training_);
-}
-
-void Engine::write_point(Point point) {
-  const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
-  std::vector<std::shared_ptr<Work>> gathers;
-  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
-    write_shard(b, point, parameters_->slice(b, communicator_->rank()));
-    gathers.push_back(communicator_->all_gather(
-        parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
-  }
-  for (const auto& gather : gathers) gather->wait();  // rule 7
-  parameters_->mark_written();
-}
-
-void Engine::write_shard(int64_t bucket, Point point, const at::Tensor& out) {
-  const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(bucket)].group);
-  updater_->interpolate(bucket, out, algorithm_->interpolation(point, groups_[group]));
-}
-
-void Engine::train() {
-  if (!training_) set_point(Point::y);
-}
-
-void Engine::eval() {
-  if (!training_) return;
-  set_point(Point::x);
-  settle_module();
-}
-
-Engine::~Engine() {
-  // One rank's optimizer going in an exception must not leave the others waiting for its collectives.
-  if (std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1) {
-    communicator_->abort("rank " + std::to_string(communicator_->rank()) +
-                         ": an exception ended the scope of its optimizer; that rank says which.");
-  }
-  hooks_.clear();
-  finish_in_flight();
-  parameters_->release();
-  try {
-    executor_->leave();
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
-  }
+  register_missing_hooks();
 }
 
 }  // namespace zerosched::detail

@@ -1,14 +1,17 @@
 #pragma once
 
+#include "comm/agree.h"
 #include "engine/buffer_sync.h"
 #include "engine/device_kernels.h"
 #include "engine/executor.h"
 #include "engine/flat_parameters.h"
 #include "engine/gradient_hook.h"
 #include "engine/gradient_reducer.h"
+#include "engine/late_reports.h"
 #include "engine/model.h"
 #include "engine/parameter_claim.h"
 #include "engine/shard_updater.h"
+#include "engine/steering.h"
 #include "engine/step_timings.h"
 #include "engine/untrained.h"
 #include "layout/layout.h"
@@ -16,6 +19,8 @@
 
 #include <zerosched/sharded_optimizer.h>
 
+#include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,9 +28,6 @@
 #include <vector>
 
 namespace zerosched::detail {
-
-/// The options of every parameter group, read anew at each step because schedulers change them.
-using GroupOptions = std::vector<torch::optim::OptimizerOptions*>;
 
 /// What a GPU is used through; tests bring their own.
 struct DeviceBackend {
@@ -35,8 +37,10 @@ struct DeviceBackend {
 
 /// A sharded optimizer without its face. One step:
 ///
-///   launch_missing     every bucket's gradients are on their way to the ranks that own them
-///   gradient norm      only for clipping and under loss scaling: sum of squares of each shard, and one
+///   collect            launch_missing(): every bucket's gradients are on their way to the ranks that own them. Then
+///                      what ranks tell each other with them (step_report.h): the same options, the sum of weights,
+///                      who has joined. Clipping functions do this part too, and step() then does not.
+///   gradient norm      only for clipping and where steps may be skipped: sum of squares of each shard, and one
 ///                      all-reduced scalar
 ///   for each bucket, in launch order
 ///     wait             for this rank's slice of the summed gradient
@@ -55,10 +59,20 @@ class ZEROSCHED_EXPORT Engine {
       std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices = {});
   ~Engine();
 
+  /// Where hooks, which come before step(), find the options. Until then nothing is told of them in advance.
+  void watch_options(std::function<GroupOptions()> source) { options_source_ = std::move(source); }
+
   void step(const GroupOptions& options);
   /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing
   /// is changed but the gradients, which are used up, and the result is false on every rank. Collective.
   bool step_scaled(const GroupOptions& options, double loss_scale);
+  /// This step's gradients are of loss_scale times the loss, which clipping is to know before step_scaled(). Local.
+  void unscale(double loss_scale);
+  double clip_grad_norm(const GroupOptions& options, double max_norm, double norm_type);
+  void clip_grad_value(const GroupOptions& options, double clip_value);
+  void step_weight(double weight);
+  void join(const GroupOptions& options);
+  int64_t skipped_steps() const { return skipped_steps_; }
   void zero_grad(bool set_to_none);
   void train();
   void eval();
@@ -66,6 +80,7 @@ class ZEROSCHED_EXPORT Engine {
   void enter_no_sync();
   void leave_no_sync();
   double grad_norm();
+  std::map<std::string, double> grad_norms();
   int64_t state_bytes() const;
   std::map<std::string, at::Tensor> full_state(const std::string& which);
   void reset_from_parameters();
@@ -90,11 +105,16 @@ class ZEROSCHED_EXPORT Engine {
   }
   /// Why the state cannot be saved now; empty if it can. Local.
   std::string why_not_savable() const;
+  /// Throws on every rank if parameters were written by others since the optimizer last wrote them, or if ranks have
+  /// stepped with unlike options. Collective.
+  void check_in_step();
+  /// Whether every number of this rank's state is known to be finite. Local.
+  bool is_finite() const { return finite_; }
   /// Why the state cannot be replaced now; empty if it can. Local.
   std::string why_not_replaceable() const;
   /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups,
   /// and puts x or y, as the mode asks, into the parameters. Collective.
-  void state_was_replaced(std::vector<GroupState> groups);
+  void state_was_replaced(std::vector<GroupState> groups, bool finite);
   /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
   at::Tensor gathered(int64_t bucket, Point point);
   /// To be called before the whole module is used as one: buffers become the same on all ranks, and what is not
@@ -102,19 +122,97 @@ class ZEROSCHED_EXPORT Engine {
   void settle_module();
 
  private:
+  /// What is known of the step that is being made. Begins with the first gradient, ends with the step.
+  struct Round {
+    bool collected = false;
+    std::optional<StepReport> report;  ///< of all ranks, where the host has it already
+    int leader = -1;                   ///< whose calls ranks that have joined follow; -1: none has
+    std::vector<double>
+        values;  ///< to step with: rank 0's, where they differ from this rank's in the last bits only
+    bool has_data = true;            ///< some rank's weight is not 0
+    double average = 1;              ///< what makes a sum over ranks an average
+    bool overflows = false;          ///< clip_grad_norm() has seen a norm that is not finite
+    double clip = 1;                 ///< what clip_grad_norm() takes of the gradient
+    std::optional<double> unscaled;  ///< the loss scale, given to unscale()
+  };
+  /// What ranks that have joined are told to do.
+  enum class Call { step, step_scaled, clip_norm, clip_value, drop };
+
   [[noreturn]] void fail(const std::string& message) const;
+  /// Runs `function`. What goes wrong on one rank alone must reach the peers, which wait in collectives.
   template <typename Function>
-  auto tell_peers_of_errors(Function&& function);
-  bool run_step(const GroupOptions& options, bool skip_overflow);
-  void check_unchanged() const;
+  auto tell_peers_of_errors(Function&& function) {
+    try {
+      return function();
+    } catch (const AgreedError&) {
+      throw;
+    } catch (const std::exception& error) {
+      give_up(error);
+      throw;
+    }
+  }
+  /// Throws, unless this rank is alone.
+  void give_up(const std::exception& error);
+
+  // engine.cpp
+  bool run_step(const GroupOptions& options, std::optional<double> loss_scale);
+  bool make_step(const GroupOptions& options, std::optional<double> loss_scale);
+  std::vector<GroupState> prepare(const GroupOptions& options);
+  bool update_and_gather(bool checks_gradients);
+  void end_round(const GroupOptions& options, double loss_scale, bool skips);
+
+  // engine_round.cpp
+  OwnReport own_report();
+  void collect(const GroupOptions& options);
+  void read_report(const GroupOptions& options);
+  void use_report();
+  std::string unlike(
+      const OwnReport& own, const std::vector<double>& final_values, const StepReport& all) const;
+  void cancel_round();
+  void read_late_reports(bool all);
+
+  // engine_join.cpp
+  void find_leader();
+  void begin_call(Call call, const GroupOptions& options, double a = 0, double b = 0);
+  void tell_others(Call call, const std::vector<double>& own_values, double a, double b);
+  static std::string text_of_call(const double* numbers);
+  void follow(const GroupOptions& options);
+
+  // engine_norms.cpp
+  double make_norm_clip(double max_norm, double norm_type);
+  void make_value_clip(double clip_value);
+  void measure_grad_norm(std::optional<double> max_norm, bool must_be_finite);
+  std::string why_no_norm() const;
+
+  // engine_check.cpp
+  bool may_have_been_written();
+  bool looks_at_bits() const;
+  void check_frozen() const;
+  std::string written_by_others() const;
+  std::string unlike_rank_zero();
+  void check_writes();
+  void check_values_of_last_step();
+  [[noreturn]] void fail_not_finite(int64_t bucket);
+  void agree_not_finite(bool norm_follows);
+  [[noreturn]] void throw_not_finite(const std::string& own_error);
+  void warn_of_skip() const;
+  static std::string not_finite_text(const std::string& what, int64_t step);
+  std::string not_finite_gradient(int64_t parameter) const;
+  int64_t not_finite_in_shard(int64_t bucket) const;
+
+  // engine_modes.cpp
   void set_point(Point point);
   void write_point(Point point);
+  void write_shard(int64_t bucket, Point point, const at::Tensor& out) const;
+
+  // engine_state.cpp
   void register_hooks();
+  void register_missing_hooks();
   void broadcast_parameters();
+  void put_into_boxes();
   void start_state_at_parameters();
-  double averaging() const;
-  void measure_grad_norm(std::optional<double> max_norm, bool skip_non_finite);
-  void write_shard(int64_t bucket, Point point, const at::Tensor& out);
+
+  // engine_module.cpp
   void hand_over() noexcept;
   void finish_in_flight() noexcept;
 
@@ -129,14 +227,24 @@ class ZEROSCHED_EXPORT Engine {
   std::vector<ShardState> state_;
   std::unique_ptr<ShardUpdater> updater_;
   std::vector<GroupState> groups_;
-  std::vector<GradientHook> hooks_;  ///< after what they call into, so that they go first
+  std::unique_ptr<Steering> steering_;
+  std::unique_ptr<LateReports> late_reports_;  ///< on a device
+  std::function<GroupOptions()> options_source_;
+  std::vector<std::optional<GradientHook>>
+      hooks_;  ///< by parameter; after what they call into, so that they go first
   std::unique_ptr<BufferSync> buffer_sync_;
   std::unique_ptr<Untrained> untrained_;
   std::unique_ptr<ParameterClaim> claim_;
   int64_t first_k_ = 0;  ///< steps that were done before this optimizer's own
   bool training_ = true;
   bool has_grad_norm_ = false;  ///< of the last step
-  double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/ranks, 1/loss scale
+  double last_clip_ = 1;        ///< of clip_grad_norm(), in the last step
+  double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/weights, 1/loss scale
+  bool finite_ = true;
+  Round current_;
+  std::vector<double> last_values_;  ///< what the last step was made with
+  bool gave_weight_ = false;         ///< in the last step
+  int64_t skipped_steps_ = 0;
   Timings timings_;
   StepTimings step_timings_;
   int exceptions_at_start_;

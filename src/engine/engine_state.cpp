@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
 #include <exception>
 #include <utility>
 
@@ -56,6 +57,7 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
   parameters_ =
       std::make_unique<FlatParameters>(model_.parameters, model_.names, layout_, *communicator_, *executor_);
   if (sharding.broadcast_parameters()) broadcast_parameters();
+  put_into_boxes();
 
   for (const Bucket& bucket : layout_.buckets) {
     ShardState& state = state_.emplace_back();
@@ -65,25 +67,58 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
     }
   }
   start_state_at_parameters();
-  reducer_ = std::make_unique<GradientReducer>(
-      model_.parameters, model_.names, layout_, communicator_, sharding, *executor_);
+  std::vector<const torch::optim::OptimizerOptions*> options;
+  for (const ParameterGroup& group : what.groups())
+    options.push_back(group.has_options() ? &group.options() : &defaults);
+  steering_ = std::make_unique<Steering>(*algorithm_, options);
+  reducer_ = std::make_unique<GradientReducer>(model_.parameters, model_.names, layout_, communicator_,
+      sharding, *executor_, steering_->count(), [this] { return own_report(); });
   const ShardParts parts{
       *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
+  if (on_device != nullptr) late_reports_ = std::make_unique<LateReports>(*on_device);
   updater_ = on_device == nullptr ? make_host_updater(parts)
-                                  : make_device_updater(parts, *on_device, *communicator_, devices.kernels);
+                                  : make_device_updater(parts, *on_device, *communicator_, devices.kernels,
+                                        late_reports_->not_finite_flag());
   buffer_sync_ =
       std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding.broadcast_buffers());
   untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
   register_hooks();
 }
 
-// .grad is LibTorch's own in compatible mode: no hooks there.
+Engine::~Engine() {
+  // One rank's optimizer going in an exception must not leave the others waiting for its collectives.
+  if (std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1) {
+    communicator_->abort("rank " + std::to_string(communicator_->rank()) +
+                         ": an exception ended the scope of its optimizer; that rank says which.");
+  }
+  hooks_.clear();
+  finish_in_flight();
+  parameters_->release();
+  try {
+    executor_->leave();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
+  }
+}
+
 void Engine::register_hooks() {
   hooks_.clear();
-  if (!sharding_.overlap_backward() || sharding_.gradients() == GradientInput::already_averaged) return;
+  hooks_.resize(model_.parameters.size());
+  register_missing_hooks();
+}
+
+// A parameter that is frozen for a while has no accumulator then, and may have been when the others got their hooks.
+// .grad is LibTorch's own in compatible mode: hooks only look there.
+void Engine::register_missing_hooks() {
+  if (sharding_.gradients() == GradientInput::already_averaged) return;
+  const bool looks = !sharding_.overlap_backward();
+  if (looks && (communicator_->size() == 1 || model_.device.is_cuda())) return;
   for (size_t p = 0; p < model_.parameters.size(); ++p) {
-    hooks_.emplace_back(model_.parameters[p],
-        [reducer = reducer_.get(), p] { reducer->gradient_ready(static_cast<int64_t>(p)); });
+    if (hooks_[p] || !model_.parameters[p].requires_grad()) continue;
+    hooks_[p].emplace(model_.parameters[p], [reducer = reducer_.get(), looks, p] {
+      const auto parameter = static_cast<int64_t>(p);
+      looks ? reducer->gradient_left(parameter) : reducer->gradient_ready(parameter);
+    });
   }
 }
 
@@ -93,6 +128,16 @@ void Engine::broadcast_parameters() {
     buffers.push_back(parameters_->buffer(b));
   }
   broadcast_values(*communicator_, buffers);
+  parameters_->mark_written();
+}
+
+// Where x and y begin they stay: both are means of iterates, which every step keeps in the group's box.
+void Engine::put_into_boxes() {
+  for (size_t p = 0; p < model_.parameters.size(); ++p) {
+    const ClampBounds& box = model_.clamps[static_cast<size_t>(model_.specs[p].group)];
+    if (std::isinf(box.low) && std::isinf(box.high)) continue;
+    executor_->clamp(model_.parameters[p].detach(), box.low, box.high);
+  }
   parameters_->mark_written();
 }
 
@@ -112,6 +157,7 @@ void Engine::reset_from_parameters() {
   const auto use = executor_->enter();
   parameters_->adopt();
   broadcast_parameters();
+  put_into_boxes();
   broadcast_values(*communicator_, ParameterClaim::unclaimed(model_.frozen));
   broadcast_values(*communicator_, model_.buffers);
   start_state_at_parameters();
@@ -122,7 +168,12 @@ void Engine::reset_from_parameters() {
 
 std::string Engine::why_not_savable() const {
   if (reducer_->in_flight()) return "gradient buckets are in flight: call step() or zero_grad() first.";
-  return parameters_->changed();
+  if (reducer_->holds_accumulated()) {
+    return "gradients of no_sync() passes wait for the backward that sends them, and would not be saved: "
+           "call step() or "
+           "zero_grad() first.";
+  }
+  return {};
 }
 
 std::string Engine::why_not_replaceable() const {
@@ -130,8 +181,10 @@ std::string Engine::why_not_replaceable() const {
   return parameters_->why_not_adoptable();
 }
 
-void Engine::state_was_replaced(std::vector<GroupState> groups) {
+void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
   groups_ = std::move(groups);
+  finite_ = finite;
+  last_values_.clear();
   first_k_ = groups_.front().k;
   has_grad_norm_ = false;
   const at::NoGradGuard no_grad;

@@ -1,6 +1,10 @@
 #include "engine/executor.h"
 
+#include "kernels/kernels.h"
+
 #include <ATen/ops/empty.h>
+
+#include <cstring>
 
 namespace zerosched::detail {
 
@@ -13,13 +17,34 @@ void HostExecutor::fill(const at::Tensor& tensor, double value) { tensor.fill_(v
 // What of a module is not trained may be on a device all the same.
 at::Tensor HostExecutor::to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU); }
 void HostExecutor::add(const at::Tensor& sum, const at::Tensor& term) { sum.add_(term); }
+void HostExecutor::clamp(const at::Tensor& tensor, double low, double high) { tensor.clamp_(low, high); }
+
+bool HostExecutor::copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) {
+  return kernels::copy_gradient(
+      to.scalar_type(), to.data_ptr(), from.scalar_type(), from.const_data_ptr(), from.numel(), weight);
+}
+
+void HostExecutor::upload(const at::Tensor& to, const void* from) {
+  std::memcpy(to.data_ptr(), from, to.nbytes());
+}
+
+std::vector<double> HostExecutor::sums_of_squares(const std::vector<at::Tensor>& tensors) {
+  std::vector<double> sums;
+  for (const at::Tensor& tensor : tensors) {
+    sums.push_back(!tensor.defined() ? 0
+                                     : kernels::sum_of_squares(
+                                           tensor.scalar_type(), tensor.const_data_ptr(), tensor.numel()));
+  }
+  return sums;
+}
 
 DeviceExecutor::DeviceExecutor(device::Runtime& runtime, int device)
     : runtime_(runtime),
       device_(device),
       made_in_(runtime.current_stream(device)),
       last_(made_in_),
-      event_(runtime.create_event(device)) {}
+      event_(runtime.create_event(device)),
+      uploads_(runtime, device) {}
 
 DeviceExecutor::~DeviceExecutor() { runtime_.destroy_event(event_); }
 
@@ -56,6 +81,34 @@ void DeviceExecutor::from_host(const at::Tensor& to, const at::Tensor& host) {
   } else {
     runtime_.from_host(to, host);
   }
+}
+
+bool DeviceExecutor::copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) {
+  runtime_.assign(to, from);
+  if (weight != 1) runtime_.multiply(to, weight);
+  return true;
+}
+
+// Rule 5.
+void DeviceExecutor::upload(const at::Tensor& to, const void* from) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto byte_count = static_cast<int64_t>(to.nbytes());
+  PinnedBuffer& buffer = uploads_.free_buffer(byte_count);
+  std::memcpy(buffer.memory(), from, static_cast<size_t>(byte_count));
+  buffer.copy(to.data_ptr(), buffer.memory(), byte_count, current_stream());
+}
+
+std::vector<double> DeviceExecutor::sums_of_squares(const std::vector<at::Tensor>& tensors) {
+  const auto count = static_cast<int64_t>(tensors.size());
+  const at::Tensor sums = empty(count, at::kDouble);
+  runtime_.fill(sums, 0);
+  for (int64_t i = 0; i < count; ++i) {
+    const at::Tensor& tensor = tensors[static_cast<size_t>(i)];
+    if (tensor.defined() && tensor.numel() > 0) runtime_.sum_of_squares(sums.narrow(0, i, 1), tensor);
+  }
+  const at::Tensor on_host = to_host(sums);
+  const double* values = on_host.const_data_ptr<double>();
+  return {values, values + count};
 }
 
 void DeviceExecutor::leave() { follow(made_in_); }

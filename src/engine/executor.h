@@ -1,12 +1,14 @@
 #pragma once
 
 #include "device/runtime.h"
+#include "engine/pinned_buffer.h"
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 namespace zerosched::detail {
 
@@ -24,7 +26,7 @@ namespace zerosched::detail {
 /// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
 /// 4. (GradientReducer::take_gradient, accumulate, DeviceUpdater::begin_step) A gradient that backward made
 ///    in one stream and we read in another keeps its memory until it was read.
-/// 5. (DeviceUpdater::upload) The host overwrites what is copied to the device after the copy.
+/// 5. (DeviceUpdater::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
@@ -41,7 +43,15 @@ class Executor {
   virtual void assign(const at::Tensor& to, const at::Tensor& from) = 0;
   virtual void fill(const at::Tensor& tensor, double value) = 0;
   virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
+  virtual void clamp(const at::Tensor& tensor, double low, double high) = 0;
   virtual void keep(const at::Tensor& tensor) = 0;
+  /// to := from * weight, in to's dtype; both flat. Whether what was written is finite, as far as the host can see it
+  /// now: always true of a device.
+  virtual bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) = 0;
+  /// to := what is at `from`, which is in host memory and the caller's again when this returns. Does not block.
+  virtual void upload(const at::Tensor& to, const void* from) = 0;
+  /// Of each of the flat tensors, 0 for those that are undefined; in double. Blocks.
+  virtual std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) = 0;
   /// A copy in host memory, or the tensor itself if it is there. Blocks.
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
   /// to := host, which is in host memory and the caller's again when this returns. Blocks.
@@ -58,7 +68,11 @@ class HostExecutor final : public Executor {
   void assign(const at::Tensor& to, const at::Tensor& from) override;
   void fill(const at::Tensor& tensor, double value) override;
   void add(const at::Tensor& sum, const at::Tensor& term) override;
+  void clamp(const at::Tensor& tensor, double low, double high) override;
   void keep(const at::Tensor&) override {}
+  bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) override;
+  void upload(const at::Tensor& to, const void* from) override;
+  std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override { assign(to, host); }
   void leave() override {}
@@ -80,7 +94,13 @@ class DeviceExecutor final : public Executor {
   void assign(const at::Tensor& to, const at::Tensor& from) override { runtime_.assign(to, from); }
   void fill(const at::Tensor& tensor, double value) override { runtime_.fill(tensor, value); }
   void add(const at::Tensor& sum, const at::Tensor& term) override { runtime_.add(sum, term); }
+  void clamp(const at::Tensor& tensor, double low, double high) override {
+    runtime_.clamp(tensor, low, high);
+  }
   void keep(const at::Tensor& tensor) override { runtime_.keep(tensor); }
+  bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) override;
+  void upload(const at::Tensor& to, const void* from) override;
+  std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override;
   void leave() override;
@@ -94,6 +114,7 @@ class DeviceExecutor final : public Executor {
   std::mutex mutex_;
   device::Stream last_;  ///< entered last; what was queued there comes after all before
   device::Event event_;
+  PinnedBuffers uploads_;
 };
 
 }  // namespace zerosched::detail

@@ -71,19 +71,38 @@ void FlatParameters::mark_written() {
   }
 }
 
-std::string FlatParameters::changed() const {
+void FlatParameters::accept() {
+  for (size_t p = 0; p < parameters_.size(); ++p) expected_[p].version = parameters_[p]._version();
+}
+
+std::string FlatParameters::replaced() const {
   for (size_t p = 0; p < parameters_.size(); ++p) {
     if (expected_[p].data == nullptr) continue;  // no elements: nothing to lose
-    const bool replaced = parameters_[p].const_data_ptr() != expected_[p].data;
-    if (!replaced && parameters_[p]._version() == expected_[p].version) continue;
-    return "parameter '" + names_[p] + "' was " +
-           (replaced ? "given other storage (module->to(), torch::load or set_data?)"
-                     : "written (an in-place operation on it outside the optimizer?)") +
-           " since the optimizer last wrote it, and the optimizer's state does not know. Call "
-           "reset_from_parameters() on every rank after loading or editing weights; construct a new "
-           "optimizer after moving the module to another device or dtype.";
+    if (parameters_[p].const_data_ptr() != expected_[p].data) {
+      return text(p, "given other storage (module->to(), torch::load or set_data?)");
+    }
   }
   return {};
+}
+
+std::string FlatParameters::changed() const {
+  for (size_t p = 0; p < parameters_.size(); ++p) {
+    if (expected_[p].data == nullptr) continue;
+    if (parameters_[p].const_data_ptr() != expected_[p].data) return replaced();
+    if (parameters_[p]._version() != expected_[p].version) return text_of_write(static_cast<int64_t>(p));
+  }
+  return {};
+}
+
+std::string FlatParameters::text_of_write(int64_t parameter) const {
+  return text(static_cast<size_t>(parameter), "written (an in-place operation on it outside the optimizer?)");
+}
+
+std::string FlatParameters::text(size_t parameter, const char* what) const {
+  return "parameter '" + names_[parameter] + "' was " + what +
+         " since the optimizer last wrote it, and the optimizer's state does not know. Call "
+         "reset_from_parameters() on every rank after loading or editing weights; construct a new "
+         "optimizer after moving the module to another device or dtype.";
 }
 
 std::string FlatParameters::why_not_adoptable() const {

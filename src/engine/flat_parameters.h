@@ -34,8 +34,15 @@ class FlatParameters {
   /// recorded before fails as after any in-place write, and remembers it as ours.
   void mark_written();
 
-  /// Which parameter somebody else has replaced or written since, and how; empty if none.
+  /// Which parameter somebody else has replaced or written since, and how, as far as its storage and its version
+  /// tell; empty if none. A write may have left the bits as they were.
   std::string changed() const;
+  /// The same of parameters that were given other storage.
+  std::string replaced() const;
+  /// What to tell a user who has written parameter `parameter`.
+  std::string text_of_write(int64_t parameter) const;
+  /// Takes the writes since mark_written() for none: they left the bits as they were.
+  void accept();
 
   /// What keeps the parameters' present values from being taken over again; empty if nothing.
   std::string why_not_adoptable() const;
@@ -48,6 +55,7 @@ class FlatParameters {
  private:
   void adopt(const Bucket& bucket);
   at::Tensor alias(int64_t parameter) const;
+  std::string text(size_t parameter, const char* what) const;
 
   std::vector<at::Tensor> parameters_;
   std::vector<std::string> names_;

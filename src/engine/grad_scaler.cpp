@@ -3,9 +3,16 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace zerosched {
+namespace {
+
+// From 65536 down to 1 it takes 16.
+constexpr int64_t kSkipsWorthAWarning = 50;
+
+}  // namespace
 
 GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(options.init_scale()) {
   TORCH_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ",
@@ -14,17 +21,28 @@ GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(op
       options.growth_factor(), ".");
   TORCH_CHECK(options.backoff_factor() > 0 && options.backoff_factor() < 1,
       "GradScalerOptions::backoff_factor must be between 0 and 1, got ", options.backoff_factor(), ".");
+  TORCH_CHECK(std::isfinite(options.min_scale()) && options.min_scale() > 0,
+      "GradScalerOptions::min_scale must be positive, got ", options.min_scale(), ".");
   TORCH_CHECK(options.growth_interval() > 0, "GradScalerOptions::growth_interval must be positive, got ",
       options.growth_interval(), ".");
 }
 
 at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * scale_; }
 
+void GradScaler::unscale_(ShardedOptimizer& optimizer) { optimizer.unscale(scale_); }
+
 bool GradScaler::step(ShardedOptimizer& optimizer) {
   const bool stepped = optimizer.step_scaled(scale_);
+  skips_in_a_row_ = stepped ? 0 : skips_in_a_row_ + 1;
   if (!stepped) {
-    scale_ *= options_.backoff_factor();
+    scale_ = std::max(scale_ * options_.backoff_factor(), std::min(options_.min_scale(), scale_));
     growth_tracker_ = 0;
+    if (skips_in_a_row_ == kSkipsWorthAWarning && optimizer.communicator()->rank() == 0) {
+      TORCH_WARN("zerosched: GradScaler has skipped ", skips_in_a_row_,
+          " steps in a row, and its scale is down to ", scale_,
+          ": the gradients are not finite at any scale. Look for what makes them so in the model or the "
+          "data.");
+    }
   } else if (++growth_tracker_ == options_.growth_interval()) {
     const double grown = scale_ * options_.growth_factor();
     // A scale that float32 cannot hold would turn every loss into inf.

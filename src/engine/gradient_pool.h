@@ -1,7 +1,5 @@
 #pragma once
 
-#include "layout/layout.h"
-
 #include <zerosched/communicator.h>
 
 #include <ATen/core/Tensor.h>
@@ -18,22 +16,18 @@ namespace zerosched::detail {
 /// any, so a bucket that waits will be served.
 class GradientPool {
  public:
-  /// Collective (allocates from the communicator).
-  GradientPool(const Layout& layout, int buffers, Communicator& communicator, at::Device device);
+  /// `bucket_bytes`: of each bucket's gradients on the wire. Collective (allocates from the communicator).
+  GradientPool(std::vector<int64_t> bucket_bytes, int buffers, Communicator& communicator, at::Device device);
 
-  /// Index of a free buffer for this bucket, now taken; -1 if there is none.
-  int take(const Bucket& bucket);
+  /// Index of a free buffer of at least so many bytes, now taken; -1 if there is none.
+  int take(int64_t bytes);
   void give_back(int index);
-  /// The buffer as world_size slices of gradient_slice_numel() elements, in the bucket's reduce_dtype.
-  at::Tensor view(int index, const Bucket& bucket) const;
+  /// The first elements of a buffer.
+  at::Tensor view(int index, int64_t numel, c10::ScalarType dtype) const;
 
  private:
-  int64_t world_size_;
   std::vector<at::Tensor> buffers_;  ///< bytes, from largest to smallest
   std::vector<bool> taken_;
 };
-
-/// Bytes of a bucket's gradients on the wire, flags included.
-int64_t gradient_bytes(const Bucket& bucket, int64_t world_size);
 
 }  // namespace zerosched::detail

@@ -1,9 +1,12 @@
 #include "engine/shard_updater.h"
+#include "kernels/clipping.h"
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 namespace zerosched::detail {
@@ -14,13 +17,6 @@ Pointer at_element(Pointer base, int64_t index, c10::ScalarType dtype) {
   using Byte =
       std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const std::byte, std::byte>;
   return static_cast<Byte*>(base) + index * static_cast<int64_t>(c10::elementSize(dtype));
-}
-
-// As torch::nn::utils::clip_grad_norm_: max_norm / (norm + 1e-6), at most 1, NaN if the norm is.
-double clip_factor(double norm, std::optional<double> max_norm) {
-  if (!max_norm) return 1;
-  const double factor = *max_norm / (norm + 1e-6);
-  return factor >= 1 ? 1 : factor;
 }
 
 /// Gradients of the elements [begin, begin + numel) of a shard, all of parameters that were used.
@@ -36,25 +32,58 @@ class HostUpdater final : public ShardUpdater {
 
   void begin_step(const std::vector<kernels::StepScalars>& scalars) override { scalars_ = scalars; }
 
-  at::Tensor sum_of_squares() override {
-    at::Tensor sum = at::zeros({1}, at::kDouble);
-    for (size_t b = 0; b < parts_.layout.buckets.size(); ++b) {
-      for (const UsedRange& range : used_ranges(static_cast<int64_t>(b))) {
-        *sum.mutable_data_ptr<double>() += kernels::sum_of_squares(range.dtype, range.values, range.numel);
-      }
-    }
-    return sum;
+  void clamp_gradients(double limit) override {
+    for_each_range([&](const UsedRange& range) {
+      kernels::clamp_gradient(range.dtype, const_cast<void*>(range.values), range.numel, limit);
+    });
   }
 
-  // The sum is in double, so the norm is finite if all elements are, and the same on every rank.
+  at::Tensor sum_of_squares() override { return norm_terms(2); }
+
+  at::Tensor norm_terms(double norm_type) override {
+    at::Tensor terms = at::zeros({1}, at::kDouble);
+    double& all = *terms.mutable_data_ptr<double>();
+    for_each_range([&](const UsedRange& range) {
+      if (std::isinf(norm_type)) {
+        const double largest = kernels::max_abs(range.dtype, range.values, range.numel);
+        if (!(largest <= all)) all = largest;  // NaN too
+      } else if (norm_type == 2) {
+        all += kernels::sum_of_squares(range.dtype, range.values, range.numel);
+      } else {
+        all += kernels::sum_of_powers(range.dtype, range.values, range.numel, norm_type);
+      }
+    });
+    return terms;
+  }
+
+  at::Tensor squares_by_parameter(int64_t parameters) override {
+    at::Tensor squares = at::zeros({parameters}, at::kDouble);
+    for (int64_t b = 0; b < bucket_count(); ++b) {
+      for (const GradientSpan& span : parts_.gradients.spans(b)) {
+        const c10::ScalarType dtype = span.source.scalar_type();
+        squares.mutable_data_ptr<double>()[span.parameter] += kernels::sum_of_squares(
+            dtype, at_element(span.source.const_data_ptr(), span.source_begin, dtype), span.numel);
+      }
+    }
+    return squares;
+  }
+
+  // The same on every rank, because the sum is.
   void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool) override {
-    norm_ = std::sqrt(*sum.const_data_ptr<double>()) * scalars_.front().grad_scale;
-    for (kernels::StepScalars& scalars : scalars_) scalars.grad_scale *= clip_factor(norm_, max_norm);
+    const double scale = scalars_.front().grad_scale;
+    norm_ = std::sqrt(*sum.const_data_ptr<double>()) * scale;
+    overflows_ = !kernels::can_be_used(norm_, scale, parts_.narrowest_state() == c10::ScalarType::Double);
+    if (!max_norm) return;
+    for (kernels::StepScalars& scalars : scalars_)
+      scalars.grad_scale *= kernels::clip_factor(norm_, *max_norm);
   }
 
   double norm() override { return norm_; }
+  bool overflows() override { return overflows_; }
+  at::Tensor norm_on_device() const override { return {}; }
 
-  void update(int64_t bucket) override {
+  bool update(int64_t bucket) override {
+    bool finite = true;
     const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(bucket)];
     const at::Tensor y = parts_.parameters.slice(bucket, parts_.rank);
     for (const UsedRange& used : used_ranges(bucket)) {
@@ -64,8 +93,9 @@ class HostUpdater final : public ShardUpdater {
         const at::Tensor& state = state_of(bucket)[i];
         range.state[i] = at_element(state.data_ptr(), used.begin, state.scalar_type());
       }
-      kernels::update(parts_.algorithm.rule(), range, scalars_[static_cast<size_t>(layout.group)]);
+      finite &= kernels::update(parts_.algorithm.rule(), range, scalars_[static_cast<size_t>(layout.group)]);
     }
+    return finite;
   }
 
   void interpolate(int64_t bucket, const at::Tensor& out, const Interpolation& where) override {
@@ -74,8 +104,36 @@ class HostUpdater final : public ShardUpdater {
         state[where.z].const_data_ptr(), where.weight, out.numel());
   }
 
+  // In small pieces: a whole shard would be memory that steps do not need otherwise.
+  int64_t first_difference(int64_t bucket, const at::Tensor& values, const Interpolation& where) override {
+    constexpr int64_t kPieceNumel = 4096;
+    const ShardState& state = state_of(bucket);
+    const c10::ScalarType dtype = values.scalar_type(), state_dtype = state[where.x].scalar_type();
+    const size_t bytes = values.element_size();
+    std::vector<std::byte> piece(static_cast<size_t>(kPieceNumel) * bytes);
+    for (int64_t begin = 0; begin < values.numel(); begin += kPieceNumel) {
+      const int64_t numel = std::min(kPieceNumel, values.numel() - begin);
+      kernels::interpolate(dtype, piece.data(),
+          at_element(state[where.x].const_data_ptr(), begin, state_dtype),
+          at_element(state[where.z].const_data_ptr(), begin, state_dtype), where.weight, numel);
+      const int64_t found = first_difference_of_bytes(piece.data(),
+          at_element(values.const_data_ptr(), begin, dtype), static_cast<size_t>(numel) * bytes);
+      if (found >= 0) return begin + found / static_cast<int64_t>(bytes);
+    }
+    return -1;
+  }
+
  private:
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
+
+  int64_t bucket_count() const { return static_cast<int64_t>(parts_.layout.buckets.size()); }
+
+  template <typename Function>
+  void for_each_range(const Function& function) const {
+    for (int64_t b = 0; b < bucket_count(); ++b) {
+      for (const UsedRange& range : used_ranges(b)) function(range);
+    }
+  }
 
   std::vector<UsedRange> used_ranges(int64_t bucket) const {
     const at::Tensor& shard = parts_.gradients.shard(bucket);
@@ -98,7 +156,8 @@ class HostUpdater final : public ShardUpdater {
       const std::vector<GradientSpan>& spans, const at::Tensor& shard, int64_t bucket) const {
     const c10::ScalarType dtype = shard.scalar_type();
     const int64_t flag_begin = parts_.layout.buckets[static_cast<size_t>(bucket)].shard_numel;
-    const at::Tensor flags = shard.narrow(0, flag_begin, shard.numel() - flag_begin).to(at::kFloat);
+    const int64_t flag_numel = parts_.layout.buckets[static_cast<size_t>(bucket)].flag_numel;
+    const at::Tensor flags = shard.narrow(0, flag_begin, flag_numel).to(at::kFloat);
     const float* used = flags.const_data_ptr<float>();
     std::vector<UsedRange> ranges;
     const auto add = [&](int64_t begin, int64_t end) {
@@ -125,9 +184,22 @@ class HostUpdater final : public ShardUpdater {
   const ShardParts parts_;
   std::vector<kernels::StepScalars> scalars_;
   double norm_ = 0;
+  bool overflows_ = false;
 };
 
 }  // namespace
+
+c10::ScalarType ShardParts::narrowest_state() const {
+  const bool all_double = std::all_of(layout.buckets.begin(), layout.buckets.end(),
+      [](const Bucket& bucket) { return kernels::state_dtype(bucket.dtype) == c10::ScalarType::Double; });
+  return all_double ? c10::ScalarType::Double : c10::ScalarType::Float;
+}
+
+int64_t first_difference_of_bytes(const void* a, const void* b, size_t count) {
+  if (std::memcmp(a, b, count) == 0) return -1;
+  const auto* first = static_cast<const std::byte*>(a);
+  return std::mismatch(first, first + count, static_cast<const std::byte*>(b)).first - first;
+}
 
 std::unique_ptr<ShardUpdater> make_host_updater(const ShardParts& parts) {
   return std::make_unique<HostUpdater>(parts);

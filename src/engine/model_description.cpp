@@ -21,6 +21,18 @@ void check_clamp(const ParameterGroup& group, size_t index) {
       ", ", high, ") is no box: low must be a number that is not above high.");
 }
 
+const char* name_of(NonFinite policy) {
+  switch (policy) {
+    case NonFinite::error:
+      return "error";
+    case NonFinite::skip:
+      return "skip";
+    case NonFinite::ignore:
+      return "ignore";
+  }
+  return "?";
+}
+
 }  // namespace
 
 void check_options(const std::vector<ParameterGroup>& groups, const torch::optim::OptimizerOptions& defaults,
@@ -53,6 +65,7 @@ std::vector<std::string> describe(const Model& model, const std::vector<Paramete
           << (sharding.reduce_dtype() ? c10::toString(*sharding.reduce_dtype()) : "default")
           << ", gradients=" << (sharding.gradients() == GradientInput::local ? "local" : "already_averaged")
           << ", overlap_backward=" << sharding.overlap_backward()
+          << ", non_finite=" << name_of(sharding.non_finite()) << ", check_grad=" << sharding.check_grad()
           << ", broadcast_parameters=" << sharding.broadcast_parameters()
           << ", broadcast_buffers=" << sharding.broadcast_buffers() << ")";
   lines.push_back(options.str());

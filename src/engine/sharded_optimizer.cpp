@@ -1,3 +1,4 @@
+#include <zerosched/clip_grad.h>
 #include <zerosched/sharded_optimizer.h>
 
 #include "engine/engine.h"
@@ -58,9 +59,13 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
     Optimizer::add_param_group(
         {std::move(parameters), group.has_options() ? group.options().clone() : nullptr});
   }
+  engine_->watch_options([this] { return group_options(); });
 }
 
-ShardedOptimizer::~ShardedOptimizer() = default;
+ShardedOptimizer::~ShardedOptimizer() {
+  // Scopes keep the engine, but not the options.
+  if (engine_) engine_->watch_options({});
+}
 
 detail::Engine& ShardedOptimizer::engine() const {
   engine_->check_not_replaced();
@@ -83,6 +88,8 @@ bool ShardedOptimizer::step_scaled(double loss_scale) {
   check_param_groups();
   return engine().step_scaled(group_options(), loss_scale);
 }
+
+void ShardedOptimizer::unscale(double loss_scale) { engine_->unscale(loss_scale); }
 
 std::vector<torch::optim::OptimizerOptions*> ShardedOptimizer::group_options() {
   std::vector<torch::optim::OptimizerOptions*> options;
@@ -126,6 +133,27 @@ EvalScope ShardedOptimizer::eval_scope() {
 NoSync ShardedOptimizer::no_sync() {
   engine_->check_not_replaced();
   return NoSync(engine_);
+}
+
+void ShardedOptimizer::step_weight(double weight) { engine().step_weight(weight); }
+
+void ShardedOptimizer::join() {
+  check_param_groups();
+  engine().join(group_options());
+}
+
+std::map<std::string, double> ShardedOptimizer::grad_norms() { return engine().grad_norms(); }
+
+int64_t ShardedOptimizer::skipped_steps() const { return engine().skipped_steps(); }
+
+double clip_grad_norm_(ShardedOptimizer& optimizer, double max_norm, double norm_type) {
+  optimizer.check_param_groups();
+  return optimizer.engine().clip_grad_norm(optimizer.group_options(), max_norm, norm_type);
+}
+
+void clip_grad_value_(ShardedOptimizer& optimizer, double clip_value) {
+  optimizer.check_param_groups();
+  optimizer.engine().clip_grad_value(optimizer.group_options(), clip_value);
 }
 
 double ShardedOptimizer::grad_norm() { return engine().grad_norm(); }

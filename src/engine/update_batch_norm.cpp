@@ -27,8 +27,19 @@ class BatchNormPass::Impl {
     for (const auto& layer : layers_) layer->add_batch();
   }
 
+  // One batch with a NaN would be in every rank's statistics.
+  std::string not_finite() const {
+    for (const auto& layer : layers_) {
+      const NormSums sums = layer->sums();
+      if (at::isfinite(sums.mean).all().item<bool>() && at::isfinite(sums.var).all().item<bool>()) continue;
+      return "update_batch_norm: a batch of this rank gave layer '" + layer->name() +
+             "' statistics that are not finite; the old ones stay. Look for an inf or a NaN in the data.";
+    }
+    return {};
+  }
+
   void finish(Communicator& communicator, const std::string& local_error) {
-    agree(communicator, error_.empty() ? local_error : error_);
+    agree(communicator, !error_.empty() ? error_ : !local_error.empty() ? local_error : not_finite());
     if (layers_.empty()) return;
     const at::NoGradGuard no_grad;
     // Sums over batches, so that ranks with more of them weigh more: per layer the mean, the variance and the two

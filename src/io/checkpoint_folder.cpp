@@ -12,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <system_error>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -62,20 +63,28 @@ void remove_folder(const fs::path& folder) {
   fs::remove(folder);
 }
 
+struct Found {
+  int64_t created;
+  fs::path path;
+  bool finite;
+};
+
 // Checkpoints in `root` from the oldest to the newest. What is not a whole checkpoint is none of our
 // business.
-std::vector<fs::path> checkpoints_in(const fs::path& root) {
-  std::vector<std::pair<int64_t, fs::path>> found;
+std::vector<Found> checkpoints_in(const fs::path& root) {
+  std::vector<Found> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root, error)) {
     const std::string name = entry.path().filename();
     if (name[0] == '.' || !fs::is_directory(entry.symlink_status(error))) continue;
-    if (const auto manifest = manifest_in(entry.path())) found.emplace_back(manifest->created, entry.path());
+    if (const auto manifest = manifest_in(entry.path())) {
+      found.push_back({manifest->created, entry.path(), manifest->finite});
+    }
   }
-  std::sort(found.begin(), found.end());
-  std::vector<fs::path> paths;
-  for (auto& checkpoint : found) paths.push_back(std::move(checkpoint.second));
-  return paths;
+  std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
+    return std::tie(a.created, a.path) < std::tie(b.created, b.path);
+  });
+  return found;
 }
 
 // Renamed first: a folder that is half deleted must not have a checkpoint's name.
@@ -163,11 +172,20 @@ void CheckpointFolder::discard() const noexcept {
 }
 
 void CheckpointFolder::keep_last(int64_t count) const {
-  std::vector<fs::path> checkpoints = checkpoints_in(root_);
-  const auto spared = [this](const fs::path& path) { return path == path_ || !holds_only_ours(path); };
-  checkpoints.erase(std::remove_if(checkpoints.begin(), checkpoints.end(), spared), checkpoints.end());
-  const int64_t excess = static_cast<int64_t>(checkpoints.size()) + 1 - count;
-  for (int64_t i = 0; i < excess; ++i) remove_checkpoint(checkpoints[static_cast<size_t>(i)]);
+  std::vector<Found> checkpoints = checkpoints_in(root_);
+  // Training that has gone wrong goes on saving, and must not replace the last state that was right.
+  const auto healthy = std::find_if(
+      checkpoints.rbegin(), checkpoints.rend(), [](const Found& checkpoint) { return checkpoint.finite; });
+  const fs::path last_healthy = healthy == checkpoints.rend() ? fs::path() : healthy->path;
+  const auto foreign = [](const Found& checkpoint) { return !holds_only_ours(checkpoint.path); };
+  checkpoints.erase(std::remove_if(checkpoints.begin(), checkpoints.end(), foreign), checkpoints.end());
+  auto excess = static_cast<int64_t>(checkpoints.size()) - count;
+  for (const Found& checkpoint : checkpoints) {
+    if (excess <= 0) return;
+    if (checkpoint.path == path_ || checkpoint.path == last_healthy) continue;
+    remove_checkpoint(checkpoint.path);
+    --excess;
+  }
 }
 
 }  // namespace detail
@@ -179,7 +197,7 @@ std::string latest_checkpoint(const std::string& root) {
   if (!error && fs::exists(fs::path(root) / named / detail::kManifestName, error))
     return fs::path(root) / named;
   const auto checkpoints = detail::checkpoints_in(root);
-  return checkpoints.empty() ? std::string() : checkpoints.back().string();
+  return checkpoints.empty() ? std::string() : checkpoints.back().path.string();
 }
 
 }  // namespace zerosched

@@ -28,7 +28,7 @@ class CheckpointFolder {
   /// Removes partial(), if it can. Never throws.
   void discard() const noexcept;
   /// Deletes the oldest checkpoints beside this one until `count` are left, this one among them. Folders in
-  /// which somebody keeps other files too are spared and do not count.
+  /// which somebody keeps other files too are spared and do not count. The newest whose state is finite is spared too.
   void keep_last(int64_t count) const;
 
  private:

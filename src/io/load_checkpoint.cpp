@@ -195,7 +195,7 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
     broadcast_values(communicator, ParameterClaim::unclaimed(targets));
     std::vector<GroupState> groups;
     for (const auto& group : manifest.groups) groups.push_back(group.state);
-    engine.state_was_replaced(std::move(groups));
+    engine.state_was_replaced(std::move(groups), manifest.finite);
   } catch (const std::exception& error) {
     communicator.abort(
         "loading " + dir + " failed half-way, and the optimizer's state is lost: " + message_of(error));

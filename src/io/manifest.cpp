@@ -27,6 +27,11 @@ const json& member(const json& object, const char* name) {
   return *found;
 }
 
+bool flag_of(const json& value, const char* name) {
+  if (!value.is_boolean()) fail(std::string("'") + name + "' is neither true nor false");
+  return value.get<bool>();
+}
+
 std::string text_of(const json& value, const char* what) {
   if (!value.is_string()) fail(std::string("'") + what + "' is not text");
   return value.get<std::string>();
@@ -174,9 +179,10 @@ std::string to_json(const Manifest& manifest) {
   for (const auto& texts : manifest.local_json) local.push_back(to_json_documents(texts));
   const json whole = {{"format", kFormat}, {"version", kCheckpointVersion},
       {"library_version", manifest.library_version}, {"created", manifest.created},
-      {"world_size", manifest.world_size}, {"optimizer", manifest.optimizer}, {"groups", groups},
-      {"parameters", parameters}, {"tied", manifest.tied}, {"files", to_json_files(manifest.files)},
-      {"shared", to_json_documents(manifest.shared_json)}, {"local", local}};
+      {"world_size", manifest.world_size}, {"optimizer", manifest.optimizer}, {"finite", manifest.finite},
+      {"groups", groups}, {"parameters", parameters}, {"tied", manifest.tied},
+      {"files", to_json_files(manifest.files)}, {"shared", to_json_documents(manifest.shared_json)},
+      {"local", local}};
   return whole.dump(1) + '\n';
 }
 
@@ -195,6 +201,7 @@ Manifest parse_manifest(const std::string& text) {
   manifest.created = integer_of(member(whole, "created"), "created", 0, std::numeric_limits<int64_t>::max());
   manifest.world_size = integer_of(member(whole, "world_size"), "world_size", 1, kMaxWorldSize);
   manifest.optimizer = text_of(member(whole, "optimizer"), "optimizer");
+  if (whole.contains("finite")) manifest.finite = flag_of(whole["finite"], "finite");
   const json& groups = member(whole, "groups");
   if (!groups.is_array() || groups.empty()) fail("'groups' is not an array of groups");
   for (const json& group : groups) manifest.groups.push_back(parse_group(group));
@@ -218,12 +225,15 @@ Manifest parse_manifest(const std::string& text) {
 }
 
 std::string to_json(const RankReport& report) {
-  return json{{"files", to_json_files(report.files)}, {"local", to_json_documents(report.local_json)}}.dump();
+  return json{{"files", to_json_files(report.files)}, {"finite", report.finite},
+      {"local", to_json_documents(report.local_json)}}
+      .dump();
 }
 
 RankReport parse_rank_report(const std::string& text) {
   const json whole = parse_text(text);
-  return {parse_files(member(whole, "files")), parse_documents(member(whole, "local"))};
+  return {parse_files(member(whole, "files")), flag_of(member(whole, "finite"), "finite"),
+      parse_documents(member(whole, "local"))};
 }
 
 void check_json(const JsonTexts& texts) {

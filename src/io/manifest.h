@@ -34,6 +34,7 @@ struct Manifest {
   int64_t created = 0;  ///< nanoseconds since 1970
   int64_t world_size = 0;
   std::string optimizer;
+  bool finite = true;  ///< no inf or NaN is known to be in the state
   struct Group {
     OptionValues options;
     GroupState state;
@@ -49,6 +50,7 @@ struct Manifest {
 /// What one rank contributes to it.
 struct RankReport {
   std::map<std::string, ManifestFile> files;
+  bool finite = true;  ///< of its shard
   JsonTexts local_json;
 };
 

@@ -116,6 +116,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
     if (rank == 0) check_data(extra.shared);
     check_data(extra.local);
   });
+  engine.check_in_step();
 
   engine.settle_module();
   try {
@@ -126,6 +127,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
     std::string own_report;
     agree_on(communicator, [&] {
       RankReport report;
+      report.finite = engine.is_finite();
       report.local_json = extra.local.json;
       NamedTensors tensors = pieces_of(engine, rank);
       for (const auto& [name, tensor] : extra.local.tensors)
@@ -152,6 +154,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
       manifest.shared_json = extra.shared.json;
       for (const std::string& text : reports) {
         RankReport report = parse_rank_report(text);
+        manifest.finite = manifest.finite && report.finite;
         manifest.files.merge(report.files);
         manifest.local_json.push_back(std::move(report.local_json));
       }

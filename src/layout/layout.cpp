@@ -55,7 +55,7 @@ void cut_into_slices(Bucket& bucket, int64_t world_size) {
       bucket.pieces.push_back(piece);
     }
   }
-  bucket.flag_numel = round_up(*std::max_element(flags.begin(), flags.end()), alignment);
+  bucket.flag_numel = round_up(*std::max_element(flags.begin(), flags.end()) + 2, alignment);
 }
 
 }  // namespace

@@ -48,18 +48,23 @@ struct Piece {
 ///
 /// The parameter buffer is world_size slices of shard_numel elements. The gradient buffer has the same
 /// slices, each followed by flags: one element per parameter that overlaps the slice, 1 if this rank used
-/// it, so that a reduce-scatter tells each owner which of its parameters any rank used.
+/// it, so that a reduce-scatter tells each owner which of its parameters any rank used. Two more flags
+/// tell what is wrong with the bucket.
 struct Bucket {
   int64_t group = 0;
   c10::ScalarType dtype = c10::ScalarType::Float;
   c10::ScalarType reduce_dtype = c10::ScalarType::Float;
   int64_t shard_numel = 0;
-  int64_t flag_numel = 0;  ///< per slice, alignment included
+  int64_t flag_numel = 0;  ///< per slice, alignment and the two below included
   std::vector<Slot> slots;
   std::vector<Piece> pieces;  ///< ordered by slot, then slice
 
   int64_t numel(int64_t world_size) const { return shard_numel * world_size; }
   int64_t gradient_slice_numel() const { return shard_numel + flag_numel; }
+  // Of every slice's flags the last two are of the bucket as a whole: how many ranks gave it a gradient that is not
+  // finite, and the sum of their ranks.
+  int64_t not_finite_flag() const { return flag_numel - 2; }
+  int64_t not_finite_rank_flag() const { return flag_numel - 1; }
 };
 
 struct Layout {

@@ -1,5 +1,7 @@
 #include "optim/schedule_free.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -16,9 +18,19 @@ void ScheduleFreeAlgorithm::average(
   GroupState& next = prepared.next;
   next = state;
   next.lr_max = std::max(state.lr_max, s.lr);
-  double weight = std::pow(step, r) * std::pow(next.lr_max, weight_lr_power);
+  const double lr_weight = std::pow(next.lr_max, weight_lr_power);
+  double weight = std::pow(step, r) * lr_weight;
   if (next.lr_max == 0 && weight_lr_power < 0) weight = 0;  // not infinity
   next.weight_sum = state.weight_sum + weight;
+  TORCH_CHECK(std::isfinite(weight) && std::isfinite(next.weight_sum), "step ", state.k + 1,
+      " weighs (k+1)^r lr_max^weight_lr_power in the average, and with r = ", r,
+      ", weight_lr_power = ", weight_lr_power, " and lr_max = ", next.lr_max,
+      " that is beyond the largest number. Choose a smaller r.");
+  TORCH_CHECK(next.lr_max == 0 || lr_weight > 0, "step ", state.k + 1,
+      " weighs lr_max^weight_lr_power in the average, and with weight_lr_power = ", weight_lr_power,
+      " and lr_max = ", next.lr_max,
+      " that is below the smallest number, so x would never move. Choose a smaller "
+      "weight_lr_power.");
   // lr = 0 so far: nothing has weight yet, and 0/0 must not reach x.
   s.c = next.weight_sum == 0 ? 0 : weight / next.weight_sum;
   s.y_weight_before = state.y_weight;

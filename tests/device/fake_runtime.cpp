@@ -77,7 +77,10 @@ bool FakeRuntime::advance(const Point& point, Asker asker) {
 void FakeRuntime::run_ahead() {
   if (seed_ == 0) return;
   for (auto& [handle, queue] : streams_) {
-    if (!queue->ops.empty() && random_() % 2 == 0) run_head(*queue, Asker::query);
+    // A little or far.
+    int64_t most = random_() % 2 == 0 ? 0 : int64_t{1} << (random_() % 7);
+    while (most-- > 0 && !queue->ops.empty() && run_head(*queue, Asker::query)) {
+    }
   }
 }
 
@@ -307,6 +310,21 @@ void FakeRuntime::fill(const at::Tensor& tensor, double value) {
 
 void FakeRuntime::add(const at::Tensor& sum, const at::Tensor& term) {
   enqueue(sum, [sum = unowned(sum), term = unowned(term)] { sum.add_(term); });
+}
+
+void FakeRuntime::multiply(const at::Tensor& tensor, double factor) {
+  enqueue(tensor, [tensor = unowned(tensor), factor] { tensor.mul_(factor); });
+}
+
+void FakeRuntime::clamp(const at::Tensor& tensor, double low, double high) {
+  enqueue(tensor, [tensor = unowned(tensor), low, high] { tensor.clamp_(low, high); });
+}
+
+void FakeRuntime::sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) {
+  enqueue(tensor, [sum = unowned(sum), tensor = unowned(tensor)] {
+    const at::Tensor wide = tensor.to(at::kDouble);
+    sum.copy_(wide.mul(wide).sum());
+  });
 }
 
 void FakeRuntime::keep(const at::Tensor& tensor) {

@@ -87,6 +87,9 @@ class FakeRuntime : public device::Runtime {
   void assign(const at::Tensor& to, const at::Tensor& from) override;
   void fill(const at::Tensor& tensor, double value) override;
   void add(const at::Tensor& sum, const at::Tensor& term) override;
+  void multiply(const at::Tensor& tensor, double factor) override;
+  void clamp(const at::Tensor& tensor, double low, double high) override;
+  void sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) override;
   void keep(const at::Tensor& tensor) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override;

@@ -97,7 +97,7 @@ TEST_F(Buffers, EvalAndExportsMakeThemRank0s) {
     EXPECT_EQ(bytes_of(net, true), of_rank_0);
     optimizer.train();
   }
-  EXPECT_EQ(warnings.with(differ).size(), rank == 0 && size > 1 ? 1U : 0U) << "once";
+  EXPECT_TRUE(warnings.with(differ).empty()) << "it is what BatchNorm does, and they agree now";
 }
 
 TEST_F(Buffers, OrLeaveThemAndSaySo) {
@@ -129,23 +129,26 @@ TEST_F(Buffers, NothingTravelsWhenTheyAgree) {
     optimizer.train();
     return std::count(events.begin(), events.end(), "broadcast");
   };
-  EXPECT_EQ(broadcasts_of_eval(), 0);
   train(net, optimizer, 0, 1);
-  EXPECT_EQ(broadcasts_of_eval(), size > 1 ? 2 : 0) << "neither the table nor the count";
-  EXPECT_EQ(broadcasts_of_eval(), 0);
+  const auto first = broadcasts_of_eval();
+  const auto quiet = broadcasts_of_eval();  // what eval() compares besides
+  EXPECT_EQ(first - quiet, size > 1 ? 2 : 0) << "neither the table nor the count";
+  EXPECT_EQ(broadcasts_of_eval(), quiet);
   net->table[3] += rank;
-  EXPECT_EQ(broadcasts_of_eval(), size > 1 ? 1 : 0);
+  EXPECT_EQ(broadcasts_of_eval() - quiet, size > 1 ? 1 : 0);
   EXPECT_TRUE(same_on_all_ranks(net));
 }
 
 TEST_F(Buffers, ModulesWithoutThemSendNothing) {
-  const auto log = std::make_shared<Log>();
-  torch::nn::Linear layer(3, 4);
-  AdamWScheduleFree optimizer(*layer, std::make_shared<RecordingCommunicator>(world(), log));
-  log->take();
-  optimizer.eval();
-  const auto events = log->take();
-  EXPECT_EQ(std::count(events.begin(), events.end(), "all_reduce"), 1) << "the agreement that all is well";
+  const auto events_of_eval = [](const Trainable& what) {
+    const auto log = std::make_shared<Log>();
+    AdamWScheduleFree optimizer(what, std::make_shared<RecordingCommunicator>(world(), log));
+    log->take();
+    optimizer.eval();
+    return log->take();
+  };
+  torch::nn::Linear layer(3, 4), other(3, 4);
+  EXPECT_EQ(events_of_eval(*layer), events_of_eval({ParameterGroup(other->named_parameters())}));
 }
 
 TEST_F(Buffers, RanksMustAgreeOnTheOption) {

@@ -141,6 +141,27 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
   }
 }
 
+// What the host learns of a step once the device has made it is told at the latest by the evaluation that follows.
+TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
+  Job not_finite, clipped, differs;
+  not_finite.overflows = clipped.overflows = true;
+  clipped.max_grad_norm = 1;
+  differs.lr_differs = true;
+  const std::vector<std::pair<Job, std::string>> jobs = {{not_finite, "inf or a NaN in step 2"},
+      {clipped, "inf or a NaN in step 2"}, {differs, "lr of parameter group 0 is 0.02"}};
+  for (const auto& [job, text] : jobs) {
+    if (job.lr_differs && testing::world_size() == 1) continue;
+    testing::expect_error(
+        [job = job] { on_host(job); }, {job.lr_differs ? text : "an inf or a NaN in step 2"});
+    for (const Transport transport : transports()) {
+      FakeRuntime runtime;
+      DeviceTrainer trainer(runtime, transport);
+      trainer.before_it_goes = [&] { trainer.engine().eval(); };
+      testing::expect_error([&, job = job] { trainer.run(job); }, {text});
+    }
+  }
+}
+
 // What src/io does to the state is done in the stream of whoever asks for it.
 class Checkpointing {
  public:
@@ -344,9 +365,15 @@ bool goes_wrong(const Scenario& scenario, const Outcome& host, bool forget) {
     runtime.hold_stream(-1);
     if (scenario.rule != Rule::gather_wait) forgotten.now = false;
   };
-  const Outcome outcome = trainer.run(scenario.job);
+  bool right = false;
+  try {
+    right = testing::same_bits(trainer.run(scenario.job), host);
+  } catch (const std::exception&) {
+    // Numbers that were read too early may look like an error of the gradients.
+    EXPECT_TRUE(forget);
+  }
   EXPECT_EQ(forgotten.times > 0, forget);
-  for (const auto& text : testing::gather_texts(testing::same_bits(outcome, host) ? "right" : "wrong")) {
+  for (const auto& text : testing::gather_texts(right ? "right" : "wrong")) {
     if (text == "wrong") return true;
   }
   return false;
@@ -379,8 +406,9 @@ TEST(EngineOnDevice, EveryRuleIsNeeded) {  // but the last, below
   }
 }
 
-// Rule 1, of src/io.
-TEST(EngineOnDevice, CheckpointsNeedToEnter) {
+// Rule 1, of src/io. It holds twice: a save waits for what steps have yet to tell, so that it holds the last one even
+// where it does not enter.
+TEST(EngineOnDevice, CheckpointsHoldTheLastStepThoughTheyForgetToEnter) {
   if (testing::world_size() == 1) return;  // the gather asks for all before it at once
   Job job;
   const testing::State right = on_host(job).state;
@@ -410,7 +438,7 @@ TEST(EngineOnDevice, CheckpointsNeedToEnter) {
     return true;
   };
   EXPECT_TRUE(holds_last_step(false));
-  EXPECT_FALSE(holds_last_step(true));
+  EXPECT_TRUE(holds_last_step(true));
 }
 
 // Rule 8: an optimizer that goes in another stream than it came in, with work still queued there.
@@ -441,7 +469,7 @@ TEST(EngineOnDevice, MemoryGoesAfterItsLastUser) {
     return true;
   };
   bool noticed = false;
-  for (uint64_t seed = 1; seed <= 10; ++seed) {
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
     EXPECT_TRUE(y_is_right(false, seed));
     noticed = noticed || !y_is_right(true, seed);
   }

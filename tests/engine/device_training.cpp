@@ -44,7 +44,7 @@ class HostTrainer final : public Trainer {
 NamedParameters first_parameters(at::ScalarType dtype) { return make_parameters(kShapes, dtype); }
 
 std::vector<Job> jobs() {
-  std::vector<Job> all(9);
+  std::vector<Job> all(13);
   all[1].buffers = 1;
   all[2].overlaps = false;
   all[3].max_grad_norm = 1.0;
@@ -57,6 +57,12 @@ std::vector<Job> jobs() {
   all[7].reduce_dtype = at::kFloat;
   all[8].loss_scaling = true;
   all[8].overflows = true;
+  all[9].weighs = true;
+  all[10].weighs = all[10].joins =
+      true;  // on a device ranks only look for others that have joined if they weigh
+  all[11].clips_by_function = true;
+  all[12].clips_values = all[12].clips_by_function = true;
+  all[12].overlaps = false;
   return all;
 }
 
@@ -97,16 +103,22 @@ Outcome Trainer::run(const Job& job) {
   options_.weight_decay(0.1);
   engine_ = std::make_shared<detail::Engine>(groups, communicator(), options_, sharding,
       std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
+  engine_->watch_options([this] { return detail::GroupOptions{&options_}; });
   Outcome outcome;
   for (int64_t step = 0; step < job.steps; ++step) {
     begin_step(step);
+    if (job.lr_differs && step == 1 && world_rank() + 1 == world_size()) options_.set_lr(0.02);
+    if (job.joins && world_rank() > 0 && step + 1 == job.steps) break;
     outcome.y_at_start.push_back(y_now());
+    if (job.weighs) engine_->step_weight(1 + world_rank());
     if (job.accumulates) {
       engine_->enter_no_sync();
       backward(step + 100);
       engine_->leave_no_sync();
     }
     backward(step);
+    if (job.clips_values) engine_->clip_grad_value({&options_}, 0.5);
+    if (job.clips_by_function) outcome.norms.push_back(engine_->clip_grad_norm({&options_}, 1.0, 2.0));
     if (job.loss_scaling) {
       engine_->step_scaled({&options_}, 4.0);
     } else {
@@ -116,8 +128,10 @@ Outcome Trainer::run(const Job& job) {
     // What LibTorch would add to, at once and not in a stream.
     if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
   }
+  if (job.joins) engine_->join({&options_});
   end();
-  if (outcome.norms.empty()) outcome.norms.push_back(engine_->grad_norm());
+  // join() ends with a round of its own.
+  if (outcome.norms.empty() && !job.joins) outcome.norms.push_back(engine_->grad_norm());
   for (at::Tensor& y : outcome.y_at_start) y = to_host(y);
   for (const char* which : {"z", "x", "v", "y"}) outcome.state[which] = engine_->full_state(which);
   before_it_goes();

@@ -22,8 +22,13 @@ struct Job {
   std::optional<double> max_grad_norm;
   bool loss_scaling = false;
   bool overflows = false;    ///< an inf on rank 0 in the second step
+  bool lr_differs = false;   ///< on the last rank, from the second step on
   bool accumulates = false;  ///< a backward in no_sync() before the other
   bool overlaps = true;
+  bool weighs = false;  ///< ranks by their numbers
+  bool joins = false;   ///< all but rank 0 run out before the last step
+  bool clips_by_function = false;
+  bool clips_values = false;
   int64_t steps = 3;
 };
 

@@ -1,0 +1,62 @@
+// y while training, x for evaluation.
+#include "comm/agree.h"
+#include "engine/engine.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace zerosched::detail {
+
+// What can be wrong on one rank alone is agreed on before anyone moves a parameter.
+void Engine::set_point(Point point) {
+  check();
+  std::string error;
+  if (reducer_->in_flight()) {
+    error =
+        "train() and eval() need a finished step, but gradient buckets are in flight: call step() or "
+        "zero_grad() first.";
+  }
+  if (error.empty()) error = reducer_->stray();
+  agree(*communicator_, error);
+  check_in_step();
+  write_point(point);
+  training_ = point == Point::y;
+  reducer_->set_training(training_);
+}
+
+void Engine::write_point(Point point) {
+  const at::NoGradGuard no_grad;
+  const auto use = executor_->enter();
+  std::vector<std::shared_ptr<Work>> gathers;
+  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+    write_shard(b, point, parameters_->slice(b, communicator_->rank()));
+    gathers.push_back(communicator_->all_gather(
+        parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
+  }
+  for (const auto& gather : gathers) gather->wait();  // rule 7
+  parameters_->mark_written();
+}
+
+void Engine::write_shard(int64_t bucket, Point point, const at::Tensor& out) const {
+  const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(bucket)].group);
+  updater_->interpolate(bucket, out, algorithm_->interpolation(point, groups_[group]));
+}
+
+void Engine::train() {
+  if (!training_) set_point(Point::y);
+}
+
+void Engine::eval() {
+  if (!training_) return;
+  set_point(Point::x);
+  settle_module();
+}
+
+void Engine::enter_no_sync() { reducer_->enter_no_sync(); }
+
+void Engine::leave_no_sync() { reducer_->leave_no_sync(); }
+
+}  // namespace zerosched::detail
