@@ -49,6 +49,10 @@ class ZEROSCHED_EXPORT GradScaler {
   /// step without clipping. Collective. Returns whether the step was taken, the same on every rank.
   bool step(ShardedOptimizer& optimizer);
 
+  /// optimizer.join(), and then the scale of the ranks that have stepped meanwhile. To be called on every rank in place
+  /// of it. Collective.
+  void join(ShardedOptimizer& optimizer);
+
   /// What the next loss is multiplied by. Local.
   double get_scale() const { return scale_; }
   /// Steps in a row without overflow since the scale last changed. Local.
@@ -63,6 +67,7 @@ class ZEROSCHED_EXPORT GradScaler {
   double scale_;
   int64_t growth_tracker_ = 0;
   int64_t skips_in_a_row_ = 0;
+  int64_t steps_ = 0;  ///< calls of step()
 };
 
 }  // namespace zerosched

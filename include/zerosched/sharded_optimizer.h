@@ -124,6 +124,9 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// options, scales and norms, since they are the others'. Between the first rank's join() and the last one's no other
   /// collective of this optimizer, or of the trainer, is possible.
   ///
+  /// What the others' step throws it throws as well; call it again if they go on. With a GradScaler call
+  /// GradScaler::join().
+  ///
   /// Collective in the sense that every rank calls it once. Throws if this rank has gradients that no step has used, and
   /// with already_averaged gradients. On a GPU every step has to be given its step_weight() for others to see who has
   /// joined.

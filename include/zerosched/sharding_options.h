@@ -23,7 +23,7 @@ enum class NonFinite {
   /// Throws on every rank, naming parameter, rank and step. It costs no pass over memory and no message: gradients are
   /// looked at while they are copied to be sent, and the state while it is updated. Where every rank knows before the
   /// update, as it does of a loss that is NaN, the step changes nothing and the optimizer can go on; otherwise it gives
-  /// up, and so it does on a GPU, where the host learns of it a step later.
+  /// up (alone it refuses to step until a state is loaded or reset), and so it does on a GPU, where the host learns of it a step later.
   error,
   /// Leaves the step out on every rank: nothing advances, and skipped_steps() counts it. Costs what max_grad_norm costs:
   /// a pass over the reduced gradients, one all-reduced scalar, and that all of them have to be there before the first

@@ -106,8 +106,8 @@ class ZEROSCHED_EXPORT Engine {
   /// Why the state cannot be saved now; empty if it can. Local.
   std::string why_not_savable() const;
   /// Throws on every rank if parameters were written by others since the optimizer last wrote them, or if ranks have
-  /// stepped with unlike options. Collective.
-  void check_in_step();
+  /// stepped with unlike options. `caller` begins the message: "save_checkpoint: ". Collective.
+  void check_in_step(const std::string& caller);
   /// Whether every number of this rank's state is known to be finite. Local.
   bool is_finite() const { return finite_; }
   /// Why the state cannot be replaced now; empty if it can. Local.
@@ -190,7 +190,7 @@ class ZEROSCHED_EXPORT Engine {
   void check_frozen() const;
   std::string written_by_others() const;
   std::string unlike_rank_zero();
-  void check_writes();
+  void check_writes(const std::string& caller);
   void check_values_of_last_step();
   [[noreturn]] void fail_not_finite(int64_t bucket);
   void agree_not_finite(bool norm_follows);
@@ -210,6 +210,8 @@ class ZEROSCHED_EXPORT Engine {
   void register_missing_hooks();
   void broadcast_parameters();
   void put_into_boxes();
+  void put_state_into_boxes();
+  bool state_is_finite() const;
   void start_state_at_parameters();
 
   // engine_module.cpp

@@ -39,8 +39,7 @@ bool Engine::may_have_been_written() {
 
 // Compares the bits of this rank's part of every parameter with what the state says that the optimizer wrote there.
 std::string Engine::written_by_others() const {
-  std::string replaced = parameters_->replaced();
-  if (!replaced.empty()) return replaced;
+  if (!parameters_->replaced().empty()) return parameters_->changed();
   const Point point = training_ ? Point::y : Point::x;
   for (size_t b = 0; b < layout_.buckets.size(); ++b) {
     const Bucket& bucket = layout_.buckets[b];
@@ -77,10 +76,12 @@ std::string Engine::unlike_rank_zero() {
   return {};
 }
 
-void Engine::check_writes() {
-  agree(*communicator_, written_by_others());
+void Engine::check_writes(const std::string& caller) {
+  const auto by_caller = [&](const std::string& error) { return error.empty() ? error : caller + error; };
+  agree(*communicator_, by_caller(written_by_others()));
   // On a device all of the model would have to come to the host.
-  if (communicator_->size() > 1 && model_.device.is_cpu()) agree(*communicator_, unlike_rank_zero());
+  if (communicator_->size() > 1 && model_.device.is_cpu())
+    agree(*communicator_, by_caller(unlike_rank_zero()));
   parameters_->accept();
 }
 
@@ -94,11 +95,11 @@ void Engine::check_values_of_last_step() {
   agree(*communicator_, steering_->difference(last_values_, communicator_->rank(), of_rank_zero, 0));
 }
 
-void Engine::check_in_step() {
+void Engine::check_in_step(const std::string& caller) {
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();
   read_late_reports(true);
-  check_writes();
+  check_writes(caller);
   check_values_of_last_step();
 }
 

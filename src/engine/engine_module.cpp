@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 
 #include <exception>
@@ -16,9 +17,19 @@ void Engine::settle_module() {
   untrained_->run(groups_.front().k > first_k_, [this] { return reducer_->used_so_far(); });
 }
 
+// Every rank makes the successor, but gradients may be in flight on some only.
 void Engine::hand_over() noexcept {
   hooks_.clear();
-  finish_in_flight();
+  try {
+    if (!communicator_->failure().empty()) return;
+    at::Tensor in_flight = at::full({1}, reducer_->in_flight() ? 1 : 0, at::kLong);
+    communicator_->all_reduce(in_flight, ReduceOp::max, {"gradients of a replaced optimizer"})->wait();
+    if (in_flight.item<int64_t>() == 0) return;
+    const auto use = executor_->enter();
+    reducer_->drop(true, /*everywhere=*/true);
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: gradients in flight when an optimizer was replaced: ", message_of(error));
+  }
 }
 
 // Peers may have launched buckets that this rank has not: completes what was begun.

@@ -48,7 +48,8 @@ double Engine::make_norm_clip(double max_norm, double norm_type) {
   const bool judges = sharding_.non_finite() != NonFinite::ignore;
   current_.overflows = current_.overflows || !std::isfinite(norm);
   // Not 0: grad_norm() divides by it again.
-  if (factor < 1 && !(judges && !std::isfinite(norm))) current_.clip *= std::max(factor, 1e-200);
+  if (factor < 1 && !(judges && !std::isfinite(norm)))
+    current_.clip = std::max(current_.clip * factor, 1e-200);
   if (std::isnan(factor) && !judges) current_.clip = factor;
   return norm;
 }

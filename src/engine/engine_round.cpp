@@ -31,6 +31,9 @@ void Engine::collect(const GroupOptions& options) {
   if (current_.collected) return;
   steering_->check(options);
   check_frozen();
+  TORCH_CHECK(finite_ || sharding_.non_finite() != NonFinite::error,
+      "the optimizer's state holds an inf or a NaN. Load a checkpoint from before, or weights, with "
+      "reset_from_parameters() after it.");
   read_late_reports(false);
   {
     const PhaseTimer timer(timings_.collect_gradients);
@@ -88,13 +91,14 @@ void Engine::use_report() {
   }
   if (all.suspecting > 0) {
     try {
-      check_writes();
+      check_writes("");
     } catch (const AgreedError&) {
       cancel_round();
       throw;
     }
   } else {
-    const std::string written = parameters_->changed();
+    // Since this rank's report; bits that are as they were are nothing to tell.
+    const std::string written = parameters_->changed().empty() ? "" : written_by_others();
     if (!written.empty()) fail(written + kTooLateToReset);
   }
   if (all.joined > 0) find_leader();

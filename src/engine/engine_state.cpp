@@ -141,6 +141,17 @@ void Engine::put_into_boxes() {
   parameters_->mark_written();
 }
 
+// What was saved without them, or with others.
+void Engine::put_state_into_boxes() {
+  for (size_t b = 0; b < state_.size(); ++b) {
+    const ClampBounds& box = model_.clamps[static_cast<size_t>(layout_.buckets[b].group)];
+    if (std::isinf(box.low) && std::isinf(box.high)) continue;
+    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
+      if (algorithm_->state()[i].starts_at_parameters) executor_->clamp(state_[b][i], box.low, box.high);
+    }
+  }
+}
+
 void Engine::start_state_at_parameters() {
   for (size_t b = 0; b < state_.size(); ++b) {
     const at::Tensor slice = parameters_->slice(static_cast<int64_t>(b), communicator_->rank());
@@ -162,8 +173,22 @@ void Engine::reset_from_parameters() {
   broadcast_values(*communicator_, model_.buffers);
   start_state_at_parameters();
   for (GroupState& group : groups_) group.weight_sum = 0;
+  finite_ = state_is_finite();
   // A parameter that went to another dtype or device and back has a new gradient accumulator.
   register_hooks();
+}
+
+// On the CPU; on a device it is as finite as it was.
+bool Engine::state_is_finite() const {
+  if (!model_.device.is_cpu()) return finite_;
+  for (const ShardState& state : state_) {
+    for (const at::Tensor& tensor : state) {
+      if (!tensor.defined()) continue;
+      const double largest = kernels::max_abs(tensor.scalar_type(), tensor.const_data_ptr(), tensor.numel());
+      if (!std::isfinite(largest)) return false;
+    }
+  }
+  return true;
 }
 
 std::string Engine::why_not_savable() const {
@@ -190,6 +215,7 @@ void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
   const at::NoGradGuard no_grad;
   const auto use = executor_->enter();
   parameters_->adopt();
+  put_state_into_boxes();
   write_point(training_ ? Point::y : Point::x);
   register_hooks();
 }

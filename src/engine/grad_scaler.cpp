@@ -32,9 +32,13 @@ at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * scale
 void GradScaler::unscale_(ShardedOptimizer& optimizer) { optimizer.unscale(scale_); }
 
 bool GradScaler::step(ShardedOptimizer& optimizer) {
+  const int64_t skipped_before = optimizer.skipped_steps();
   const bool stepped = optimizer.step_scaled(scale_);
+  ++steps_;
+  const bool overflowed = optimizer.skipped_steps() > skipped_before;
+  if (!stepped && !overflowed) return false;  // no rank had data
   skips_in_a_row_ = stepped ? 0 : skips_in_a_row_ + 1;
-  if (!stepped) {
+  if (overflowed) {
     scale_ = std::max(scale_ * options_.backoff_factor(), std::min(options_.min_scale(), scale_));
     growth_tracker_ = 0;
     if (skips_in_a_row_ == kSkipsWorthAWarning && optimizer.communicator()->rank() == 0) {
@@ -50,6 +54,25 @@ bool GradScaler::step(ShardedOptimizer& optimizer) {
     growth_tracker_ = 0;
   }
   return stepped;
+}
+
+void GradScaler::join(ShardedOptimizer& optimizer) {
+  optimizer.join();
+  Communicator& communicator = *optimizer.communicator();
+  // Of the ranks that have made the most steps the first, whose scaler is the one that all would have.
+  at::Tensor most = at::full({1}, steps_, at::kLong);
+  communicator.all_reduce(most, ReduceOp::max, {"steps of loss scalers"})->wait();
+  const bool is_last = most.item<int64_t>() == steps_;
+  at::Tensor first = at::full({1}, is_last ? communicator.rank() : communicator.size(), at::kLong);
+  communicator.all_reduce(first, ReduceOp::min, {"rank with the last step"})->wait();
+  at::Tensor state = at::tensor(
+      {scale_, static_cast<double>(growth_tracker_), static_cast<double>(skips_in_a_row_)}, at::kDouble);
+  communicator.broadcast(state, static_cast<int>(first.item<int64_t>()), {"loss scaler"})->wait();
+  const double* values = state.const_data_ptr<double>();
+  scale_ = values[0];
+  growth_tracker_ = static_cast<int64_t>(values[1]);
+  skips_in_a_row_ = static_cast<int64_t>(values[2]);
+  steps_ = most.item<int64_t>();
 }
 
 void GradScaler::load_state(double scale, int64_t growth_tracker) {

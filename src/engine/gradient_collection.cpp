@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -145,6 +146,17 @@ at::Tensor GradientReducer::take_gradient(int64_t parameter) {
 std::vector<bool> GradientReducer::used_so_far() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return used_;
+}
+
+// Where nothing is copied a few elements are looked at all the same: a loss that is not finite makes all of them so.
+void GradientReducer::take_directly(int64_t parameter) {
+  at::Tensor& taken = parameter_state(parameter).taken;
+  taken = take_gradient(parameter);
+  if (!taken.defined() || not_finite_parameter_ >= 0 || !executor_.device().is_cpu()) return;
+  const auto some = GradientEdits::sample(taken);
+  const bool finite =
+      std::all_of(some.begin(), some.end(), [](double value) { return std::isfinite(value); });
+  if (!finite) not_finite_parameter_ = parameter;
 }
 
 void GradientReducer::move(int64_t parameter) {

@@ -72,7 +72,8 @@ void GradientEdits::clear() { std::fill(seen_.begin(), seen_.end(), Samples()); 
 
 bool GradientEdits::look_like_clipping(double factor, double other) const {
   // NaN compares as false.
-  return factor <= 1 && other <= 1 && std::abs(factor - other) > 2 * rounding_ * std::max(factor, other);
+  return 0 < factor && factor <= 1 && 0 < other && other <= 1 &&
+         std::abs(factor - other) > 2 * rounding_ * std::max(factor, other);
 }
 
 }  // namespace zerosched::detail

@@ -26,14 +26,15 @@ class GradientEdits {
   /// Forgets the gradients of this step.
   void clear();
 
- private:
   static constexpr int kSamples = 4;
+  /// Magnitudes of a few elements, first and last among them; 0 where there are none.
+  static std::array<double, kSamples> sample(const at::Tensor& gradient);
+
+ private:
   struct Samples {
     bool known = false;
     std::array<double, kSamples> values = {};
   };
-  static std::array<double, kSamples> sample(const at::Tensor& gradient);
-
   const std::vector<at::Tensor>& parameters_;
   double rounding_;  ///< relative, of an element of the coarsest gradient
   std::vector<Samples> seen_;

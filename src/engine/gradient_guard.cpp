@@ -14,10 +14,10 @@ at::Tensor make_gradient_guard(const at::Tensor& parameter, const std::string& n
   storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
       "zerosched: .grad of parameter '" + name +
       "' was used between backward and step(), but its gradient has left for the optimizer's buffers. Clip "
-      "with "
-      "zerosched::clip_grad_norm_(optimizer, max_norm), log optimizer.grad_norms() after step(), or "
-      "construct the "
-      "optimizer with ShardingOptions().overlap_backward(false) to work on .grad.");
+      "with zerosched::clip_grad_norm_(optimizer, max_norm), log optimizer.grad_norms() after step(), run "
+      "all "
+      "backward passes but the last under no_sync(), or construct the optimizer with "
+      "ShardingOptions().overlap_backward(false) to work on .grad.");
   at::Tensor guard = at::detail::make_tensor<c10::TensorImpl>(std::move(storage),
       c10::DispatchKeySet(parameter.is_cuda() ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU),
       parameter.dtype());

@@ -113,7 +113,7 @@ void GradientReducer::handle(int64_t parameter) {
   if (arrived_count_++ == 0) start_round();
   state.arrived = true;
   if (direct_) {
-    state.taken = take_gradient(parameter);
+    take_directly(parameter);
     guard_gradient(parameter);
     return;
   }
@@ -236,11 +236,10 @@ void GradientReducer::launch_missing_locked() {
   }
   if (averaged_already_) compare_averages();
   if (direct_) {
-    if (!averaged_already_) complete_own_report();
     for (size_t p = 0; p < parameters_.size(); ++p) {
-      if (states_[p].arrived) continue;
-      states_[p].taken = take_gradient(static_cast<int64_t>(p));
+      if (!states_[p].arrived) take_directly(static_cast<int64_t>(p));
     }
+    if (!averaged_already_) complete_own_report();
   } else {
     launch_up_to(order_.size());
   }
@@ -294,8 +293,10 @@ std::string GradientReducer::stray() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (size_t p = 0; p < parameters_.size() && !training_ && !consume_gradients_ && stray_.empty(); ++p) {
     const auto parameter = static_cast<int64_t>(p);
-    if (has_own_gradient(parameter) && !(see_gradient(parameter) == states_[p].seen))
-      return text_of_stray(parameter);
+    if (!has_own_gradient(parameter) || see_gradient(parameter) == states_[p].seen) continue;
+    // LibTorch's zero_grad() may have zeroed it: then there is no gradient in it.
+    const at::Tensor gradient = in_memory_order(parameters_[p].grad().detach(), parameter);
+    if (executor_.sums_of_squares({gradient}).front() != 0) return text_of_stray(parameter);
   }
   return stray_;
 }
@@ -309,7 +310,8 @@ bool GradientReducer::holds_accumulated() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!consume_gradients_) return false;  // .grad is the user's, who knows what it is
   for (size_t p = 0; p < parameters_.size(); ++p) {
-    if (has_gradient(static_cast<int64_t>(p))) return true;
+    const bool has_elements = layout_.place_of[p].bucket >= 0;
+    if (has_elements && has_gradient(static_cast<int64_t>(p))) return true;
   }
   return false;
 }

@@ -145,7 +145,8 @@ class GradientReducer {
 
   /// Forgets the gradients of this round. Local if none has arrived, else collective: the buckets that
   /// some ranks may have launched are completed and dropped by all.
-  void drop(bool set_to_none);
+  /// `everywhere`: also if none has arrived here, because every rank knows that some have elsewhere.
+  void drop(bool set_to_none, bool everywhere = false);
 
  private:
   struct BucketState {
@@ -186,6 +187,7 @@ class GradientReducer {
   void see_gradients();
   std::string text_of_stray(int64_t parameter) const;
   at::Tensor take_gradient(int64_t parameter);
+  void take_directly(int64_t parameter);
   void check_untouched(int64_t parameter) const;
   void move(int64_t parameter);
   void launch(int64_t bucket);

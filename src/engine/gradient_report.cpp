@@ -64,6 +64,7 @@ StepReport GradientReducer::report() {
     alone.weight_sum = own_report_.weight;
     alone.given_weights = own_report_.weight_is_given ? 1 : 0;
     alone.suspecting = own_report_.suspects_writes ? 1 : 0;
+    alone.not_finite = own_report_.is_not_finite ? 1 : 0;
     return alone;
   }
   wait(carrier());
@@ -76,7 +77,6 @@ StepReport GradientReducer::report() {
 // One small all-reduce: whether ranks agree on which parameters have a gradient, and on what it is. Where they do not,
 // the trainer's averaging cannot have been right. It carries the report too.
 void GradientReducer::compare_averages() {
-  complete_own_report();
   const auto count = static_cast<int64_t>(parameters_.size());
   const ReportCodec codec(at::kLong, report_values_, layout_.world_size);
   std::vector<at::Tensor> gradients;
@@ -87,6 +87,11 @@ void GradientReducer::compare_averages() {
   }
   const std::vector<double> squares =
       layout_.world_size > 1 ? executor_.sums_of_squares(gradients) : std::vector<double>(gradients.size());
+
+  for (int64_t p = 0; p < count && not_finite_parameter_ < 0; ++p) {
+    if (!std::isfinite(squares[static_cast<size_t>(p)])) not_finite_parameter_ = p;
+  }
+  complete_own_report();
 
   const at::Tensor sums = at::zeros({2 * count + codec.numel()}, at::kLong);
   auto* users = sums.mutable_data_ptr<int64_t>();

@@ -83,11 +83,11 @@ void GradientReducer::share_order() {
   order_shared_ = true;
 }
 
-void GradientReducer::drop(bool set_to_none) {
+void GradientReducer::drop(bool set_to_none, bool everywhere) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const at::NoGradGuard no_grad;
   // Not only what this rank has launched: peers may have launched a bucket that this rank cannot complete.
-  const bool may_be_in_flight = !direct_ && (arrived_count_ > 0 || next_launch_ > 0);
+  const bool may_be_in_flight = !direct_ && (everywhere || arrived_count_ > 0 || next_launch_ > 0);
   if (may_be_in_flight) {
     launch_missing_locked();
     for (const BucketState& bucket : buckets_) bucket.work->wait();

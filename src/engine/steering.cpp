@@ -65,13 +65,17 @@ std::string Steering::difference(const std::vector<double>& own, int rank,
     if (is_loss_scale && (own[v] == 0 || reference[v] == 0)) continue;
     if (agree_to_rounding(own[v], reference[v])) continue;
     std::ostringstream text;
-    text << std::setprecision(17) << names_[v] << " is " << own[v] << " on rank " << rank << " and "
-         << reference[v] << " on rank " << reference_rank
-         << ", but every rank updates a part of every parameter and must do so with the same. "
-         << (is_loss_scale ? "Give GradScalers the same options, and call them on every rank."
-                           : "Let every rank set the same value; a scheduler that looks at a metric needs "
-                             "one that is "
-                             "averaged over ranks.");
+    text
+        << std::setprecision(17) << names_[v] << " is " << own[v] << " on rank " << rank << " and "
+        << reference[v] << " on rank " << reference_rank
+        << ", but every rank updates a part of every parameter and must do so with the same. "
+        << (is_loss_scale
+                   ? "Give GradScalers the same options, and call them on every rank; where ranks join(), by "
+                     "GradScaler::join()."
+                   : "Let every rank set the same value; a scheduler that looks at a metric needs "
+                     "one that is "
+                     "averaged over ranks, and one that counts steps has to be set on all of them after a "
+                     "join().");
     return text.str();
   }
   return {};

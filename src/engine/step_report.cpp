@@ -139,12 +139,20 @@ int64_t ReportCodec::digits_per_value() const {
 }
 
 double ReportCodec::counted(double weight) const {
-  if (!counts_weight_bits()) return dtype_ == c10::ScalarType::Float ? static_cast<float>(weight) : weight;
-  TORCH_CHECK(std::ldexp(weight, kWeightFractionBits) < std::ldexp(1.0, static_cast<int>(kWeightBits)),
-      "step_weight(", weight,
-      "): with gradients that are reduced in a 16-bit type weights are below 2^32. Give "
-      "smaller ones, of which only the ratios matter, or set ShardingOptions::reduce_dtype to float32.");
-  return std::ldexp(static_cast<double>(in_weight_units(weight)), -kWeightFractionBits);
+  double counted = weight;
+  if (counts_weight_bits()) {
+    const bool fits =
+        std::ldexp(weight, kWeightFractionBits) < std::ldexp(1.0, static_cast<int>(kWeightBits));
+    counted = fits ? std::ldexp(static_cast<double>(in_weight_units(weight)), -kWeightFractionBits) : 0;
+  } else if (dtype_ == c10::ScalarType::Float) {
+    counted = static_cast<float>(weight);
+  }
+  TORCH_CHECK(std::isfinite(counted) && std::abs(counted - weight) <= 0.01 * weight, "step_weight(", weight,
+      ") is not a weight that gradients of type ", c10::toString(dtype_),
+      " can be averaged with: with 16-bit types weights are counted in 65536ths and below 2^32. Only the "
+      "ratios of "
+      "weights matter: give numbers of samples or tokens.");
+  return counted;
 }
 
 void ReportCodec::encode(const OwnReport& report, int64_t rank, void* out) const {

@@ -90,7 +90,7 @@ void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, co
     const std::string why_not = engine.why_not_savable();
     TORCH_CHECK(why_not.empty(), "export_safetensors: ", why_not);
   });
-  engine.check_in_step();
+  engine.check_in_step("export_safetensors: ");
   engine.settle_module();
   detail::agree_on(communicator, [&] {
     if (communicator.rank() == 0) file.emplace(engine, path);

@@ -116,7 +116,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
     if (rank == 0) check_data(extra.shared);
     check_data(extra.local);
   });
-  engine.check_in_step();
+  engine.check_in_step("save_checkpoint: ");
 
   engine.settle_module();
   try {
