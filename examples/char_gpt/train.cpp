@@ -110,6 +110,12 @@ nlohmann::json by_rank(const zerosched::TimingReport& report) {
   return ranks;
 }
 
+void check_loss(double loss, int64_t step) {
+  if (std::isfinite(loss)) return;
+  throw std::runtime_error("the loss is " + std::to_string(loss) + " at step " + std::to_string(step) +
+                           ": lower --lr, raise --warmup-steps or set --max-grad-norm");
+}
+
 }  // namespace
 
 std::optional<TrainResult> train(const zerosched::Session& session, const Options& options,
@@ -154,18 +160,19 @@ std::optional<TrainResult> train(const zerosched::Session& session, const Option
     loss.backward();
     schedule_lr(optimizer, options, step);
     const auto backward_end = Clock::now();
-    optimizer.step();
+    try {
+      optimizer.step();
+    } catch (const std::exception&) {
+      check_loss(loss.item<double>(), step);  // which says more than that the gradients are not finite
+      throw;
+    }
     optimizer.zero_grad();
     position.step = step;
     position.last_loss = loss.item<double>();  // waits for a GPU, so that all of the step is timed
     const auto step_end = Clock::now();
 
     if (step == 1) position.first_loss = position.last_loss;
-    if (!std::isfinite(position.last_loss)) {
-      throw std::runtime_error("the loss is " + std::to_string(position.last_loss) + " at step " +
-                               std::to_string(step) +
-                               ": lower --lr, raise --warmup-steps or set --max-grad-norm");
-    }
+    check_loss(position.last_loss, step);
     const auto timings = optimizer.timings();
     times.add(seconds_between(step_start, step_end),
         {{"forward", seconds_between(step_start, forward_end)},

@@ -1,5 +1,6 @@
 // A box constraint on the iterate: z in the box after every step, x and y means of such, as a plain reference has them.
 #include "engine/toy.h"
+#include "io/scratch.h"
 #include "support/world.h"
 
 #include <zerosched/adamw.h>
@@ -110,6 +111,19 @@ TEST(Clamp, HoldsForTheFamilyAndAfterAReset) {
   }
   sgd.reset_from_parameters();
   EXPECT_EQ(largest(a), 0.1F);
+}
+
+TEST(Clamp, HoldsForStatesThatWereSavedWithoutIt) {
+  const Scratch scratch;
+  const NamedParameters a = make_parameters({{50}}), b = make_parameters({{50}});
+  AdamWScheduleFree free({ParameterGroup(a)}, world()), boxed({ParameterGroup(b).clamp(-0.1, 0.1)}, world());
+  backward(a, random_gradients(a, 0, world()->rank()));
+  free.step();
+  free.save_checkpoint(scratch / "a");
+  boxed.load_checkpoint(scratch / "a");
+  for (const char* which : {"z", "x", "y"}) {
+    EXPECT_LE(boxed.full_state(which).at("p0").abs().max().item<float>(), 0.1F) << which;
+  }
 }
 
 TEST(Clamp, AnInfiniteBoxChangesNoBit) {

@@ -73,6 +73,44 @@ TEST_F(NotFinite, AGradientThatComesLateEndsTheOptimizerOnEveryRank) {
   }
 }
 
+// A loss that is NaN makes every gradient NaN. In a world of one, and of averages, nothing is copied that could be looked
+// at on the way, and the state stays as it was all the same.
+TEST_F(NotFinite, ALossThatIsNaNDoesNotReachTheState) {
+  for (const bool averaged : {false, true}) {
+    const auto optimizer =
+        make(averaged ? buckets_of(1).gradients(GradientInput::already_averaged) : buckets_of(1));
+    const auto give = [&](int64_t step, double factor) {
+      Gradients gradients = random_gradients(parameters, step, averaged ? 0 : rank);
+      for (auto& named : gradients) named.second = named.second * factor;
+      averaged ? set_gradients(parameters, gradients) : backward(parameters, gradients);
+    };
+    give(0, 1);
+    optimizer->step();
+    const State before = full_state(*optimizer);
+    give(1, kNaN);
+    expect_error([&] { optimizer->step(); }, {"gradient of parameter 'p", "inf or a NaN", "step 2"});
+    optimizer->zero_grad();
+    expect_same_bits(full_state(*optimizer), before);
+    give(2, 1);
+    optimizer->step();
+  }
+}
+
+// A single one is seen once it is in the state: then nothing goes on from there, until a healthy state is loaded.
+TEST_F(NotFinite, AloneAStateThatWasLostIsNotStepped) {
+  if (size > 1) return;
+  const Scratch scratch;
+  const auto optimizer = make();
+  optimizer->save_checkpoint(scratch / "a");
+  run_backward_with("p1", kNaN, 0);
+  expect_error([&] { optimizer->step(); }, {"gradient of parameter 'p1'"});
+  run_backward(1);
+  expect_error([&] { optimizer->step(); }, {"state holds an inf or a NaN", "Load a checkpoint"});
+  optimizer->load_checkpoint(scratch / "a");
+  run_backward(1);
+  optimizer->step();
+}
+
 TEST_F(NotFinite, WithClippingNothingIsChangedWhicheverGradientItIs) {
   for (const bool by_function : {true, false}) {
     const auto optimizer = make(by_function ? buckets_of(1) : buckets_of(1).max_grad_norm(1.0));

@@ -179,15 +179,18 @@ TEST_F(Ownership, TwoOptimizersOfOneParameter) {
 
 TEST_F(Ownership, AnOptimizerOverTheSameParametersReplacesTheFirst) {
   const Scratch scratch;
-  for (const bool in_flight : {false, true}) {
+  enum class InFlight { nowhere, everywhere, on_one_rank };
+  for (const auto in_flight : {InFlight::nowhere, InFlight::everywhere, InFlight::on_one_rank}) {
     const NamedParameters parameters = make_parameters({{40}, {41}}), others = make_parameters({{40}, {41}});
     const auto make = [&](const NamedParameters& named) {
       return std::make_unique<AdamWScheduleFree>(
           std::vector<ParameterGroup>{ParameterGroup(named)}, world(), 0.1, buckets_of(1));
     };
     auto optimizer = make(parameters);
-    backward(parameters, random_gradients(parameters, 0, rank));
-    if (!in_flight) optimizer->step();
+    if (in_flight != InFlight::on_one_rank || rank == size - 1) {
+      backward(parameters, random_gradients(parameters, 0, rank));
+    }
+    if (in_flight == InFlight::nowhere) optimizer->step();
     std::unique_ptr<AdamWScheduleFree> old = std::move(optimizer);
     optimizer = make(parameters);
     const auto expect_gone = [&](const std::function<void()>& call) {

@@ -251,6 +251,52 @@ TEST(Weights, WithoutDataAnywhereNothingAdvances) {
   optimizer.step();
 }
 
+TEST(Weights, AScalerTakesAStepWithoutDataForNoOverflow) {
+  const NamedParameters parameters = make_parameters({{10}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+  GradScaler scaler;
+  optimizer.step_weight(0);
+  EXPECT_FALSE(scaler.step(optimizer));
+  EXPECT_EQ(scaler.get_scale(), 65536);
+  EXPECT_EQ(scaler.skips_in_a_row(), 0);
+  EXPECT_EQ(optimizer.skipped_steps(), 0);
+}
+
+// The scale grows, and backs off, while some ranks have joined.
+TEST(Weights, AScalerJoinsToo) {
+  const int rank = world()->rank();
+  const NamedParameters parameters = make_parameters({{10}, {20}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), {}, buckets_of(1));
+  GradScaler scaler(GradScalerOptions().init_scale(1024).growth_interval(3));
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    for (int64_t batch = 0; batch < (rank == 0 ? 5 : 2); ++batch) {
+      Gradients gradients = random_gradients(parameters, batch, rank);
+      for (auto& named : gradients) named.second = named.second * scaler.get_scale();
+      if (batch == 4) gradients.at("p0")[0] = std::numeric_limits<float>::infinity();
+      backward(parameters, gradients);
+      EXPECT_EQ(scaler.step(optimizer), batch != 4);
+    }
+    scaler.join(optimizer);
+    for (const auto& scale : gather_texts(std::to_string(scaler.get_scale())))
+      EXPECT_EQ(scale, "1024.000000");
+    EXPECT_EQ(scaler.growth_tracker(), 0);
+  }
+}
+
+TEST(Weights, ThatA16BitTypeCannotCountAreRefused) {
+  if (world()->size() == 1) return;
+  for (const double weight : {1e-6, 4e-5, 1e10}) {
+    const NamedParameters parameters = make_parameters({{10}}, at::kBFloat16);
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+    world_barrier();
+    expect_error([&] { optimizer.step_weight(weight); }, {"step_weight(", "65536ths", "BFloat16"});
+  }
+  const NamedParameters parameters = make_parameters({{10}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+  world_barrier();
+  expect_error([&] { optimizer.step_weight(1e39); }, {"step_weight("});
+}
+
 TEST(Weights, EqualWeightsOfPowersOfTwoAreTheOrdinaryMeanToTheBit) {
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const NamedParameters parameters = make_parameters(odd_shapes(), dtype),

@@ -127,6 +127,21 @@ TEST_P(Writes, SwappedOutAndBackBitForBitAreNone) {
   expect_same_bits(full_state(*optimizer), full_state(other));
 }
 
+TEST_P(Writes, OfTheSameBitsBetweenBackwardAndStepAreNone) {
+  const auto optimizer = make();
+  for (int64_t step = 0; step < 4; ++step) {
+    optimizer->zero_grad();
+    run_backward(step);
+    if (step % 2 == 1 || rank == 0) {
+      const at::NoGradGuard no_grad;
+      const at::Tensor kept = parameter(1).detach().clone();
+      parameter(1).zero_();
+      parameter(1).copy_(kept);
+    }
+    optimizer->step();
+  }
+}
+
 // Too late for the others to be told in the step: the message says what helps then.
 TEST_P(Writes, BetweenBackwardAndStepEndTheOptimizer) {
   if (!overlap) return;
@@ -207,6 +222,29 @@ TEST(PendingGradients, OfNoSyncPassesAreNotSavedSilently) {
     optimizer.zero_grad();
     optimizer.save_checkpoint(path);
   }
+}
+
+TEST(PendingGradients, OfParametersWithoutElementsAreNone) {
+  const Scratch scratch;
+  const NamedParameters parameters = make_parameters({{0, 3}, {40}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+  for (int64_t step = 0; step < 2; ++step) {
+    backward(parameters, random_gradients(parameters, step, world()->rank()));
+    optimizer.step();
+    optimizer.save_checkpoint(scratch / "a");
+    optimizer.join();
+  }
+}
+
+TEST(CompatibleMode, GradientsThatWereZeroedInEvalModeAreNone) {
+  const NamedParameters parameters = make_parameters({{40}, {41}});
+  AdamWScheduleFree optimizer(
+      {ParameterGroup(parameters)}, world(), {}, buckets_of(1).overlap_backward(false));
+  backward(parameters, random_gradients(parameters, 0, 0));
+  optimizer.step();
+  optimizer.eval();
+  static_cast<torch::optim::Optimizer&>(optimizer).zero_grad(/*set_to_none=*/false);
+  optimizer.train();
 }
 
 TEST(CompatibleMode, TrainNoticesGradientsThatWereTakenAtX) {
