@@ -1,6 +1,7 @@
 #include "engine/gradient_edits.h"
 
-#include "kernels/kernels.h"
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,10 +15,25 @@ constexpr double kRounding32 = 1e-5, kRounding16 = 1.0 / 64;
 // With fewer samples that are not 0 an edit of another kind could look like one factor.
 constexpr int kFewest = 3;
 
-// Of one element the largest magnitude is its own.
-double magnitude(const at::Tensor& flat, int64_t index) {
-  const at::Tensor one = flat.narrow(0, index, 1);
-  return kernels::max_abs(one.scalar_type(), one.const_data_ptr(), 1);
+template <typename T>
+double magnitude(const void* data, int64_t index) {
+  return std::abs(static_cast<double>(static_cast<const T*>(data)[index]));
+}
+
+// By pointer: a view of each element would cost more than a small model's step.
+double magnitude(c10::ScalarType dtype, const void* data, int64_t index) {
+  switch (dtype) {
+    case at::kFloat:
+      return magnitude<float>(data, index);
+    case at::kDouble:
+      return magnitude<double>(data, index);
+    case at::kBFloat16:
+      return magnitude<at::BFloat16>(data, index);
+    case at::kHalf:
+      return magnitude<at::Half>(data, index);
+    default:
+      return 0;
+  }
 }
 
 }  // namespace
@@ -32,13 +48,11 @@ GradientEdits::GradientEdits(const std::vector<at::Tensor>& parameters)
 std::array<double, GradientEdits::kSamples> GradientEdits::sample(const at::Tensor& gradient) {
   std::array<double, kSamples> values = {};
   const int64_t numel = gradient.numel();
-  if (numel == 0 || !gradient.is_non_overlapping_and_dense() ||
-      !kernels::is_supported(gradient.scalar_type())) {
-    return values;
-  }
-  const at::Tensor flat = gradient.detach().as_strided({numel}, {1});
+  if (numel == 0 || !gradient.is_non_overlapping_and_dense()) return values;
+  const void* data = gradient.const_data_ptr();
   for (int i = 0; i < kSamples; ++i) {
-    values[static_cast<size_t>(i)] = magnitude(flat, (numel - 1) * i / (kSamples - 1));
+    values[static_cast<size_t>(i)] =
+        magnitude(gradient.scalar_type(), data, (numel - 1) * i / (kSamples - 1));
   }
   return values;
 }
