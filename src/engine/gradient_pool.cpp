@@ -1,34 +1,59 @@
 #include "engine/gradient_pool.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 namespace zerosched::detail {
 
+std::vector<int> assign_buffers(const std::vector<int64_t>& order, const std::vector<int64_t>& bucket_bytes,
+    const std::vector<int64_t>& buffer_bytes) {
+  std::vector<int64_t> last_user(buffer_bytes.size(), -1);
+  std::vector<int> buffers;
+  for (size_t position = 0; position < order.size(); ++position) {
+    const int64_t bytes = bucket_bytes[static_cast<size_t>(order[position])];
+    int best = -1;
+    // Of those never used the smallest, so that the largest is still free for the bucket that needs it.
+    for (int i = static_cast<int>(buffer_bytes.size()) - 1; i >= 0; --i) {
+      const auto index = static_cast<size_t>(i);
+      if (buffer_bytes[index] < bytes) continue;
+      if (best < 0 || last_user[index] < last_user[static_cast<size_t>(best)]) best = i;
+    }
+    TORCH_INTERNAL_ASSERT(best >= 0, "bucket ", order[position], " fits no buffer");
+    last_user[static_cast<size_t>(best)] = static_cast<int64_t>(position);
+    buffers.push_back(best);
+  }
+  return buffers;
+}
+
 GradientPool::GradientPool(
-    std::vector<int64_t> bucket_bytes, int buffers, Communicator& communicator, at::Device device) {
-  std::sort(bucket_bytes.begin(), bucket_bytes.end(), std::greater<>());
-  bucket_bytes.resize(std::min(bucket_bytes.size(), static_cast<size_t>(buffers)));
-  for (const int64_t bytes : bucket_bytes) {
+    std::vector<int64_t> bucket_bytes, int buffers, Communicator& communicator, at::Device device)
+    : bucket_bytes_(std::move(bucket_bytes)) {
+  std::vector<int64_t> sizes = bucket_bytes_;
+  std::sort(sizes.begin(), sizes.end(), std::greater<>());
+  sizes.resize(std::min(sizes.size(), static_cast<size_t>(buffers)));
+  for (const int64_t bytes : sizes) {
     buffers_.push_back(communicator.allocate(bytes, c10::ScalarType::Byte, device));
   }
-  taken_.assign(buffers_.size(), false);
 }
 
-int GradientPool::take(int64_t bytes) {
-  for (int i = static_cast<int>(buffers_.size()) - 1; i >= 0; --i) {
-    const auto index = static_cast<size_t>(i);
-    if (taken_[index] || buffers_[index].numel() < bytes) continue;
-    taken_[index] = true;
-    return i;
+void GradientPool::assign(const std::vector<int64_t>& order) {
+  if (buffers_.empty()) return;
+  std::vector<int64_t> buffer_bytes;
+  for (const at::Tensor& buffer : buffers_) buffer_bytes.push_back(buffer.numel());
+  buffer_of_ = assign_buffers(order, bucket_bytes_, buffer_bytes);
+  users_before_.clear();
+  std::vector<int64_t> last_user(buffers_.size(), -1);
+  for (size_t position = 0; position < order.size(); ++position) {
+    const auto buffer = static_cast<size_t>(buffer_of_[position]);
+    users_before_.push_back(std::exchange(last_user[buffer], static_cast<int64_t>(position)));
   }
-  return -1;
 }
 
-void GradientPool::give_back(int index) { taken_[static_cast<size_t>(index)] = false; }
-
-at::Tensor GradientPool::view(int index, int64_t numel, c10::ScalarType dtype) const {
-  return buffers_[static_cast<size_t>(index)]
+at::Tensor GradientPool::view(size_t position, int64_t numel, c10::ScalarType dtype) const {
+  return buffers_[static_cast<size_t>(buffer_of_[position])]
       .narrow(0, 0, numel * static_cast<int64_t>(c10::elementSize(dtype)))
       .view(dtype);
 }

@@ -9,25 +9,35 @@
 
 namespace zerosched::detail {
 
+/// Which buffer each bucket takes, given what both need in bytes: of those that hold it the one whose last user is
+/// longest ago, so bucket k takes buffer k mod n where all are of one size. Depends on the order alone, hence is the same
+/// on every rank, whatever a rank has seen finished. `order` lists buckets; the result is by position in it.
+/// The largest buffer must hold the largest bucket.
+std::vector<int> assign_buffers(const std::vector<int64_t>& order, const std::vector<int64_t>& bucket_bytes,
+    const std::vector<int64_t>& buffer_bytes);
+
 /// The flat buffers that gradients are collected in while they are in flight.
 ///
 /// There are as many as asked for, and the i-th is as large as the i-th largest bucket: one huge embedding
-/// does not make every buffer huge. A bucket takes the smallest free buffer that holds it; the largest holds
-/// any, so a bucket that waits will be served.
+/// does not make every buffer huge.
 class GradientPool {
  public:
   /// `bucket_bytes`: of each bucket's gradients on the wire. Collective (allocates from the communicator).
   GradientPool(std::vector<int64_t> bucket_bytes, int buffers, Communicator& communicator, at::Device device);
 
-  /// Index of a free buffer of at least so many bytes, now taken; -1 if there is none.
-  int take(int64_t bytes);
-  void give_back(int index);
-  /// The first elements of a buffer.
-  at::Tensor view(int index, int64_t numel, c10::ScalarType dtype) const;
+  /// Gives out the buffers to buckets that are launched in this order.
+  void assign(const std::vector<int64_t>& order);
+  /// The last position before `position` whose bucket has the same buffer; -1: none.
+  int64_t user_before(size_t position) const { return users_before_[position]; }
+  /// The first elements of the buffer of the bucket at `position`.
+  at::Tensor view(size_t position, int64_t numel, c10::ScalarType dtype) const;
 
  private:
+  std::vector<int64_t> bucket_bytes_;
   std::vector<at::Tensor> buffers_;  ///< bytes, from largest to smallest
-  std::vector<bool> taken_;
+  // By position in the order.
+  std::vector<int> buffer_of_;
+  std::vector<int64_t> users_before_;
 };
 
 }  // namespace zerosched::detail
