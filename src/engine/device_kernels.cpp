@@ -41,6 +41,11 @@ void DeviceKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::Gradi
   cuda::clamp_gradient(grad_dtype, spans, span_count, shard_numel, limit, stream);
 }
 
+void DeviceKernels::pack(c10::ScalarType dtype, const cuda::PackBucket& bucket,
+    const cuda::PackSource* sources, int64_t source_count, cuda::Stream stream) {
+  cuda::pack(dtype, bucket, sources, source_count, stream);
+}
+
 void DeviceKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
     std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
     cuda::GradientNorm* out, cuda::Stream stream) {

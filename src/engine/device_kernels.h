@@ -26,6 +26,8 @@ class ZEROSCHED_EXPORT DeviceKernels {
       kernels::cuda::Stream stream);
   virtual void clamp_gradient(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
       int64_t span_count, int64_t shard_numel, double limit, kernels::cuda::Stream stream);
+  virtual void pack(c10::ScalarType dtype, const kernels::cuda::PackBucket& bucket,
+      const kernels::cuda::PackSource* sources, int64_t source_count, kernels::cuda::Stream stream);
   virtual void gradient_norm(const double* sum, const kernels::StepScalars* scalars,
       std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
       kernels::cuda::GradientNorm* out, kernels::cuda::Stream stream);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,44 @@ bool is_used(const cuda::GradientSpan& span, c10::ScalarType dtype) {
   const auto* bytes = static_cast<const std::byte*>(span.used);
   return std::any_of(
       bytes, bytes + c10::elementSize(dtype), [](std::byte byte) { return byte != std::byte{0}; });
+}
+
+void pack_on_host(
+    c10::ScalarType dtype, const cuda::PackBucket& bucket, const std::vector<cuda::PackSource>& sources) {
+  const auto size = static_cast<int64_t>(c10::elementSize(dtype));
+  const float one = 1;
+  std::vector<std::byte> whole(static_cast<size_t>(bucket.world_size * bucket.shard_numel * size));
+  for (const cuda::PackSource& source : sources) {
+    if (source.gradient == nullptr) continue;
+    kernels::copy_gradient(dtype, at_element(whole.data(), source.begin, dtype), source.dtype,
+        source.gradient, source.numel, bucket.weight);
+  }
+  for (int64_t s = 0; s < bucket.world_size; ++s) {
+    const int64_t slice_begin = s * bucket.shard_numel, slice_end = slice_begin + bucket.shard_numel;
+    void* slice = at_element(bucket.buffer, s * bucket.slice_numel, dtype);
+    std::memcpy(
+        slice, at_element(whole.data(), slice_begin, dtype), static_cast<size_t>(bucket.shard_numel * size));
+    void* flags = at_element(slice, bucket.shard_numel, dtype);
+    std::memset(flags, 0, static_cast<size_t>(bucket.flag_numel * size));
+    int64_t flag = 0;
+    for (const cuda::PackSource& source : sources) {
+      if (source.begin >= slice_end || source.begin + source.numel <= slice_begin) continue;
+      void* to = at_element(flags, flag++, dtype);
+      if (source.gradient == nullptr) continue;
+      if (dtype == c10::ScalarType::Double) {
+        *static_cast<double*>(to) = 1;
+      } else if (dtype == c10::ScalarType::Float) {
+        *static_cast<float*>(to) = 1;
+      } else {
+        kernels::copy_gradient(dtype, to, c10::ScalarType::Float, &one, 1, 1);
+      }
+    }
+    const int64_t report_numel = bucket.slice_numel - bucket.shard_numel - bucket.flag_numel;
+    if (report_numel > 0) {
+      std::memcpy(at_element(flags, bucket.flag_numel, dtype), bucket.report,
+          static_cast<size_t>(report_numel * size));
+    }
+  }
 }
 
 }  // namespace
@@ -103,6 +142,13 @@ void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::Gradien
       if (is_used(*span, grad_dtype))
         kernels::clamp_gradient(grad_dtype, const_cast<void*>(span->values), span->numel, limit);
     }
+  });
+}
+
+void FakeKernels::pack(c10::ScalarType dtype, const cuda::PackBucket& bucket, const cuda::PackSource* sources,
+    int64_t source_count, cuda::Stream stream) {
+  enqueue(stream, [dtype, bucket, all = std::vector<cuda::PackSource>(sources, sources + source_count)] {
+    pack_on_host(dtype, bucket, all);
   });
 }
 

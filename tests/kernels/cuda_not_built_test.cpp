@@ -29,6 +29,7 @@ TEST(CudaNotBuilt, EveryCallNamesTheOption) {
   expect_names_the_option([&] { sum_of_powers(dtype, 1, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { max_abs(dtype, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { clamp_gradient(dtype, nullptr, 0, 0, 1, nullptr); });
+  expect_names_the_option([&] { pack(dtype, PackBucket(), nullptr, 0, nullptr); });
   expect_names_the_option(
       [&] { gradient_norm(nullptr, nullptr, std::nullopt, false, dtype, nullptr, nullptr); });
 }

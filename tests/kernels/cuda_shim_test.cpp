@@ -1,6 +1,7 @@
 // The CUDA kernels' source, run on the CPU by cuda_shim/ under ASan and UBSan, against the CPU's own kernels:
 // every bit must be the same. Memory that kernels see is exactly as long as they may touch.
 #include "kernels/cuda_cases.h"
+#include "kernels/shim_memory.h"
 #include "kernels/summation.h"
 
 #include "cuda_runtime.h"
@@ -10,9 +11,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -26,33 +25,12 @@ using cuda::GradientSpan;
 using testing::all_dtypes;
 using testing::all_rules;
 using testing::Array;
+using testing::Device;
 using testing::Dtypes;
 using testing::fill_normal;
 using testing::Shard;
 using testing::span_sizes;
 using testing::Variant;
-
-/// A copy of an array that ends where its memory ends, at an offset, in bytes, from 16-byte alignment.
-class Device {
- public:
-  explicit Device(const Array& array, size_t offset = 0) : bytes_(array.byte_count()), offset_(offset) {
-    void* memory = nullptr;
-    if (posix_memalign(&memory, 16, bytes_ + offset_ + (bytes_ + offset_ == 0)) != 0) std::abort();
-    memory_.reset(static_cast<char*>(memory));
-    if (bytes_ > 0) std::memcpy(data(), array.data(), bytes_);
-  }
-  void* data() const { return memory_.get() + offset_; }
-  bool same_bits(const Array& other) const {
-    return bytes_ == 0 || std::memcmp(data(), other.data(), bytes_) == 0;
-  }
-
- private:
-  struct Free {
-    void operator()(char* memory) const { std::free(memory); }
-  };
-  size_t bytes_, offset_;
-  std::unique_ptr<char, Free> memory_;
-};
 
 /// A shard in the shim's device memory; gradients at an offset, as those that autograd made may be.
 struct OnDevice {

@@ -52,12 +52,14 @@ class Kernel:
                 if not any(b is not a and a[0].address <= b[0].address and b[-1].address <= a[-1].address
                            for b in loops)]
 
+    def wide_loops(self):
+        """Innermost loops that access global memory in 128 bits."""
+        return [loop for loop in self.innermost_loops() if any(i.is_global_access and i.bytes == 16 for i in loop)]
+
     def hot_loop(self):
-        """None if no innermost loop accesses global memory in 128 bits."""
-        wide = [(sum(i.bytes for i in loop if i.is_global_access and i.bytes == 16), loop)
-                for loop in self.innermost_loops()]
-        best = max(wide, key=lambda pair: pair[0], default=(0, None))
-        return best[1] if best[0] > 0 else None
+        """None if there is no wide loop."""
+        return max(self.wide_loops(), default=None,
+                   key=lambda loop: sum(i.bytes for i in loop if i.is_global_access and i.bytes == 16))
 
 
 def run(command):

@@ -58,16 +58,18 @@ def issue_to_memory(instructions_per_element, bytes_per_element):
     return instructions_per_element * BANDWIDTH / (ISSUE * MULTIPROCESSORS * CLOCK * bytes_per_element)
 
 
-def complaints(kernel, elements, bytes_per_element):
-    """Why a kernel is not as it should be; an empty list if it is. `elements`: of one iteration of the hot loop."""
+def spill_complaints(kernel):
     found = []
     if kernel.resources.get("LOCAL", -1) != 0 or kernel.resources.get("STACK", -1) != 0:
         found.append(f"spills: {kernel.resources}")
     if any(i.name.startswith(("LDL", "STL")) for i in kernel.instructions):
         found.append("accesses to local memory")
-    loop = kernel.hot_loop()
-    if loop is None:
-        return found + ["no loop with 128-bit accesses"]
+    return found
+
+
+def loop_complaints(loop, elements, bytes_per_element):
+    """`elements`: of one iteration."""
+    found = []
     accesses = [i for i in loop if i.is_global_access]
     narrow = sorted({i.name for i in accesses if i.bytes != 16})
     if narrow:
@@ -79,6 +81,13 @@ def complaints(kernel, elements, bytes_per_element):
     if ratio >= ISSUE_TO_MEMORY_BAR:
         found.append(f"{len(loop) / elements} instructions per element: issue takes {ratio:.2f} of the memory's time")
     return found
+
+
+def complaints(kernel, elements, bytes_per_element):
+    """Why a kernel is not as it should be; an empty list if it is. `elements`: of one iteration of the hot loop."""
+    loop = kernel.hot_loop()
+    return spill_complaints(kernel) + (
+        ["no loop with 128-bit accesses"] if loop is None else loop_complaints(loop, elements, bytes_per_element))
 
 
 def plain_names(kernels):
@@ -145,6 +154,31 @@ class Kernels(unittest.TestCase):
             return 16 // size, 2 * size
 
         self.check(r"clamp_kernel<(\w+)>", 4, shape)
+
+    def test_pack(self):
+        sources = {"float": ["float", "BFloat16", "Float16"], "double": ["double"], "BFloat16": ["float", "BFloat16"],
+                   "Float16": ["float", "Float16"]}
+        for architecture, kernels in self.kernels.items():
+            packs = [(re.search(r"pack_kernel<(\w+), (\w+)", name), kernel) for name, kernel in kernels]
+            packs = [(match, kernel) for match, kernel in packs if match]
+            # Two of each dtype and capacity: with weight 1 and with any other.
+            self.assertEqual(len(packs), 16)
+            for match, kernel in packs:
+                size = SIZES[match.group(1)]
+                # Reads and writes of an iteration: two loops that zero, and one for each dtype of a gradient.
+                shapes = [(0, 1)] * 2 + [(max(1, SIZES[source] // size), max(1, size // SIZES[source]))
+                                         for source in sources[match.group(1)]]
+                with self.subTest(architecture=architecture, kernel=match.group(0)):
+                    self.assertEqual(spill_complaints(kernel), [])
+                    found = []
+                    for loop in kernel.wide_loops():
+                        reads = sum(1 for i in loop if i.name.startswith("LDG"))
+                        writes = sum(1 for i in loop if i.name.startswith("STG"))
+                        found.append((reads, writes))
+                        elements = 16 * writes // size
+                        self.assertEqual(loop_complaints(loop, elements, 16 * (reads + writes) / elements), [])
+                    self.assertEqual(sorted(found), sorted(shapes))
+            print(f"{architecture}: {len(packs)} kernels that pack")
 
 
 class NegativeControls(unittest.TestCase):

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/streaming.h"
 #include "kernels/element_types.h"
+#include "kernels/gradient_weight.h"
 #include "kernels/magnitude.h"
 
 #include <c10/core/ScalarType.h>
@@ -12,28 +13,6 @@
 // NOLINTBEGIN(misc-definitions-in-headers): internal to each variant on purpose
 namespace zerosched::kernels {
 namespace {
-
-/// With weight 1, of any type. The same type keeps its bits, which a conversion there and back would not: NaN.
-struct Converted {
-  template <typename Element>
-  ZEROSCHED_ELEMENT void write(Element& to, Element from) const {
-    to = from;
-  }
-  template <typename To, typename From>
-  ZEROSCHED_ELEMENT void write(To& to, From from) const {
-    store(to, load(from));
-  }
-};
-
-template <typename Real>
-struct Weighted {
-  Real weight;
-
-  template <typename To, typename From>
-  ZEROSCHED_ELEMENT void write(To& to, From from) const {
-    store(to, load(from) * weight);
-  }
-};
 
 // Twice the bytes of the update's, of which stores need a whole vector of 16-bit elements as well.
 constexpr int64_t kCopyChunkNumel = 64;

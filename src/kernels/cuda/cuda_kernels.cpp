@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace zerosched::kernels::cuda {
 namespace {
@@ -50,6 +51,43 @@ void with_element_type(ScalarType dtype, const Function& function) {
     default:
       TORCH_CHECK(false, "no CUDA kernel for ", c10::toString(dtype), ".");
   }
+}
+
+ElementType element_type(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return ElementType::float64;
+    case ScalarType::BFloat16:
+      return ElementType::bfloat16;
+    case ScalarType::Half:
+      return ElementType::float16;
+    default:
+      return ElementType::float32;
+  }
+}
+
+bool is_converted(ScalarType from, ScalarType to) {
+  const auto is_16_bit = [](ScalarType dtype) {
+    return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  };
+  return from == to || (from == ScalarType::Float && is_16_bit(to)) ||
+         (is_16_bit(from) && to == ScalarType::Float);
+}
+
+std::vector<PackSlot> pack_slots(ScalarType dtype, const PackSource* sources, int64_t count) {
+  std::vector<PackSlot> slots;
+  slots.reserve(static_cast<size_t>(count));
+  int64_t end = 0;
+  for (const PackSource* source = sources; source != sources + count; ++source) {
+    TORCH_CHECK(is_converted(source->dtype, dtype), "no kernel packs ", c10::toString(source->dtype),
+        " gradients into a ", c10::toString(dtype), " bucket.");
+    TORCH_CHECK(source->begin >= end && source->numel > 0, "slot ", source - sources,
+        " of a bucket to pack is [", source->begin, ", ", source->begin + source->numel,
+        "), but slots are ascending, and the one before ends at ", end, ".");
+    end = source->begin + source->numel;
+    slots.push_back({source->gradient, source->begin, source->numel, element_type(source->dtype)});
+  }
+  return slots;
 }
 
 void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
@@ -124,6 +162,19 @@ void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t sp
     launch_clamp_gradient<decltype(grad)>(spans, span_count, shard_numel, limit, multiprocessors(), stream);
   });
   check(cudaGetLastError(), "the launch of a clamp");
+}
+
+void pack(ScalarType dtype, const PackBucket& bucket, const PackSource* sources, int64_t source_count,
+    Stream stream) {
+  check_aligned(bucket.buffer, "bucket");
+  TORCH_CHECK(bucket.slice_numel * static_cast<int64_t>(c10::elementSize(dtype)) % 16 == 0,
+      "the slices of a bucket have ", bucket.slice_numel, " elements of ", c10::toString(dtype),
+      ", but must be aligned to 16 bytes.");
+  const std::vector<PackSlot> slots = pack_slots(dtype, sources, source_count);
+  with_element_type(dtype, [&](auto element) {
+    launch_pack<decltype(element)>(bucket, slots.data(), source_count, multiprocessors(), stream);
+  });
+  check(cudaGetLastError(), "the launch of a pack");
 }
 
 void gradient_norm(const double* sum, const StepScalars* scalars, std::optional<double> max_norm,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/pack.h"
 
 #include <c10/core/ScalarType.h>
 
@@ -12,7 +13,7 @@
 // Each function launches on `stream`, whose device must be the current one, and returns; none waits for the
 // device or allocates. All pointers but that to the rule's scalars are to device memory. All can be captured
 // in a CUDA graph, which keeps the arguments of the call: pointers, counts, dtypes, the variant of a rule,
-// `weight`, `p`, `limit`, `max_norm`. What the pointers point at is read at every replay: spans, flags, scalars, norm.
+// `weight`, `p`, `limit`, `max_norm`, all that pack() is told. What the pointers point at is read at every replay: spans, flags, scalars, norm.
 //
 // All throw where zerosched was built without CUDA, and c10::Error if a launch fails.
 namespace zerosched::kernels::cuda {
@@ -47,6 +48,13 @@ void max_abs(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span
 /// Clamps the used spans' values in place, as kernels::clamp_gradient.
 void clamp_gradient(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
     int64_t shard_numel, double limit, Stream stream);
+
+/// Writes the whole of a bucket's buffer: each slice's gradients, 0 where a slot has none and between slots, then flags,
+/// 1 for a slot that overlaps the slice (Piece::flag) and has a gradient, else 0, then the report. `sources` are all
+/// slots of the bucket, ascending, in host memory, and the caller's again on return. Takes one launch for each
+/// kManySlots of them (pack_table.h).
+void pack(c10::ScalarType dtype, const PackBucket& bucket, const PackSource* sources, int64_t source_count,
+    Stream stream);
 
 /// From the sum of squares of the summed gradient, over all shards: the norm of the averaged one, scaled by
 /// scalars->grad_scale, and what clipping it to max_norm takes. With `skip_non_finite`, found_inf is set where

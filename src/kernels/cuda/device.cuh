@@ -15,6 +15,8 @@
 
 namespace zerosched::kernels::cuda {
 
+inline constexpr int kWarpThreads = 32;
+
 /// Elements that are moved by 16-byte accesses; more than one access where they are more than 16 bytes.
 template <typename T, int kCount>
 struct alignas(16) Pack {

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/gradient_norm.h"
 #include "kernels/cuda/gradient_span.h"
+#include "kernels/cuda/pack_table.h"
 #include "kernels/step_scalars.h"
 
 #include <cstdint>
@@ -45,6 +46,11 @@ void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_coun
 template <typename Grad>
 void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t shard_numel, double limit,
     int64_t multiprocessors, Stream stream);
+
+/// As pack(), in as many launches as the slots need.
+template <typename To>
+void launch_pack(
+    const PackBucket& bucket, const PackSlot* slots, int64_t count, int64_t multiprocessors, Stream stream);
 
 /// max_norm < 0: no clipping.
 void launch_gradient_norm(const double* sum, const StepScalars* scalars, double max_norm,

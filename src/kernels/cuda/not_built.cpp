@@ -28,6 +28,7 @@ void max_abs(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double*, do
   not_built();
 }
 void clamp_gradient(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double, Stream) { not_built(); }
+void pack(c10::ScalarType, const PackBucket&, const PackSource*, int64_t, Stream) { not_built(); }
 void gradient_norm(
     const double*, const StepScalars*, std::optional<double>, bool, c10::ScalarType, GradientNorm*, Stream) {
   not_built();

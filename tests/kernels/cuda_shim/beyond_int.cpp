@@ -18,6 +18,7 @@ namespace {
 using namespace zerosched::kernels;
 
 constexpr int64_t kNumel = (int64_t{1} << 31) + 3 * 4096 + 13;
+constexpr int64_t kMargin = 512;  // what a bucket has more: flags and padding
 constexpr int64_t kUpdateTile = 4096;
 constexpr int64_t kClampTile = 4096;
 // More than any launch has blocks for, so that every tile has a block of its own.
@@ -40,7 +41,7 @@ class Sparse {
   T& operator[](int64_t i) { return data_[i]; }
 
  private:
-  static constexpr size_t kBytes = static_cast<size_t>(kNumel) * sizeof(T);
+  static constexpr size_t kBytes = static_cast<size_t>(kNumel + kMargin) * sizeof(T);
   T* data_;
 };
 
@@ -109,6 +110,23 @@ bool run_beyond_int() {
   cuda_shim::run_only_blocks(blocks);
   cuda::launch_interpolate<BFloat16>(y.data(), x.data(), m.data(), 0, kNumel, kMultiprocessors, nullptr);
   for (const int64_t place : places()) right = right && load(y[place]) == 3;
+
+  // 4 KiB a warp, 8 warps a block; y is the bucket's buffer, of two slices.
+  const int64_t shard = (kNumel + 127) / 128 * 64, slice = shard + 64;
+  const cuda::PackSlot slot{gradient.data(), 0, kNumel, cuda::ElementType::bfloat16};
+  const int64_t tiles = (shard + 2047) / 2048;
+  blocks.clear();
+  for (const int64_t place : places()) {
+    const auto block = static_cast<unsigned>((place / shard * tiles + place % shard / 2048) / 8);
+    if (blocks.empty() || blocks.back() != block) blocks.push_back(block);
+  }
+  cuda_shim::run_only_blocks(blocks);
+  cuda::launch_pack<BFloat16>({y.data(), 2, shard, 64, slice, nullptr, 2}, &slot, 1, 1 << 15, nullptr);
+  count = 0;
+  for (const int64_t place : places()) {
+    const float expected = 2 * std::min(1.0F + static_cast<float>(count++), 3.0F);
+    right = right && load(y[place / shard * slice + place % shard]) == expected;
+  }
   cuda_shim::run_only_blocks({});
   return right;
 }

@@ -80,6 +80,25 @@ class Mutations(unittest.TestCase):
             r"heap-buffer-overflow[\s\S]*clamp_kernel", "clamp_gradient.cu", "asan", "clamp_gradient.cuh",
             "i = in_packs + threadIdx.x; i < tile.numel;", "i = in_packs + threadIdx.x; i <= tile.numel;")
 
+    def test_one_packed_element_too_many(self):
+        self.expect_caught(
+            r"heap-buffer-overflow[\s\S]*pack_kernel", "pack.cu", "asan", "pack.cuh",
+            "numel / kCount * kCount : 0;", "(numel + kCount - 1) / kCount * kCount : 0;")
+
+    def test_a_gap_that_is_not_zeroed(self):
+        self.expect_caught(
+            "DIFFERS: pack", "pack.cu", "asan", "pack.cuh", "zero_elements(to + done, copy_begin - done, lane);", "")
+
+    def test_flags_of_the_launches_before(self):
+        self.expect_caught(
+            "DIFFERS: pack", "pack.cu", "asan", "pack.cuh", "slice_begin < a.begin ? a.flags_before : 0", "0")
+
+    def test_32_bit_slots(self):
+        self.expect_caught(
+            "SEGV|DIFFERS: elements beyond 2.31", "pack.cu", "asan", "pack.cuh",
+            "const int64_t copy_begin = slot_begin > begin ? slot_begin : begin;",
+            "const int copy_begin = static_cast<int>(slot_begin > begin ? slot_begin : begin);")
+
     def test_a_nan_that_is_not_seen(self):
         self.expect_caught(
             "DIFFERS: not finite", "update_float32.cu", "asan", "update.cuh", "finite != 0 &&", "finite > 0 &&")

@@ -236,6 +236,49 @@ void run_clamp(int64_t skew) {
   expect(gradient.same_bits(expected), "clamp");
 }
 
+/// Slots of which one is cut by a slice, one has no gradient and one is not aligned; gaps are of several lengths.
+template <typename To, typename From>
+void run_pack(double weight, int64_t slot_count) {
+  constexpr int64_t kRanks = 3, kFlags = 1600, kReport = 64;
+  const auto size = [](int64_t slot) { return slot == 1 ? int64_t{3000} : 1 + slot * 7 % 64; };
+  std::vector<cuda::PackSlot> slots;
+  int64_t end = 0;
+  for (int64_t s = 0; s < slot_count; ++s) {
+    slots.push_back({nullptr, end, size(s),
+        sizeof(From) == 4 ? cuda::ElementType::float32 : cuda::ElementType::bfloat16});
+    end += (size(s) + 63) / 64 * 64;
+  }
+  const int64_t shard = (end / kRanks + 64) / 64 * 64, slice = shard + kFlags + kReport;
+  std::vector<Memory<From>> gradients;
+  gradients.reserve(slots.size());
+  Memory<To> report(kReport), buffer(kRanks * slice), expected(kRanks * slice);
+  fill_normal(report, kReport, 1, ++launches);
+  for (int64_t s = 0; s < slot_count; ++s) {
+    const int64_t skew = s % 5 == 2 ? 1 : 0;
+    gradients.emplace_back(size(s) + skew);
+    fill_normal(gradients.back(), size(s) + skew, 1, ++launches);
+    cuda::PackSlot& slot = slots[static_cast<size_t>(s)];
+    if (s % 5 != 3) slot.gradient = gradients.back().data() + skew;
+    for (int64_t i = 0; i < slot.numel && slot.gradient != nullptr; ++i) {
+      const int64_t at = slot.begin + i;
+      store(expected[at / shard * slice + at % shard],
+          load(static_cast<const From*>(slot.gradient)[i]) * static_cast<float>(weight));
+    }
+  }
+  for (int64_t r = 0; r < kRanks; ++r) {
+    int64_t flag = 0;
+    for (const cuda::PackSlot& slot : slots) {
+      if (slot.begin >= (r + 1) * shard || slot.begin + slot.numel <= r * shard) continue;
+      store(expected[r * slice + shard + flag++], slot.gradient == nullptr ? 0.0F : 1.0F);
+    }
+    for (int64_t i = 0; i < kReport; ++i) expected[r * slice + shard + kFlags + i] = report[i];
+  }
+  std::memset(buffer.data(), 0xff, static_cast<size_t>(kRanks * slice) * sizeof(To));
+  cuda::launch_pack<To>({buffer.data(), kRanks, shard, kFlags, slice, report.data(), weight}, slots.data(),
+      slot_count, 1, nullptr);
+  expect(buffer.same_bits(expected), "pack");
+}
+
 }  // namespace
 
 int main() {
@@ -246,6 +289,7 @@ int main() {
   run_sum<float>(true);
   run_sum<BFloat16>(false);
   run_clamp<float>(0);
+  run_pack<float, float>(1, 20);
 #else
   for (const uint32_t order : {0, 1, 2, 3}) {
     cuda_shim::set_order(order);
@@ -259,6 +303,8 @@ int main() {
     run_clamp<float>(0);
     run_clamp<BFloat16>(1);
     run_interpolate<BFloat16>();
+    run_pack<float, BFloat16>(0.5, 20);
+    run_pack<BFloat16, float>(1, 1500);
     for (const bool many_spans : {false, true}) {
       run_sum<float>(many_spans);
       run_sum<BFloat16>(many_spans);
