@@ -66,6 +66,9 @@ class ZEROSCHED_EXPORT Work {
 
   /// True once the collective has ended, well or not. Never blocks and never throws.
   virtual bool done() const noexcept = 0;
+
+  /// Whether wait() can block the host. If not, it is a matter of the current stream alone.
+  virtual bool blocks_host() const noexcept { return true; }
 };
 
 /// A fixed group of ranks that can run collectives on flat tensors.

@@ -147,7 +147,6 @@ class Cuda final : public Runtime {
   void assign(const at::Tensor& to, const at::Tensor& from) override { to.copy_(from); }
   void fill(const at::Tensor& tensor, double value) override { tensor.fill_(value); }
   void add(const at::Tensor& sum, const at::Tensor& term) override { sum.add_(term); }
-  void multiply(const at::Tensor& tensor, double factor) override { tensor.mul_(factor); }
   void clamp(const at::Tensor& tensor, double low, double high) override { tensor.clamp_(low, high); }
   void sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) override {
     const at::Tensor wide = tensor.to(at::kDouble);
@@ -162,6 +161,19 @@ class Cuda final : public Runtime {
 
   at::Tensor to_host(const at::Tensor& tensor) override { return tensor.to(at::kCPU); }
   void from_host(const at::Tensor& to, const at::Tensor& host) override { to.copy_(host); }
+
+  int64_t exchange_stream(Stream stream) override {
+    const auto index = static_cast<c10::DeviceIndex>(stream.device);
+    const int64_t previous = c10::cuda::getCurrentCUDAStream(index).id();
+    c10::cuda::setCurrentCUDAStream(c10::cuda::getStreamFromExternal(handle(stream), index));
+    return previous;
+  }
+
+  // By its number, which tells LibTorch's own streams from others with the same handle.
+  void restore_stream(int device, int64_t previous) override {
+    c10::cuda::setCurrentCUDAStream(c10::cuda::CUDAStream::unpack3(
+        previous, static_cast<c10::DeviceIndex>(device), c10::DeviceType::CUDA));
+  }
 
   int exchange_device(int device) override {
     return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));

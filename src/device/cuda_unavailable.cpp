@@ -35,12 +35,13 @@ class NoCuda final : public Runtime {
   void assign(const at::Tensor&, const at::Tensor&) override { refuse(); }
   void fill(const at::Tensor&, double) override { refuse(); }
   void add(const at::Tensor&, const at::Tensor&) override { refuse(); }
-  void multiply(const at::Tensor&, double) override { refuse(); }
   void clamp(const at::Tensor&, double, double) override { refuse(); }
   void sum_of_squares(const at::Tensor&, const at::Tensor&) override { refuse(); }
   void keep(const at::Tensor&) override { refuse(); }
   at::Tensor to_host(const at::Tensor&) override { refuse(); }
   void from_host(const at::Tensor&, const at::Tensor&) override { refuse(); }
+  int64_t exchange_stream(Stream) override { refuse(); }
+  void restore_stream(int, int64_t) override { refuse(); }
   int exchange_device(int) override { refuse(); }
 };
 

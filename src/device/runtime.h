@@ -76,7 +76,6 @@ class ZEROSCHED_EXPORT Runtime {
   virtual void fill(const at::Tensor& tensor, double value) = 0;
   /// sum := sum + term, in sum's dtype.
   virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
-  virtual void multiply(const at::Tensor& tensor, double factor) = 0;
   /// Each element into [low, high]; NaN stays.
   virtual void clamp(const at::Tensor& tensor, double low, double high) = 0;
   /// sum, one float64 := that of the squares of the elements.
@@ -88,6 +87,11 @@ class ZEROSCHED_EXPORT Runtime {
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
   /// to := host, which has its elements in host memory and is the caller's again when this returns. Blocks.
   virtual void from_host(const at::Tensor& to, const at::Tensor& host) = 0;
+
+  /// Makes `stream` the one that this thread's tensor operations on its device go to, until restore_stream() of the
+  /// result.
+  virtual int64_t exchange_stream(Stream stream) = 0;
+  virtual void restore_stream(int device, int64_t previous) = 0;
 
   /// Makes `device` this thread's current one, which libraries above the runtime act on; returns the
   /// previous.
@@ -115,6 +119,31 @@ class DeviceScope {
  private:
   Runtime& runtime_;
   int previous_;
+};
+
+/// Makes a stream this thread's current one, and its device, for a scope.
+class StreamScope {
+ public:
+  StreamScope(Runtime& runtime, Stream stream)
+      : device_(runtime, stream.device),
+        runtime_(runtime),
+        index_(stream.device),
+        previous_(runtime.exchange_stream(stream)) {}
+  ~StreamScope() {
+    try {
+      runtime_.restore_stream(index_, previous_);
+    } catch (...) {
+      // As above.
+    }
+  }
+  StreamScope(const StreamScope&) = delete;
+  StreamScope& operator=(const StreamScope&) = delete;
+
+ private:
+  DeviceScope device_;
+  Runtime& runtime_;
+  const int index_;
+  const int64_t previous_;
 };
 
 }  // namespace zerosched::device

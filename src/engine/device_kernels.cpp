@@ -6,6 +6,11 @@ namespace cuda = kernels::cuda;
 
 DeviceKernels::~DeviceKernels() = default;
 
+DeviceKernels& DeviceKernels::library() {
+  static auto* kernels = new DeviceKernels;
+  return *kernels;
+}
+
 void DeviceKernels::update(kernels::Rule rule, const kernels::StepScalars& scalars,
     c10::ScalarType param_dtype, c10::ScalarType grad_dtype, const cuda::ShardUpdate& shard,
     cuda::Stream stream) {

@@ -11,6 +11,8 @@ namespace zerosched::detail {
 class ZEROSCHED_EXPORT DeviceKernels {
  public:
   virtual ~DeviceKernels();
+  /// Those of the library. Live for ever.
+  static DeviceKernels& library();
 
   virtual void update(kernels::Rule rule, const kernels::StepScalars& scalars, c10::ScalarType param_dtype,
       c10::ScalarType grad_dtype, const kernels::cuda::ShardUpdate& shard, kernels::cuda::Stream stream);

@@ -253,10 +253,8 @@ class DeviceUpdater final : public ShardUpdater {
 }  // namespace
 
 std::unique_ptr<ShardUpdater> make_device_updater(const ShardParts& parts, DeviceExecutor& executor,
-    Communicator& communicator, DeviceKernels* kernels, const at::Tensor& not_finite) {
-  static auto* library = new DeviceKernels;
-  return std::make_unique<DeviceUpdater>(
-      parts, executor, communicator, kernels == nullptr ? *library : *kernels, not_finite);
+    Communicator& communicator, DeviceKernels& kernels, const at::Tensor& not_finite) {
+  return std::make_unique<DeviceUpdater>(parts, executor, communicator, kernels, not_finite);
 }
 
 }  // namespace zerosched::detail

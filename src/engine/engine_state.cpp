@@ -71,13 +71,19 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
   for (const ParameterGroup& group : what.groups())
     options.push_back(group.has_options() ? &group.options() : &defaults);
   steering_ = std::make_unique<Steering>(*algorithm_, options);
+  DeviceKernels& kernels = devices.kernels == nullptr ? DeviceKernels::library() : *devices.kernels;
+  std::unique_ptr<GradientPacker> packer;
+  if (communicator_->size() > 1 && sharding.gradients() == GradientInput::local) {
+    packer = on_device == nullptr ? make_host_packer(layout_, communicator_->rank())
+                                  : make_device_packer(layout_, *on_device, kernels);
+  }
   reducer_ = std::make_unique<GradientReducer>(model_.parameters, model_.names, layout_, communicator_,
-      sharding, *executor_, steering_->count(), [this] { return own_report(); });
+      sharding, *executor_, std::move(packer), steering_->count(), [this] { return own_report(); });
   const ShardParts parts{
       *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
   if (on_device != nullptr) late_reports_ = std::make_unique<LateReports>(*on_device);
   updater_ = on_device == nullptr ? make_host_updater(parts)
-                                  : make_device_updater(parts, *on_device, *communicator_, devices.kernels,
+                                  : make_device_updater(parts, *on_device, *communicator_, kernels,
                                         late_reports_->not_finite_flag());
   buffer_sync_ =
       std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding.broadcast_buffers());

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace zerosched::detail {
@@ -18,11 +19,6 @@ void HostExecutor::fill(const at::Tensor& tensor, double value) { tensor.fill_(v
 at::Tensor HostExecutor::to_host(const at::Tensor& tensor) { return tensor.to(at::kCPU); }
 void HostExecutor::add(const at::Tensor& sum, const at::Tensor& term) { sum.add_(term); }
 void HostExecutor::clamp(const at::Tensor& tensor, double low, double high) { tensor.clamp_(low, high); }
-
-bool HostExecutor::copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) {
-  return kernels::copy_gradient(
-      to.scalar_type(), to.data_ptr(), from.scalar_type(), from.const_data_ptr(), from.numel(), weight);
-}
 
 void HostExecutor::upload(const at::Tensor& to, const void* from) {
   std::memcpy(to.data_ptr(), from, to.nbytes());
@@ -42,11 +38,15 @@ DeviceExecutor::DeviceExecutor(device::Runtime& runtime, int device)
     : runtime_(runtime),
       device_(device),
       made_in_(runtime.current_stream(device)),
+      beside_(runtime.create_stream(device)),
       last_(made_in_),
       event_(runtime.create_event(device)),
       uploads_(runtime, device) {}
 
-DeviceExecutor::~DeviceExecutor() { runtime_.destroy_event(event_); }
+DeviceExecutor::~DeviceExecutor() {
+  runtime_.destroy_event(event_);
+  runtime_.destroy_stream(beside_);
+}
 
 at::Device DeviceExecutor::device() const {
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device_));
@@ -59,15 +59,38 @@ at::Tensor DeviceExecutor::empty(int64_t numel, at::ScalarType dtype) {
 // Rules 1 and 8. The last stream came after the one before it, and so on, so it stands for all.
 void DeviceExecutor::follow(device::Stream stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (stream.handle == last_.handle) return;
-  runtime_.record(event_, last_);
-  runtime_.wait(stream, event_);
+  for (const device::Stream noted : noted_) order(noted, stream);
+  noted_.clear();
+  order(last_, stream);
   last_ = stream;
+}
+
+void DeviceExecutor::order(device::Stream before, device::Stream after) {
+  if (before.handle == after.handle) return;
+  runtime_.record(event_, before);
+  runtime_.wait(after, event_);
+}
+
+void DeviceExecutor::note() {
+  const device::Stream stream = current_stream();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool is_known = std::any_of(noted_.begin(), noted_.end(),
+      [stream](const device::Stream& noted) { return noted.handle == stream.handle; });
+  if (!is_known) noted_.push_back(stream);
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
   auto scope = std::make_unique<device::DeviceScope>(runtime_, device_);
   follow(current_stream());
+  return scope;
+}
+
+std::unique_ptr<device::StreamScope> DeviceExecutor::beside(bool after_all) {
+  auto scope = std::make_unique<device::StreamScope>(runtime_, beside_);
+  if (after_all) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    order(last_, beside_);
+  }
   return scope;
 }
 
@@ -81,12 +104,6 @@ void DeviceExecutor::from_host(const at::Tensor& to, const at::Tensor& host) {
   } else {
     runtime_.from_host(to, host);
   }
-}
-
-bool DeviceExecutor::copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) {
-  runtime_.assign(to, from);
-  if (weight != 1) runtime_.multiply(to, weight);
-  return true;
 }
 
 // Rule 5.

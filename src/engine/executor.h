@@ -16,16 +16,16 @@ namespace zerosched::detail {
 ///
 /// The stream rules, each applied where it says so. (Those of a collective are its backend's: it comes after
 /// what its caller's stream holds, Work::wait() makes a stream come after it, and its tensors are held.)
-/// 1. (enter) Whoever begins to use the optimizer's tensors, a hook, a call from outside or src/io, comes
-///    after all users before, whatever streams those were in. So a bucket is launched after every gradient
-///    has been moved to it, a gradient that waited in .grad is moved after it was made, gradients are reduced
-///    into a shard after the update has read the last ones, a table is written after the kernels have read
-///    the last one, and a checkpoint holds whole steps.
-/// 2. (GradientReducer::release_finished, launch_missing) A bucket's buffer goes to another bucket once the
-///    host has seen its reduce-scatter done, or the stream of all that follows has waited for it.
+/// 1. (enter, beside; DevicePacker::finish) Whoever begins to use the optimizer's tensors, a call from outside, src/io,
+///    a hook that does more than to note a gradient, comes after all users before, whatever streams those were in.
+///    Gradients are packed beside them, after the last of the bucket was made in its stream. So gradients are reduced into
+///    a shard after the update has read the last ones, a table is written after the kernels have read the last one,
+///    and a checkpoint holds whole steps.
+/// 2. (GradientReducer::launch) A bucket's buffer is packed after the reduce-scatter of the bucket before in it.
 /// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
-/// 4. (GradientReducer::take_gradient, accumulate, DeviceUpdater::begin_step) A gradient that backward made
-///    in one stream and we read in another keeps its memory until it was read.
+/// 4. (DevicePacker::release) The streams in which a bucket's gradients came wait for their packing before the
+///    gradients go, so that their memory may be handed out again at once. (ParameterGradients, GradientReducer::put,
+///    DeviceUpdater::begin_step) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
 /// 5. (DeviceUpdater::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
@@ -39,15 +39,17 @@ class Executor {
   virtual at::Tensor empty(int64_t numel, at::ScalarType dtype) = 0;
   /// Begins a use: rule 1. The device is this thread's current one while the result lives.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
+  /// A use in a stream of its own, which is this thread's current one while the result lives, so that the caller's goes
+  /// on. `after_all`: after all users so far. Users to come are not made to come after this one.
+  [[nodiscard]] virtual std::unique_ptr<device::StreamScope> beside(bool after_all) = 0;
+  /// Has whoever enters next come after what this thread's stream holds then.
+  virtual void note() = 0;
   // As those of device::Runtime.
   virtual void assign(const at::Tensor& to, const at::Tensor& from) = 0;
   virtual void fill(const at::Tensor& tensor, double value) = 0;
   virtual void add(const at::Tensor& sum, const at::Tensor& term) = 0;
   virtual void clamp(const at::Tensor& tensor, double low, double high) = 0;
   virtual void keep(const at::Tensor& tensor) = 0;
-  /// to := from * weight, in to's dtype; both flat. Whether what was written is finite, as far as the host can see it
-  /// now: always true of a device.
-  virtual bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) = 0;
   /// to := what is at `from`, which is in host memory and the caller's again when this returns. Does not block.
   virtual void upload(const at::Tensor& to, const void* from) = 0;
   /// Of each of the flat tensors, 0 for those that are undefined; in double. Blocks.
@@ -65,12 +67,13 @@ class HostExecutor final : public Executor {
   at::Device device() const override { return at::kCPU; }
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override { return nullptr; }
+  std::unique_ptr<device::StreamScope> beside(bool) override { return nullptr; }
+  void note() override {}
   void assign(const at::Tensor& to, const at::Tensor& from) override;
   void fill(const at::Tensor& tensor, double value) override;
   void add(const at::Tensor& sum, const at::Tensor& term) override;
   void clamp(const at::Tensor& tensor, double low, double high) override;
   void keep(const at::Tensor&) override {}
-  bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) override;
   void upload(const at::Tensor& to, const void* from) override;
   std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
@@ -91,6 +94,8 @@ class DeviceExecutor final : public Executor {
   at::Device device() const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override;
+  std::unique_ptr<device::StreamScope> beside(bool after_all) override;
+  void note() override;
   void assign(const at::Tensor& to, const at::Tensor& from) override { runtime_.assign(to, from); }
   void fill(const at::Tensor& tensor, double value) override { runtime_.fill(tensor, value); }
   void add(const at::Tensor& sum, const at::Tensor& term) override { runtime_.add(sum, term); }
@@ -98,7 +103,6 @@ class DeviceExecutor final : public Executor {
     runtime_.clamp(tensor, low, high);
   }
   void keep(const at::Tensor& tensor) override { runtime_.keep(tensor); }
-  bool copy_gradient(const at::Tensor& to, const at::Tensor& from, double weight) override;
   void upload(const at::Tensor& to, const void* from) override;
   std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
@@ -107,12 +111,15 @@ class DeviceExecutor final : public Executor {
 
  private:
   void follow(device::Stream stream);
+  void order(device::Stream before, device::Stream after);
 
   device::Runtime& runtime_;
   const int device_;
   const device::Stream made_in_;  ///< the stream that tensors of empty() come from, at construction
+  const device::Stream beside_;
   std::mutex mutex_;
   device::Stream last_;  ///< entered last; what was queued there comes after all before
+  std::vector<device::Stream> noted_;
   device::Event event_;
   PinnedBuffers uploads_;
 };

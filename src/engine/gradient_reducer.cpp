@@ -1,7 +1,6 @@
 #include "engine/gradient_reducer.h"
 
 #include "comm/message_of.h"
-#include "engine/gradient_guard.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -37,36 +36,43 @@ std::vector<int64_t> most_bytes_on_wire(const Layout& layout, const std::vector<
 
 GradientReducer::GradientReducer(std::vector<at::Tensor> parameters, std::vector<std::string> names,
     const Layout& layout, std::shared_ptr<Communicator> communicator, const ShardingOptions& options,
-    Executor& executor, int64_t report_values, Reporter reporter)
-    : parameters_(std::move(parameters)),
-      names_(std::move(names)),
-      layout_(layout),
+    Executor& executor, std::unique_ptr<GradientPacker> packer, int64_t report_values, Reporter reporter)
+    : layout_(layout),
       communicator_(std::move(communicator)),
       executor_(executor),
       averaged_already_(options.gradients() == GradientInput::already_averaged),
-      direct_(averaged_already_ || layout.world_size == 1),
-      consume_gradients_(options.overlap_backward() && !averaged_already_),
-      guards_gradients_(options.check_grad() && consume_gradients_),
+      direct_(packer == nullptr),
+      gradients_(std::move(parameters), std::move(names), layout, executor,
+          options.overlap_backward() && !averaged_already_, options.check_grad()),
       report_values_(report_values),
       reporter_(std::move(reporter)),
-      edits_(parameters_),
+      edits_(gradients_.parameters()),
       codecs_(codecs_of(layout, direct_, report_values)),
+      packer_(std::move(packer)),
       pool_(most_bytes_on_wire(layout, codecs_), options.bucket_buffers(), *communicator_, executor.device()),
       received_(layout.buckets.size()),
       shards_(layout.buckets.size()),
-      states_(parameters_.size()),
-      used_(parameters_.size()),
-      buckets_(layout.buckets.size()),
-      order_(layout.buckets.size()),
-      guards_(parameters_.size()) {
+      states_(gradients_.count()),
+      buckets_(layout.buckets.size()) {
   for (size_t b = 0; b < shards_.size() && !direct_; ++b) {
     const Bucket& bucket = layout.buckets[b];
     const int64_t numel = bucket.gradient_slice_numel();
     received_[b] = executor_.empty(numel + codecs_[b].numel(), bucket.reduce_dtype);
     shards_[b] = received_[b].narrow(0, 0, numel);
   }
-  std::iota(order_.begin(), order_.end(), int64_t{0});
+  std::vector<int64_t> order(layout.buckets.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  set_order(std::move(order));
   reset_round();
+}
+
+void GradientReducer::set_order(std::vector<int64_t> order) {
+  order_ = std::move(order);
+  positions_.resize(order_.size());
+  for (size_t position = 0; position < order_.size(); ++position) {
+    positions_[static_cast<size_t>(order_[position])] = position;
+  }
+  pool_.assign(order_);
 }
 
 void GradientReducer::gradient_ready(int64_t parameter) noexcept {
@@ -74,7 +80,6 @@ void GradientReducer::gradient_ready(int64_t parameter) noexcept {
   if (!error_.empty()) return;
   try {
     const at::NoGradGuard no_grad;
-    const auto use = executor_.enter();
     handle(parameter);
   } catch (const std::exception& error) {
     error_ = "rank " + std::to_string(communicator_->rank()) + ": " + message_of(error);
@@ -84,11 +89,11 @@ void GradientReducer::gradient_ready(int64_t parameter) noexcept {
 
 void GradientReducer::gradient_left(int64_t parameter) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  edits_.saw(parameter, parameters_[static_cast<size_t>(parameter)].grad());
+  edits_.saw(parameter, gradients_.parameter(parameter).grad());
 }
 
 void GradientReducer::handle(int64_t parameter) {
-  const std::string& name = names_[static_cast<size_t>(parameter)];
+  const std::string& name = gradients_.name(parameter);
   if (!training_) {
     if (stray_.empty()) stray_ = text_of_stray(parameter);
     return;
@@ -106,7 +111,7 @@ void GradientReducer::handle(int64_t parameter) {
       "after the "
       "last backward.");
   if (no_sync_ > 0) {
-    accumulate(parameter);
+    gradients_.accumulate(parameter);
     return;
   }
   last_hook_ = std::chrono::steady_clock::now();
@@ -114,18 +119,22 @@ void GradientReducer::handle(int64_t parameter) {
   state.arrived = true;
   if (direct_) {
     take_directly(parameter);
-    guard_gradient(parameter);
+    guard(parameter);
     return;
   }
   BucketState& arrived_in = bucket_state(bucket);
-  if (arrived_in.buffer >= 0) {
-    move(parameter);
-  } else if (has_gradient(parameter)) {
+  if (arrived_in.out.flat.defined() || !packer_->needs_buffer()) {
+    put(parameter);
+  } else if (gradients_.has(parameter)) {
     state.waiting = true;
-    state.seen = see_gradient(parameter);
+    state.seen = gradients_.see(parameter);
   }
-  if (--arrived_in.remaining == 0) observed_order_.push_back(bucket);
+  if (--arrived_in.remaining == 0) {
+    observed_order_.push_back(bucket);
+    packer_->seal(bucket);
+  }
   pump();
+  packer_->give_back();
 }
 
 void GradientReducer::set_weight(double weight) {
@@ -146,37 +155,32 @@ void GradientReducer::set_joined() {
   joined_ = true;
 }
 
-// Moves what can be moved without waiting: buffers of finished buckets to the next in order, their waiting
-// gradients into them, and complete buckets onto the wire.
+// Buffers to the next buckets in order, what waits for them into them, and complete buckets onto the wire, as far as that
+// goes without waiting.
 void GradientReducer::pump() {
-  release_finished();
-  for (; next_buffer_ < order_.size(); ++next_buffer_) {
-    const int64_t bucket = order_[next_buffer_];
-    const int buffer = pool_.take(bytes_on_wire(bucket));
-    if (buffer < 0) break;
-    give_buffer(bucket, buffer);
+  for (; next_buffer_ < order_.size() && buffer_is_free(next_buffer_); ++next_buffer_) {
+    give_buffer(order_[next_buffer_]);
   }
   while (next_launch_ < next_buffer_ && bucket_state(order_[next_launch_]).remaining == 0) {
-    launch(order_[next_launch_]);
+    launch(next_launch_);
   }
 }
 
-// Rule 2. The host looks: a stream that waited here would keep backward waiting with it.
-void GradientReducer::release_finished() {
-  for (BucketState& bucket : buckets_) {
-    if (bucket.launched && bucket.buffer >= 0 && bucket.work->done()) release(bucket);
-  }
+// Whether the host may use it: a reduction that the device waits for needs no look.
+bool GradientReducer::buffer_is_free(size_t position) const {
+  const int64_t before = pool_.user_before(position);
+  if (before < 0) return true;
+  const auto& work = buckets_[static_cast<size_t>(order_[static_cast<size_t>(before)])].work;
+  return work != nullptr && (!work->blocks_host() || work->done());
 }
 
-void GradientReducer::release(BucketState& bucket) {
-  pool_.give_back(bucket.buffer);
-  bucket.buffer = -1;
-}
-
-void GradientReducer::give_buffer(int64_t bucket, int buffer) {
-  bucket_state(bucket).buffer = buffer;
+void GradientReducer::give_buffer(int64_t bucket) {
+  OutgoingBucket& out = bucket_state(bucket).out;
+  out.slice_numel = slice_numel(bucket);
+  out.flat =
+      pool_.view(position_of(bucket), layout_.world_size * out.slice_numel, layout_of(bucket).reduce_dtype);
   for (const Slot& slot : layout_of(bucket).slots) {
-    if (parameter_state(slot.parameter).arrived) move(slot.parameter);
+    if (parameter_state(slot.parameter).waiting) put(slot.parameter);
   }
 }
 
@@ -185,34 +189,21 @@ int64_t GradientReducer::slice_numel(int64_t bucket) const {
   return layout_of(bucket).gradient_slice_numel() + report_numel;
 }
 
-int64_t GradientReducer::bytes_on_wire(int64_t bucket) const {
-  return layout_.world_size * slice_numel(bucket) *
-         static_cast<int64_t>(c10::elementSize(layout_of(bucket).reduce_dtype));
-}
-
-at::Tensor GradientReducer::buffer_of(int64_t bucket) const {
-  return pool_.view(buckets_[static_cast<size_t>(bucket)].buffer, layout_.world_size * slice_numel(bucket),
-      layout_of(bucket).reduce_dtype);
-}
-
-at::Tensor GradientReducer::slices(int64_t bucket, const at::Tensor& buffer) const {
-  return buffer.view({layout_.world_size, slice_numel(bucket)});
-}
-
-// The bucket is order_[next_launch_] and has a buffer.
-void GradientReducer::launch(int64_t bucket) {
-  const at::Tensor buffer = buffer_of(bucket);
-  zero_what_is_absent(bucket, buffer);
-  write_flags(bucket, buffer);
-  if (bucket == carrier()) {
-    complete_own_report();
-    write_report(bucket, buffer);
+// The bucket has a buffer.
+void GradientReducer::launch(size_t position) {
+  const int64_t bucket = order_[position];
+  // The first of a round after all that use the last round's gradients.
+  const auto beside = executor_.beside(/*after_all=*/position == 0);
+  // Rule 2.
+  if (const int64_t before = pool_.user_before(position); before >= 0) {
+    bucket_state(order_[static_cast<size_t>(before)]).work->wait();
   }
-  BucketState& state = bucket_state(bucket);
-  state.work = communicator_->reduce_scatter(buffer,
-      received_[static_cast<size_t>(bucket)].narrow(0, 0, slice_numel(bucket)),
-      {"gradients", bucket, round_});
-  state.launched = true;
+  const std::vector<std::byte> report = encoded_report(bucket);
+  OutgoingBucket& out = bucket_state(bucket).out;
+  out.weight = weight();
+  packer_->finish(out, report.data());
+  bucket_state(bucket).work = communicator_->reduce_scatter(out.flat,
+      received_[static_cast<size_t>(bucket)].narrow(0, 0, out.slice_numel), {"gradients", bucket, round_});
   ++next_launch_;
 }
 
@@ -231,12 +222,12 @@ void GradientReducer::launch_report() {
 void GradientReducer::launch_missing_locked() {
   const at::NoGradGuard no_grad;
   if (arrived_count_ == 0 && next_launch_ == 0) start_round();  // unless launch_report() has
-  for (size_t p = 0; p < parameters_.size() && consume_gradients_; ++p) {
+  for (size_t p = 0; p < states_.size() && gradients_.consumes(); ++p) {
     if (states_[p].arrived && !states_[p].waiting) check_untouched(static_cast<int64_t>(p));
   }
   if (averaged_already_) compare_averages();
   if (direct_) {
-    for (size_t p = 0; p < parameters_.size(); ++p) {
+    for (size_t p = 0; p < states_.size(); ++p) {
       if (!states_[p].arrived) take_directly(static_cast<int64_t>(p));
     }
     if (!averaged_already_) complete_own_report();
@@ -248,29 +239,31 @@ void GradientReducer::launch_missing_locked() {
 }
 
 void GradientReducer::launch_up_to(size_t count) {
-  while (next_launch_ < count) {
-    pump();
-    if (next_launch_ >= count) break;
+  for (pump(); next_launch_ < count; pump()) {
     const int64_t bucket = order_[next_launch_];
-    if (bucket_state(bucket).buffer < 0) {
-      // All buffers are in flight, so some earlier bucket still holds one: wait for the first such.
-      const auto holder = std::find_if(order_.begin(), order_.end(),
-          [this](int64_t b) { return bucket_state(b).launched && bucket_state(b).buffer >= 0; });
-      TORCH_INTERNAL_ASSERT(holder != order_.end());
-      bucket_state(*holder).work->wait();  // rule 2
-      release(bucket_state(*holder));
-      continue;
+    if (next_launch_ == next_buffer_) {
+      const auto before = static_cast<size_t>(pool_.user_before(next_launch_));
+      bucket_state(order_[before]).work->wait();  // rule 2
+      give_buffer(bucket);
+      ++next_buffer_;
     }
     for (const Slot& slot : layout_of(bucket).slots) {
-      if (parameter_state(slot.parameter).arrived || !has_gradient(slot.parameter)) continue;
-      move(slot.parameter);
+      if (!parameter_state(slot.parameter).arrived && gradients_.has(slot.parameter)) put(slot.parameter);
     }
-    launch(bucket);
+    launch(next_launch_);
   }
 }
 
 void GradientReducer::wait(int64_t bucket) {
-  if (!direct_) bucket_state(bucket).work->wait();  // rule 3
+  if (direct_) return;
+  bucket_state(bucket).work->wait();  // rule 3
+  const std::lock_guard<std::mutex> lock(mutex_);
+  packer_->reduced(bucket);
+}
+
+void GradientReducer::wait_locked(int64_t bucket) {
+  bucket_state(bucket).work->wait();  // rule 3
+  packer_->reduced(bucket);
 }
 
 void GradientReducer::set_training(bool training) {
@@ -291,12 +284,11 @@ void GradientReducer::leave_no_sync() {
 
 std::string GradientReducer::stray() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (size_t p = 0; p < parameters_.size() && !training_ && !consume_gradients_ && stray_.empty(); ++p) {
+  for (size_t p = 0; p < states_.size() && !training_ && !gradients_.consumes() && stray_.empty(); ++p) {
     const auto parameter = static_cast<int64_t>(p);
-    if (!has_own_gradient(parameter) || see_gradient(parameter) == states_[p].seen) continue;
+    if (!gradients_.is_in_grad(parameter) || gradients_.see(parameter) == states_[p].seen) continue;
     // LibTorch's zero_grad() may have zeroed it: then there is no gradient in it.
-    const at::Tensor gradient = in_memory_order(parameters_[p].grad().detach(), parameter);
-    if (executor_.sums_of_squares({gradient}).front() != 0) return text_of_stray(parameter);
+    if (executor_.sums_of_squares({gradients_.look(parameter)}).front() != 0) return text_of_stray(parameter);
   }
   return stray_;
 }
@@ -308,10 +300,10 @@ bool GradientReducer::in_flight() const {
 
 bool GradientReducer::holds_accumulated() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!consume_gradients_) return false;  // .grad is the user's, who knows what it is
-  for (size_t p = 0; p < parameters_.size(); ++p) {
+  if (!gradients_.consumes()) return false;  // .grad is the user's, who knows what it is
+  for (size_t p = 0; p < states_.size(); ++p) {
     const bool has_elements = layout_.place_of[p].bucket >= 0;
-    if (has_elements && has_gradient(static_cast<int64_t>(p))) return true;
+    if (has_elements && gradients_.has(static_cast<int64_t>(p))) return true;
   }
   return false;
 }

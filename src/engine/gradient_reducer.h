@@ -2,7 +2,9 @@
 
 #include "engine/executor.h"
 #include "engine/gradient_edits.h"
+#include "engine/gradient_packer.h"
 #include "engine/gradient_pool.h"
+#include "engine/parameter_gradients.h"
 #include "engine/step_report.h"
 #include "layout/layout.h"
 
@@ -40,18 +42,23 @@ struct NotFiniteSources {
 
 /// Brings gradients from .grad to the shards of the ranks that own them. One round is one optimizer step:
 ///
-///   hooks          gradient_ready(p): .grad of p -> its bucket's flat buffer, .grad undefined
-///                  a complete bucket whose turn it is: reduce-scatter launched
+///   hooks          gradient_ready(p): .grad of p goes to the packer, .grad undefined
+///                  a complete bucket whose turn it is: packed into its buffer, reduce-scatter launched
 ///   step()         launch_missing(): the buckets that are left, absent gradients as zeros
 ///                  wait(b), spans(b): this rank's slice of bucket b
 ///                  finish_round()
 ///
+/// What a parameter's gradient is: ParameterGradients. What lies where in a bucket: GradientPacker. Here: in which order
+/// buckets are launched, and which buffer each takes (GradientPool).
+///
 /// Where there is nothing to reduce (a world of one, or gradients that the trainer has averaged) spans point
 /// straight into the gradients that backward made: no buffers, no copies.
 ///
-/// Buckets take buffers and are launched in one order, the same on every rank: bucket order in the first
-/// round, then the order in which rank 0 saw them complete, broadcast once. Since buffers are given out in
-/// launch order, one buffer is enough for progress; gradients that find none wait in .grad.
+/// Buckets are launched in one order, the same on every rank: bucket order in the first round, then the order in which
+/// rank 0 saw them complete, broadcast once. The order alone says which buffer a bucket takes. In host memory, and where
+/// waiting for a reduction blocks the host, a bucket has its buffer once the host has seen the reduction of the one before
+/// in it done; until then its gradients wait in .grad. Elsewhere the device waits, beside the stream of backward, which is
+/// never held up by what the host has not seen yet.
 ///
 /// The first bucket in order carries every rank's report (step_report.h). Where gradients are the trainer's averages,
 /// the all-reduce that compares them does.
@@ -63,9 +70,10 @@ class GradientReducer {
 
   /// Collective (allocates from the communicator). `layout` and `executor` must outlive this. `report_values`: how many
   /// values a report has.
+  /// `packer`: of the same layout; null where there is nothing to reduce.
   GradientReducer(std::vector<at::Tensor> parameters, std::vector<std::string> names, const Layout& layout,
       std::shared_ptr<Communicator> communicator, const ShardingOptions& options, Executor& executor,
-      int64_t report_values, Reporter reporter);
+      std::unique_ptr<GradientPacker> packer, int64_t report_values, Reporter reporter);
 
   /// From hooks, on whatever thread runs backward. Never blocks on a peer, never throws: with what goes wrong
   /// the communicator gives up, so that the next call into the library throws it on every rank.
@@ -149,102 +157,80 @@ class GradientReducer {
   void drop(bool set_to_none, bool everywhere = false);
 
  private:
+  using Seen = ParameterGradients::Seen;
   struct BucketState {
-    int64_t remaining = 0;  ///< parameters whose gradient has not arrived
-    int buffer = -1;        ///< index in the pool, -1: none
-    bool launched = false;
-    bool not_finite = false;  ///< some gradient that was moved to it
-    std::shared_ptr<Work> work;
-  };
-  /// A gradient tensor as it was at some time: whether somebody has put another in its place, or written it, shows.
-  struct Seen {
-    const void* identity = nullptr;
-    uint32_t version = 0;
-    bool operator==(const Seen& other) const {
-      return identity == other.identity && version == other.version;
-    }
+    int64_t remaining = 0;       ///< parameters whose gradient has not arrived
+    OutgoingBucket out;          ///< without a buffer until it is given one
+    std::shared_ptr<Work> work;  ///< its reduction, once launched
   };
   struct ParameterState {
     bool arrived = false;        ///< its hook has fired in this round
     bool waiting = false;        ///< its gradient stays in .grad until its bucket gets a buffer
-    bool moved = false;          ///< its gradient is in the bucket's buffer
     Seen seen;                   ///< .grad, when it began to wait, or when step() took it and left it there
-    at::Tensor accumulated;      ///< float32 sum over no_sync passes, 16-bit parameters only; flat
     at::Tensor taken;            ///< direct: the gradient itself, flat
     uint32_t taken_version = 0;  ///< of `taken` when the round was finished: without hooks it is still .grad
   };
 
+  // gradient_reducer.cpp: order and launching
   void handle(int64_t parameter);
-  void accumulate(int64_t parameter);
   void pump();
-  void release_finished();
-  void release(BucketState& bucket);
-  void give_buffer(int64_t bucket, int buffer);
-  bool has_gradient(int64_t parameter) const;
-  bool has_own_gradient(int64_t parameter) const;
-  double weight() const { return joined_ ? 0 : weight_.value_or(1); }
-  Seen see_gradient(int64_t parameter) const;
-  void see_gradients();
-  std::string text_of_stray(int64_t parameter) const;
-  at::Tensor take_gradient(int64_t parameter);
-  void take_directly(int64_t parameter);
-  void check_untouched(int64_t parameter) const;
-  void move(int64_t parameter);
-  void launch(int64_t bucket);
+  bool buffer_is_free(size_t position) const;
+  void give_buffer(int64_t bucket);
+  void launch(size_t position);
   void launch_up_to(size_t count);
   void launch_missing_locked();
-  void start_round();
-  void complete_own_report();
-  void write_report(int64_t bucket, const at::Tensor& buffer);
-  void compare_averages();
-  void guard_gradient(int64_t parameter);
-  void drop_guards();
-  at::Tensor in_memory_order(const at::Tensor& gradient, int64_t parameter) const;
-  at::Tensor converted(const at::Tensor& flat, at::ScalarType dtype) const;
-  bool copy_pieces(int64_t bucket, int64_t slot, const at::Tensor& flat) const;
-  void zero_what_is_absent(int64_t bucket, const at::Tensor& buffer) const;
-  void write_flags(int64_t bucket, const at::Tensor& buffer) const;
-  void reset_round();
-  void share_order();
+  void wait_locked(int64_t bucket);
+  void set_order(std::vector<int64_t> order);
   int64_t carrier() const { return order_.front(); }
-  /// Elements of one rank's slice of a bucket on the wire: gradients, flags and, of the carrier, the report.
   int64_t slice_numel(int64_t bucket) const;
-  int64_t bytes_on_wire(int64_t bucket) const;
-  at::Tensor buffer_of(int64_t bucket) const;
-  /// One row per rank's slice.
-  at::Tensor slices(int64_t bucket, const at::Tensor& buffer) const;
+  size_t position_of(int64_t bucket) const { return positions_[static_cast<size_t>(bucket)]; }
   BucketState& bucket_state(int64_t bucket) { return buckets_[static_cast<size_t>(bucket)]; }
-  ParameterState& parameter_state(int64_t parameter) { return states_[static_cast<size_t>(parameter)]; }
   const Bucket& layout_of(int64_t bucket) const { return layout_.buckets[static_cast<size_t>(bucket)]; }
   const ReportCodec& codec_of(int64_t bucket) const { return codecs_[static_cast<size_t>(bucket)]; }
 
+  // gradient_collection.cpp: single gradients
+  ParameterState& parameter_state(int64_t parameter) { return states_[static_cast<size_t>(parameter)]; }
+  double weight() const { return joined_ ? 0 : weight_.value_or(1); }
+  void see_gradients();
+  std::string text_of_stray(int64_t parameter) const;
+  void guard(int64_t parameter);
+  void take_directly(int64_t parameter);
+  void check_untouched(int64_t parameter) const;
+  void put(int64_t parameter);
+
+  // gradient_report.cpp
+  void complete_own_report();
+  std::vector<std::byte> encoded_report(int64_t bucket);
+  void compare_averages();
+
+  // gradient_round.cpp
+  void start_round();
+  void reset_round();
+  void share_order();
+
   mutable std::mutex mutex_;
-  std::vector<at::Tensor> parameters_;
-  std::vector<std::string> names_;
   const Layout& layout_;
   std::shared_ptr<Communicator> communicator_;
   Executor& executor_;
   const bool averaged_already_;
-  const bool direct_;             ///< nothing to reduce: gradients stay where backward put them
-  const bool consume_gradients_;  ///< overlapping mode: .grad is undefined once moved
-  const bool guards_gradients_;   ///< ... or throws when it is read
+  const bool direct_;  ///< nothing to reduce: gradients stay where backward put them
+  ParameterGradients gradients_;
   const int64_t report_values_;
   const Reporter reporter_;
   GradientEdits edits_;
   std::vector<ReportCodec> codecs_;  ///< by bucket; empty if direct
+  std::unique_ptr<GradientPacker> packer_;
   GradientPool pool_;
-  std::vector<at::Tensor>
-      received_;  ///< per bucket: this rank's reduced slice, flags and report; undefined if direct
-  std::vector<at::Tensor> shards_;  ///< the same without the report
+  // Per bucket: this rank's reduced slice, flags and report, and the same without the report; undefined if direct.
+  std::vector<at::Tensor> received_, shards_;
   std::vector<ParameterState> states_;
-  std::vector<bool> used_;
   std::vector<BucketState> buckets_;
   std::vector<int64_t> order_;
+  std::vector<size_t> positions_;  ///< in order_, by bucket
   std::vector<int64_t> observed_order_;
-  std::vector<at::Tensor> guards_;  ///< by parameter, made when first needed
   OwnReport own_report_;
   StepReport averages_report_;  ///< where the trainer averages
-  size_t next_buffer_ = 0;      ///< position in order_ of the next bucket to be given a buffer
+  size_t next_buffer_ = 0;      ///< position in order_ of the next bucket to be given its buffer
   size_t next_launch_ = 0;
   bool order_shared_ = false;
   int64_t arrived_count_ = 0;

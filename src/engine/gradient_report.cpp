@@ -38,15 +38,15 @@ void GradientReducer::complete_own_report() {
   if (joined_) own_report_.values.clear();
 }
 
-void GradientReducer::write_report(int64_t bucket, const at::Tensor& buffer) {
+// Empty but for the bucket that carries it.
+std::vector<std::byte> GradientReducer::encoded_report(int64_t bucket) {
+  if (bucket != carrier()) return {};
+  complete_own_report();
   const ReportCodec& codec = codec_of(bucket);
-  const int64_t gradients = layout_of(bucket).gradient_slice_numel();
-  const at::Tensor reports = slices(bucket, buffer).narrow(1, gradients, codec.numel());
-  std::vector<std::byte> encoded(static_cast<size_t>(codec.numel()) * buffer.element_size());
+  std::vector<std::byte> encoded(
+      static_cast<size_t>(codec.numel()) * c10::elementSize(layout_of(bucket).reduce_dtype));
   codec.encode(own_report_, communicator_->rank(), encoded.data());
-  const at::Tensor one = executor_.empty(codec.numel(), buffer.scalar_type());
-  executor_.upload(one, encoded.data());
-  executor_.assign(reports, one.expand({layout_.world_size, codec.numel()}));
+  return encoded;
 }
 
 StepReport GradientReducer::decode_report(const void* sums) const { return codec_of(carrier()).decode(sums); }
@@ -77,14 +77,10 @@ StepReport GradientReducer::report() {
 // One small all-reduce: whether ranks agree on which parameters have a gradient, and on what it is. Where they do not,
 // the trainer's averaging cannot have been right. It carries the report too.
 void GradientReducer::compare_averages() {
-  const auto count = static_cast<int64_t>(parameters_.size());
+  const auto count = static_cast<int64_t>(states_.size());
   const ReportCodec codec(at::kLong, report_values_, layout_.world_size);
   std::vector<at::Tensor> gradients;
-  for (size_t p = 0; p < parameters_.size(); ++p) {
-    const at::Tensor& gradient = parameters_[p].grad();
-    gradients.push_back(
-        gradient.defined() ? in_memory_order(gradient.detach(), static_cast<int64_t>(p)) : gradient);
-  }
+  for (int64_t p = 0; p < count; ++p) gradients.push_back(gradients_.look(p));
   const std::vector<double> squares =
       layout_.world_size > 1 ? executor_.sums_of_squares(gradients) : std::vector<double>(gradients.size());
 
@@ -106,7 +102,7 @@ void GradientReducer::compare_averages() {
   averages_report_ = codec.decode(users + 2 * count);
   averages_report_.weight_sum = 1;
   for (int64_t p = 0; p < count; ++p) {
-    const std::string& name = names_[static_cast<size_t>(p)];
+    const std::string& name = gradients_.name(p);
     TORCH_CHECK(users[p] == 0 || users[p] == communicator_->size(), "parameter '", name,
         "' has a gradient on ", users[p], " of ", communicator_->size(),
         " ranks, but GradientInput::already_averaged says that the trainer averaged it over all. "
@@ -116,8 +112,7 @@ void GradientReducer::compare_averages() {
     const double own = std::sqrt(squares[static_cast<size_t>(p)]);
     theirs = std::sqrt(theirs);
     // Where neither is finite there is nothing to compare.
-    const double bar =
-        tolerance_of_norm(parameters_[static_cast<size_t>(p)].scalar_type()) * std::max(own, theirs);
+    const double bar = tolerance_of_norm(gradients_.parameter(p).scalar_type()) * std::max(own, theirs);
     const bool same = std::abs(own - theirs) <= bar || (!std::isfinite(own) && !std::isfinite(theirs));
     TORCH_CHECK(same, "the gradient of parameter '", name, "' has norm ", own, " on rank ",
         communicator_->rank(), " and ", theirs,

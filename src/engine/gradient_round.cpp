@@ -19,8 +19,8 @@ void GradientReducer::start_round() {
 void GradientReducer::finish_round() {
   const std::lock_guard<std::mutex> lock(mutex_);
   backward_seconds_ = std::chrono::duration<double>(last_hook_ - first_hook_).count();
-  if (consume_gradients_ && !direct_ && !order_shared_) share_order();
-  drop_guards();
+  if (gradients_.consumes() && !direct_ && !order_shared_) share_order();
+  gradients_.drop_guards();
   reset_round();
   holds_last_round_ = true;
 }
@@ -34,10 +34,10 @@ void GradientReducer::abandon_round() {
 
 void GradientReducer::cancel_round() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (const BucketState& bucket : buckets_) {
-    if (bucket.work) bucket.work->wait();
+  for (const int64_t bucket : order_) {
+    if (bucket_state(bucket).work) wait_locked(bucket);
   }
-  drop_guards();
+  gradients_.drop_guards();
   for (ParameterState& state : states_) state.taken.reset();
   holds_last_round_ = false;
   reset_round();
@@ -45,11 +45,11 @@ void GradientReducer::cancel_round() {
 
 void GradientReducer::reset_round() {
   for (size_t b = 0; b < buckets_.size(); ++b) {
-    BucketState& bucket = buckets_[b];
-    if (bucket.buffer >= 0) release(bucket);
-    bucket = {};
-    bucket.remaining = static_cast<int64_t>(layout_.buckets[b].slots.size());
+    buckets_[b] = {};
+    buckets_[b].remaining = static_cast<int64_t>(layout_.buckets[b].slots.size());
+    buckets_[b].out.bucket = static_cast<int64_t>(b);
   }
+  if (packer_) packer_->reset();
   for (ParameterState& state : states_) {
     at::Tensor taken = std::move(state.taken);
     state = {};
@@ -79,7 +79,7 @@ void GradientReducer::share_order() {
   std::copy(order.begin(), order.end(), shared.mutable_data_ptr<int64_t>());
   communicator_->broadcast(shared, 0, {"bucket order", -1, round_})->wait();
   const int64_t* agreed = shared.const_data_ptr<int64_t>();
-  order_.assign(agreed, agreed + shared.numel());
+  set_order({agreed, agreed + shared.numel()});
   order_shared_ = true;
 }
 
@@ -90,19 +90,10 @@ void GradientReducer::drop(bool set_to_none, bool everywhere) {
   const bool may_be_in_flight = !direct_ && (everywhere || arrived_count_ > 0 || next_launch_ > 0);
   if (may_be_in_flight) {
     launch_missing_locked();
-    for (const BucketState& bucket : buckets_) bucket.work->wait();
+    for (const int64_t bucket : order_) wait_locked(bucket);
     communicator_->barrier({"zero_grad", -1, round_})->wait();
   }
-  for (const at::Tensor& parameter : parameters_) {
-    at::Tensor& gradient = parameter.mutable_grad();
-    if (!gradient.defined()) continue;
-    if (set_to_none || consume_gradients_) {
-      gradient.reset();
-    } else {
-      gradient = gradient.detach();
-      executor_.fill(gradient, 0);
-    }
-  }
+  gradients_.drop(set_to_none);
   for (ParameterState& state : states_) state.taken.reset();
   holds_last_round_ = false;
   stray_.clear();

@@ -82,9 +82,9 @@ class ShardUpdater {
 int64_t first_difference_of_bytes(const void* a, const void* b, size_t count);
 
 std::unique_ptr<ShardUpdater> make_host_updater(const ShardParts& parts);
-/// All of them must outlive the updater; `kernels` null: the library's. `not_finite`: one int32 on the device, which
+/// All of them must outlive the updater. `not_finite`: one int32 on the device, which
 /// an update sets where the state is not finite after it.
 std::unique_ptr<ShardUpdater> make_device_updater(const ShardParts& parts, DeviceExecutor& executor,
-    Communicator& communicator, DeviceKernels* kernels, const at::Tensor& not_finite);
+    Communicator& communicator, DeviceKernels& kernels, const at::Tensor& not_finite);
 
 }  // namespace zerosched::detail

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -162,6 +163,16 @@ int FakeRuntime::live_allocations() const {
   return static_cast<int>(allocations_.size());
 }
 
+int64_t FakeRuntime::allocated_bytes() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return allocated_bytes_;
+}
+
+int64_t FakeRuntime::take_peak_bytes() {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return std::exchange(peak_bytes_, allocated_bytes_);
+}
+
 int FakeRuntime::live_events() const {
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   return static_cast<int>(events_.size());
@@ -174,6 +185,11 @@ int FakeRuntime::live_streams() const {
 
 at::Tensor FakeRuntime::empty(int64_t numel, at::ScalarType dtype, int device) {
   const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
+  {
+    const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    allocated_bytes_ += byte_count;
+    peak_bytes_ = std::max(peak_bytes_, allocated_bytes_);
+  }
   return wrap(allocate(byte_count), numel, dtype, device,
       [this, byte_count, made_in = current_stream(device)](
           void* memory) { release(static_cast<char*>(memory), byte_count, made_in); });
@@ -189,9 +205,11 @@ void FakeRuntime::release(char* memory, int64_t byte_count, Stream made_in) {
     kept.push_back({queue, queue->done + static_cast<int64_t>(queue->ops.size())});
   }
   kept_for_.erase(memory);
+  if (kept.empty()) allocated_bytes_ -= byte_count;
   if (streams_.count(made_in.handle) == 0) return;
   for (const Point& point : kept) queue_of(made_in)->ops.push_back({{}, point});
-  enqueue(made_in, [memory, byte_count] {
+  enqueue(made_in, [this, memory, byte_count, was_kept = !kept.empty()] {
+    if (was_kept) allocated_bytes_ -= byte_count;
     std::memset(memory, 0xff, static_cast<size_t>(byte_count));
     return true;
   });
@@ -312,10 +330,6 @@ void FakeRuntime::add(const at::Tensor& sum, const at::Tensor& term) {
   enqueue(sum, [sum = unowned(sum), term = unowned(term)] { sum.add_(term); });
 }
 
-void FakeRuntime::multiply(const at::Tensor& tensor, double factor) {
-  enqueue(tensor, [tensor = unowned(tensor), factor] { tensor.mul_(factor); });
-}
-
 void FakeRuntime::clamp(const at::Tensor& tensor, double low, double high) {
   enqueue(tensor, [tensor = unowned(tensor), low, high] { tensor.clamp_(low, high); });
 }
@@ -331,6 +345,16 @@ void FakeRuntime::keep(const at::Tensor& tensor) {
   const int device = device_of(tensor).index();
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   kept_for_[static_cast<char*>(tensor.storage().mutable_data())].push_back(current_stream(device));
+}
+
+int64_t FakeRuntime::exchange_stream(Stream stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  Stream& current = current_.at(static_cast<size_t>(stream.device));
+  return reinterpret_cast<int64_t>(std::exchange(current, stream).handle);
+}
+
+void FakeRuntime::restore_stream(int device, int64_t previous) {
+  set_current_stream({device, reinterpret_cast<void*>(previous)});
 }
 
 int FakeRuntime::exchange_device(int device) { return std::exchange(current_device, device); }

@@ -60,6 +60,11 @@ class FakeRuntime : public device::Runtime {
   void* allocate(int64_t byte_count);
   void free(void* memory);
   int live_allocations() const;
+  /// Bytes of empty()'s tensors that LibTorch's caching allocator could give to nobody else: memory is free again for
+  /// its stream as soon as its tensor goes, but where keep() was called in others not before those got there.
+  int64_t allocated_bytes() const;
+  /// The most of it since the last call.
+  int64_t take_peak_bytes();
   int live_events() const;
   int live_streams() const;
   int prepared = 0;  ///< calls of prepare_tensors()
@@ -87,12 +92,13 @@ class FakeRuntime : public device::Runtime {
   void assign(const at::Tensor& to, const at::Tensor& from) override;
   void fill(const at::Tensor& tensor, double value) override;
   void add(const at::Tensor& sum, const at::Tensor& term) override;
-  void multiply(const at::Tensor& tensor, double factor) override;
   void clamp(const at::Tensor& tensor, double low, double high) override;
   void sum_of_squares(const at::Tensor& sum, const at::Tensor& tensor) override;
   void keep(const at::Tensor& tensor) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override;
+  int64_t exchange_stream(device::Stream stream) override;
+  void restore_stream(int device, int64_t previous) override;
   int exchange_device(int device) override;
 
  private:
@@ -131,6 +137,7 @@ class FakeRuntime : public device::Runtime {
   std::map<void*, Point> events_;
   std::vector<device::Stream> current_;
   std::map<char*, int64_t> allocations_;  // live, by address
+  int64_t allocated_bytes_ = 0, peak_bytes_ = 0;
   std::vector<std::unique_ptr<char[]>> memory_;
   std::map<char*, std::pair<int64_t, int>> device_ranges_;  // of tensors: address to size and device
   std::map<char*, std::vector<device::Stream>> kept_for_;   // of tensors: by address of the storage

@@ -28,7 +28,6 @@ struct GivenGradient : torch::autograd::Function<GivenGradient> {
 };
 std::map<int64_t, GivenGradient::Source> GivenGradient::sources;
 
-const std::vector<std::vector<int64_t>> kShapes = {{40}, {7, 5}, {3}, {64}, {90}, {11}};
 // The one that is not used in every step, and on no rank in the second.
 constexpr int64_t kSometimesUnused = 3;
 
@@ -41,7 +40,11 @@ class HostTrainer final : public Trainer {
 
 }  // namespace
 
-NamedParameters first_parameters(at::ScalarType dtype) { return make_parameters(kShapes, dtype); }
+NamedParameters first_parameters(const std::vector<std::vector<int64_t>>& shapes, at::ScalarType dtype) {
+  return make_parameters(shapes, dtype);
+}
+NamedParameters first_parameters(at::ScalarType dtype) { return first_parameters(usual_shapes(), dtype); }
+std::vector<std::vector<int64_t>> usual_shapes() { return {{40}, {7, 5}, {3}, {64}, {90}, {11}}; }
 
 std::vector<Job> jobs() {
   std::vector<Job> all(13);
@@ -91,11 +94,11 @@ void expect_same_bits(const Outcome& a, const Outcome& b) {
 
 Outcome Trainer::run(const Job& job) {
   job_ = job;
-  for (const auto& [name, value] : first_parameters(job.dtype)) {
+  for (const auto& [name, value] : first_parameters(job.shapes, job.dtype)) {
     const at::Tensor mine = place(value.detach()).view(value.sizes());
     parameters_.emplace_back(name, mine.requires_grad_());
   }
-  ShardingOptions sharding = buckets_of(400);
+  ShardingOptions sharding = buckets_of(job.bucket_bytes);
   sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
@@ -108,6 +111,7 @@ Outcome Trainer::run(const Job& job) {
   for (int64_t step = 0; step < job.steps; ++step) {
     begin_step(step);
     if (job.lr_differs && step == 1 && world_rank() + 1 == world_size()) options_.set_lr(0.02);
+    if (job.lr_changes) options_.set_lr(0.01 * static_cast<double>(step + 1));
     if (job.joins && world_rank() > 0 && step + 1 == job.steps) break;
     outcome.y_at_start.push_back(y_now());
     if (job.weighs) engine_->step_weight(1 + world_rank());
@@ -116,7 +120,9 @@ Outcome Trainer::run(const Job& job) {
       backward(step + 100);
       engine_->leave_no_sync();
     }
+    begin_backward();
     backward(step);
+    end_backward();
     if (job.clips_values) engine_->clip_grad_value({&options_}, 0.5);
     if (job.clips_by_function) outcome.norms.push_back(engine_->clip_grad_norm({&options_}, 1.0, 2.0));
     if (job.loss_scaling) {
@@ -152,7 +158,7 @@ void Trainer::backward(int64_t step) {
   GivenGradient::sources.clear();
   for (size_t p = 0; p < parameters_.size(); ++p) {
     const auto index = static_cast<int64_t>(p);
-    if (index == kSometimesUnused && (step == 1 || (step + rank) % 3 == 0)) continue;
+    if (!job_.uses_all && index == kSometimesUnused && (step == 1 || (step + rank) % 3 == 0)) continue;
     const at::Tensor value = random_like(parameters_[p].second.detach(), step, rank, index);
     if (job_.overflows && step == 1 && rank == 0)
       value.view({-1})[0] = std::numeric_limits<double>::infinity();

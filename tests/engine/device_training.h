@@ -13,9 +13,16 @@ namespace zerosched::testing {
 
 /// What is trained, as it is before the first step.
 NamedParameters first_parameters(at::ScalarType dtype = at::kFloat);
+/// Of these shapes.
+NamedParameters first_parameters(const std::vector<std::vector<int64_t>>& shapes, at::ScalarType dtype);
+/// Of the parameters of a job that says nothing else.
+std::vector<std::vector<int64_t>> usual_shapes();
 
 /// Everything but where it runs.
 struct Job {
+  std::vector<std::vector<int64_t>> shapes = usual_shapes();
+  int64_t bucket_bytes = 400;
+  bool uses_all = false;  ///< else there is a parameter that is not used in every step
   at::ScalarType dtype = at::kFloat;
   std::optional<at::ScalarType> reduce_dtype;
   int buffers = 2;
@@ -23,6 +30,7 @@ struct Job {
   bool loss_scaling = false;
   bool overflows = false;    ///< an inf on rank 0 in the second step
   bool lr_differs = false;   ///< on the last rank, from the second step on
+  bool lr_changes = false;   ///< in every step, on all ranks alike
   bool accumulates = false;  ///< a backward in no_sync() before the other
   bool overlaps = true;
   bool weighs = false;  ///< ranks by their numbers
@@ -69,7 +77,10 @@ class Trainer {
   /// Called by backward.
   virtual at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) = 0;
   virtual void begin_step(int64_t) {}
+  virtual void begin_backward() {}
   virtual void after_backward() {}
+  /// Before what the trainer does with the gradients.
+  virtual void end_backward() {}
   virtual void end() {}
 
   NamedParameters parameters_;

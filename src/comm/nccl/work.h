@@ -20,6 +20,7 @@ class NcclWork final : public Work {
 
   void wait() override;
   bool done() const noexcept override;
+  bool blocks_host() const noexcept override { return host_waits_; }
 
   /// Called once NCCL's kernels are on `stream`.
   void record(device::Stream stream);
