@@ -3,6 +3,8 @@
 #include "device/runtime.h"
 #include "engine/pinned_buffer.h"
 
+#include <zerosched/export.h>
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -30,7 +32,7 @@ namespace zerosched::detail {
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
-class Executor {
+class ZEROSCHED_EXPORT Executor {
  public:
   virtual ~Executor() = default;
 
@@ -62,7 +64,7 @@ class Executor {
   virtual void leave() = 0;
 };
 
-class HostExecutor final : public Executor {
+class ZEROSCHED_EXPORT HostExecutor final : public Executor {
  public:
   at::Device device() const override { return at::kCPU; }
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
@@ -81,7 +83,7 @@ class HostExecutor final : public Executor {
   void leave() override {}
 };
 
-class DeviceExecutor final : public Executor {
+class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
  public:
   DeviceExecutor(device::Runtime& runtime, int device);
   ~DeviceExecutor() override;

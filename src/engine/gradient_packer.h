@@ -3,6 +3,8 @@
 #include "engine/executor.h"
 #include "layout/layout.h"
 
+#include <zerosched/export.h>
+
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
@@ -53,7 +55,7 @@ class GradientPacker {
 };
 
 /// Gradients in host memory: copied as they come. `rank`: this one's, for the flags that name it.
-std::unique_ptr<GradientPacker> make_host_packer(const Layout& layout, int64_t rank);
+ZEROSCHED_EXPORT std::unique_ptr<GradientPacker> make_host_packer(const Layout& layout, int64_t rank);
 
 /// On a device gradients stay where they are, held, until the bucket is finished: one kernel takes them all, beside the
 /// stream that backward runs in.
@@ -61,7 +63,7 @@ std::unique_ptr<GradientPacker> make_host_packer(const Layout& layout, int64_t r
 /// Their memory goes back to the allocator, which may hand it out at once, when the streams that they came in wait for
 /// that kernel. In backward they are made to once the next bucket is finished, so the gradients of two buckets are alive
 /// at once however far the host is ahead of the device.
-std::unique_ptr<GradientPacker> make_device_packer(
+ZEROSCHED_EXPORT std::unique_ptr<GradientPacker> make_device_packer(
     const Layout& layout, DeviceExecutor& executor, DeviceKernels& kernels);
 
 }  // namespace zerosched::detail
