@@ -38,7 +38,8 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   TORCH_ARG(int64_t, bucket_bytes) = int64_t{25} << 20;
   /// Bytes of the first bucket to be ready in backward: small, so that communication starts early.
   TORCH_ARG(int64_t, first_bucket_bytes) = int64_t{1} << 20;
-  /// How many gradient buckets may be in flight at once; gradients that find no buffer wait in .grad.
+  /// How many gradient buckets may be in flight at once. Where all buffers are taken, gradients wait in .grad; over
+  /// NCCL backward's stream waits for a buffer instead, and the host does not.
   TORCH_ARG(int, bucket_buffers) = 3;
   /// Clip the global L2 norm of the averaged gradient to this, as torch::nn::utils::clip_grad_norm_ does.
   TORCH_ARG(std::optional<double>, max_grad_norm) = std::nullopt;
