@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace zerosched::device {
 
@@ -14,7 +15,11 @@ namespace zerosched::device {
 struct Stream {
   int device = 0;
   void* handle = nullptr;
+  bool operator==(const Stream& other) const { return device == other.device && handle == other.handle; }
 };
+
+/// Adds a stream to those that are known, unless it is one of them.
+ZEROSCHED_EXPORT void add_once(std::vector<Stream>& known, Stream stream);
 
 /// A point in a stream: once recorded, what was in the stream before that call. A name, not an owner.
 struct Event {

@@ -3,11 +3,10 @@
 #include "engine/gradient_packer.h"
 #include "kernels/cuda/pack.h"
 
-#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
-#include <utility>
+#include <vector>
 
 namespace zerosched::detail {
 namespace {
@@ -32,11 +31,7 @@ class DevicePacker final : public GradientPacker {
   bool put(const OutgoingBucket& to, int64_t slot, const at::Tensor& gradient) override {
     State& state = state_of(to.bucket);
     state.gradients[static_cast<size_t>(slot)] = gradient;
-    // One, unless the model is spread over several.
-    const device::Stream stream = executor_.current_stream();
-    const bool is_known = std::any_of(state.streams.begin(), state.streams.end(),
-        [stream](const device::Stream& known) { return known.handle == stream.handle; });
-    if (!is_known) state.streams.push_back(stream);
+    add_once(state.streams, executor_.current_stream());  // one, unless the model is spread over several
     return true;
   }
 
@@ -74,13 +69,10 @@ class DevicePacker final : public GradientPacker {
   }
 
   void give_back() override {
-    for (; finished_.size() > 1; finished_.pop_front()) release(state_of(finished_.front()), nullptr);
+    for (; finished_.size() > 1; finished_.pop_front()) release(state_of(finished_.front()), {});
   }
 
-  void reduced(int64_t bucket) override {
-    const device::Stream caller = executor_.current_stream();
-    release(state_of(bucket), &caller);
-  }
+  void reduced(int64_t bucket) override { release(state_of(bucket), executor_.current_stream()); }
 
   void reset() override {
     for (State& state : states_) forget(state);
@@ -97,11 +89,10 @@ class DevicePacker final : public GradientPacker {
 
   State& state_of(int64_t bucket) { return states_[static_cast<size_t>(bucket)]; }
 
-  // Rule 4. `caller`: a stream that comes after the kernel anyway; may be null.
-  void release(State& state, const device::Stream* caller) {
+  // Rule 4. `after`: a stream that comes after the kernel anyway.
+  void release(State& state, std::optional<device::Stream> after) {
     for (const device::Stream stream : state.streams) {
-      const bool is_caller = caller != nullptr && stream.handle == caller->handle;
-      if (!is_caller && state.packed) executor_.runtime().wait(stream, *state.packed);
+      if (!(after == stream) && state.packed) executor_.runtime().wait(stream, *state.packed);
     }
     forget(state);
   }

@@ -4,7 +4,6 @@
 
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <cstring>
 
 namespace zerosched::detail {
@@ -66,7 +65,7 @@ void DeviceExecutor::follow(device::Stream stream) {
 }
 
 void DeviceExecutor::order(device::Stream before, device::Stream after) {
-  if (before.handle == after.handle) return;
+  if (before == after) return;
   runtime_.record(event_, before);
   runtime_.wait(after, event_);
 }
@@ -74,9 +73,7 @@ void DeviceExecutor::order(device::Stream before, device::Stream after) {
 void DeviceExecutor::note() {
   const device::Stream stream = current_stream();
   const std::lock_guard<std::mutex> lock(mutex_);
-  const bool is_known = std::any_of(noted_.begin(), noted_.end(),
-      [stream](const device::Stream& noted) { return noted.handle == stream.handle; });
-  if (!is_known) noted_.push_back(stream);
+  add_once(noted_, stream);
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
