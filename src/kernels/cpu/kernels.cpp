@@ -1,6 +1,7 @@
 #include "kernels/kernels.h"
 
 #include "kernels/cpu/variant.h"
+#include "kernels/gradient_dtypes.h"
 #include "kernels/summation.h"
 
 #include <ATen/Parallel.h>
@@ -68,11 +69,6 @@ double add_tiles(double p, int64_t numel, const SumTile& sum_tile) {
     }
     return add_pairwise<kSumLanes, Power>(lanes);
   });
-}
-
-/// Whether one is float32 and the other of 16 bits.
-bool is_half_of(c10::ScalarType narrow, c10::ScalarType wide) {
-  return c10::elementSize(narrow) == 2 && wide == c10::ScalarType::Float;
 }
 
 }  // namespace
@@ -149,9 +145,7 @@ double max_abs(c10::ScalarType dtype, const void* data, int64_t numel) {
 
 bool copy_gradient(c10::ScalarType to_dtype, void* to, c10::ScalarType from_dtype, const void* from,
     int64_t numel, double weight) {
-  TORCH_CHECK(
-      is_supported(to_dtype) && is_supported(from_dtype) &&
-          (to_dtype == from_dtype || is_half_of(to_dtype, from_dtype) || is_half_of(from_dtype, to_dtype)),
+  TORCH_CHECK(is_supported(to_dtype) && is_supported(from_dtype) && converts_gradient(from_dtype, to_dtype),
       "no kernel copies ", c10::toString(from_dtype), " gradients to ", c10::toString(to_dtype), ".");
   const bool out_of_cache = numel * static_cast<int64_t>(c10::elementSize(to_dtype)) >= kCopyOutOfCacheBytes;
   std::atomic<bool> finite{true};

@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 
 #include "kernels/element_types.h"
+#include "kernels/gradient_dtypes.h"
 #include "kernels/kernels.h"
 #include "kernels/summation.h"
 
@@ -66,20 +67,12 @@ ElementType element_type(ScalarType dtype) {
   }
 }
 
-bool is_converted(ScalarType from, ScalarType to) {
-  const auto is_16_bit = [](ScalarType dtype) {
-    return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
-  };
-  return from == to || (from == ScalarType::Float && is_16_bit(to)) ||
-         (is_16_bit(from) && to == ScalarType::Float);
-}
-
 std::vector<PackSlot> pack_slots(ScalarType dtype, const PackSource* sources, int64_t count) {
   std::vector<PackSlot> slots;
   slots.reserve(static_cast<size_t>(count));
   int64_t end = 0;
   for (const PackSource* source = sources; source != sources + count; ++source) {
-    TORCH_CHECK(is_converted(source->dtype, dtype), "no kernel packs ", c10::toString(source->dtype),
+    TORCH_CHECK(converts_gradient(source->dtype, dtype), "no kernel packs ", c10::toString(source->dtype),
         " gradients into a ", c10::toString(dtype), " bucket.");
     TORCH_CHECK(source->begin >= end && source->numel > 0, "slot ", source - sources,
         " of a bucket to pack is [", source->begin, ", ", source->begin + source->numel,

@@ -13,7 +13,8 @@
 // Each function launches on `stream`, whose device must be the current one, and returns; none waits for the
 // device or allocates. All pointers but that to the rule's scalars are to device memory. All can be captured
 // in a CUDA graph, which keeps the arguments of the call: pointers, counts, dtypes, the variant of a rule,
-// `weight`, `p`, `limit`, `max_norm`, all that pack() is told. What the pointers point at is read at every replay: spans, flags, scalars, norm.
+// `weight`, `p`, `limit`, `max_norm`, all that pack() is told. What the pointers point at is read at every replay:
+// spans, flags, scalars, norm.
 //
 // All throw where zerosched was built without CUDA, and c10::Error if a launch fails.
 namespace zerosched::kernels::cuda {

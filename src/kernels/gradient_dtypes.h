@@ -1,0 +1,17 @@
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+namespace zerosched::kernels {
+
+/// Whether gradients of one dtype are copied to memory of the other: the same, or float32 from and to 16 bits.
+inline bool converts_gradient(c10::ScalarType from, c10::ScalarType to) {
+  using c10::ScalarType;
+  const auto is_16_bit = [](ScalarType dtype) {
+    return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  };
+  return from == to || (from == ScalarType::Float && is_16_bit(to)) ||
+         (is_16_bit(from) && to == ScalarType::Float);
+}
+
+}  // namespace zerosched::kernels
