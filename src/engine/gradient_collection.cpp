@@ -77,9 +77,7 @@ void GradientReducer::put(int64_t parameter) {
       " and was ", c10::toString(dtype),
       " when the optimizer was constructed (module->to()?). Construct the optimizer after moving the module "
       "to its dtype and device.");
-  OutgoingBucket& out = bucket_state(bucket).out;
-  out.weight = weight();
-  const bool is_finite = packer_->put(out, slot, flat);
+  const bool is_finite = packer_->put(outgoing(bucket), slot, flat);
   if (!is_finite && not_finite_parameter_ < 0) not_finite_parameter_ = parameter;
 }
 

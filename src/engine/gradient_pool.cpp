@@ -8,10 +8,10 @@
 
 namespace zerosched::detail {
 
-std::vector<int> assign_buffers(const std::vector<int64_t>& order, const std::vector<int64_t>& bucket_bytes,
-    const std::vector<int64_t>& buffer_bytes) {
+std::vector<BufferUse> assign_buffers(const std::vector<int64_t>& order,
+    const std::vector<int64_t>& bucket_bytes, const std::vector<int64_t>& buffer_bytes) {
   std::vector<int64_t> last_user(buffer_bytes.size(), -1);
-  std::vector<int> buffers;
+  std::vector<BufferUse> uses;
   for (size_t position = 0; position < order.size(); ++position) {
     const int64_t bytes = bucket_bytes[static_cast<size_t>(order[position])];
     int best = -1;
@@ -22,10 +22,10 @@ std::vector<int> assign_buffers(const std::vector<int64_t>& order, const std::ve
       if (best < 0 || last_user[index] < last_user[static_cast<size_t>(best)]) best = i;
     }
     TORCH_INTERNAL_ASSERT(best >= 0, "bucket ", order[position], " fits no buffer");
-    last_user[static_cast<size_t>(best)] = static_cast<int64_t>(position);
-    buffers.push_back(best);
+    int64_t& user = last_user[static_cast<size_t>(best)];
+    uses.push_back({best, std::exchange(user, static_cast<int64_t>(position))});
   }
-  return buffers;
+  return uses;
 }
 
 GradientPool::GradientPool(
@@ -43,17 +43,11 @@ void GradientPool::assign(const std::vector<int64_t>& order) {
   if (buffers_.empty()) return;
   std::vector<int64_t> buffer_bytes;
   for (const at::Tensor& buffer : buffers_) buffer_bytes.push_back(buffer.numel());
-  buffer_of_ = assign_buffers(order, bucket_bytes_, buffer_bytes);
-  users_before_.clear();
-  std::vector<int64_t> last_user(buffers_.size(), -1);
-  for (size_t position = 0; position < order.size(); ++position) {
-    const auto buffer = static_cast<size_t>(buffer_of_[position]);
-    users_before_.push_back(std::exchange(last_user[buffer], static_cast<int64_t>(position)));
-  }
+  uses_ = assign_buffers(order, bucket_bytes_, buffer_bytes);
 }
 
 at::Tensor GradientPool::view(size_t position, int64_t numel, c10::ScalarType dtype) const {
-  return buffers_[static_cast<size_t>(buffer_of_[position])]
+  return buffers_[static_cast<size_t>(uses_[position].buffer)]
       .narrow(0, 0, numel * static_cast<int64_t>(c10::elementSize(dtype)))
       .view(dtype);
 }

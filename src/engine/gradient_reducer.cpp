@@ -184,6 +184,12 @@ void GradientReducer::give_buffer(int64_t bucket) {
   }
 }
 
+const OutgoingBucket& GradientReducer::outgoing(int64_t bucket) {
+  OutgoingBucket& out = bucket_state(bucket).out;
+  out.weight = weight();
+  return out;
+}
+
 int64_t GradientReducer::slice_numel(int64_t bucket) const {
   const int64_t report_numel = bucket == carrier() ? codec_of(bucket).numel() : 0;
   return layout_of(bucket).gradient_slice_numel() + report_numel;
@@ -199,8 +205,7 @@ void GradientReducer::launch(size_t position) {
     bucket_state(order_[static_cast<size_t>(before)]).work->wait();
   }
   const std::vector<std::byte> report = encoded_report(bucket);
-  OutgoingBucket& out = bucket_state(bucket).out;
-  out.weight = weight();
+  const OutgoingBucket& out = outgoing(bucket);
   packer_->finish(out, report.data());
   bucket_state(bucket).work = communicator_->reduce_scatter(out.flat,
       received_[static_cast<size_t>(bucket)].narrow(0, 0, out.slice_numel), {"gradients", bucket, round_});

@@ -182,6 +182,7 @@ class GradientReducer {
   void wait_locked(int64_t bucket);
   void set_order(std::vector<int64_t> order);
   int64_t carrier() const { return order_.front(); }
+  const OutgoingBucket& outgoing(int64_t bucket);
   int64_t slice_numel(int64_t bucket) const;
   size_t position_of(int64_t bucket) const { return positions_[static_cast<size_t>(bucket)]; }
   BucketState& bucket_state(int64_t bucket) { return buckets_[static_cast<size_t>(bucket)]; }

@@ -9,11 +9,18 @@
 namespace zerosched::detail {
 namespace {
 
+std::vector<int> chosen_buffers(const std::vector<int64_t>& order, const std::vector<int64_t>& bucket_bytes,
+    const std::vector<int64_t>& buffer_bytes) {
+  std::vector<int> chosen;
+  for (const BufferUse& use : assign_buffers(order, bucket_bytes, buffer_bytes)) chosen.push_back(use.buffer);
+  return chosen;
+}
+
 TEST(GradientPool, BuffersOfOneSizeGoRound) {
   const std::vector<int64_t> order = {2, 0, 3, 1, 4, 5, 6};
   const std::vector<int64_t> bucket_bytes(7, 100);
   for (const size_t buffers : {1U, 2U, 3U}) {
-    const auto chosen = assign_buffers(order, bucket_bytes, std::vector<int64_t>(buffers, 100));
+    const auto chosen = chosen_buffers(order, bucket_bytes, std::vector<int64_t>(buffers, 100));
     // Taken for the first time from the last on.
     for (size_t k = 0; k < order.size(); ++k) {
       EXPECT_EQ(chosen[k], static_cast<int>(buffers - 1 - k % buffers))
@@ -25,7 +32,7 @@ TEST(GradientPool, BuffersOfOneSizeGoRound) {
 TEST(GradientPool, AHugeBucketDoesNotMakeEveryBufferHuge) {
   const std::vector<int64_t> bucket_bytes = {10, 10, 1000, 10, 10};
   const std::vector<int64_t> order = {0, 1, 2, 3, 4};
-  const auto chosen = assign_buffers(order, bucket_bytes, {1000, 10, 10});
+  const auto chosen = chosen_buffers(order, bucket_bytes, {1000, 10, 10});
   EXPECT_EQ(chosen, (std::vector<int>{2, 1, 0, 2, 1}));
 }
 
