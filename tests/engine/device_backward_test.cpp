@@ -5,18 +5,12 @@
 #include <atomic>
 #include <map>
 
-namespace zerosched {
+namespace zerosched::testing {
 namespace {
-
-using testing::DeviceTrainer;
-using testing::FakeRuntime;
-using testing::Job;
-using testing::kNccl;
-using testing::Transport;
 
 /// Counts reduce-scatters; with `blocking` it says of them that waiting blocks the host, as a design would have it in
 /// which the host looks when a buffer is free.
-class CountingCommunicator final : public testing::PassingCommunicator {
+class CountingCommunicator final : public PassingCommunicator {
  public:
   CountingCommunicator(std::shared_ptr<Communicator> inner, bool blocking)
       : PassingCommunicator(std::move(inner)), blocking_(blocking) {}
@@ -84,7 +78,7 @@ Seen train(FakeRuntime& runtime, const Job& job, bool blocking) {
 }
 
 TEST(BackwardOnDevice, EveryBucketLeavesThoughNoneHasArrived) {
-  if (testing::world()->size() == 1) return;  // nothing is reduced
+  if (world()->size() == 1) return;  // nothing is reduced
   Job job = job_of(200, 1, 64);
   job.buffers = 3;
   FakeRuntime runtime;
@@ -95,7 +89,7 @@ TEST(BackwardOnDevice, EveryBucketLeavesThoughNoneHasArrived) {
 
 // Of two buckets, and what backward is making.
 TEST(BackwardOnDevice, GradientsOfTwoBucketsAreAlive) {
-  if (testing::world()->size() == 1) return;  // gradients stay
+  if (world()->size() == 1) return;  // gradients stay
   for (const int64_t parameters : {1, 4}) {
     const Job job = job_of(50, parameters, 64);
     FakeRuntime runtime;
@@ -147,7 +141,7 @@ class CountingRuntime final : public FakeRuntime {
 // Per bucket, and not per parameter: an event behind the gradients, one behind their packing and NCCL's two, and the
 // waits for those and for the buffer. Once a round: the stream of all that comes beside.
 TEST(BackwardOnDevice, CostsTheHostCallsPerBucketNotPerParameter) {
-  if (testing::world()->size() == 1) return;
+  if (world()->size() == 1) return;
   constexpr int64_t kBuckets = 20;
   for (const int64_t parameters : {1, 8}) {
     SCOPED_TRACE(std::to_string(parameters) + " parameters per bucket");
@@ -167,4 +161,4 @@ TEST(BackwardOnDevice, CostsTheHostCallsPerBucketNotPerParameter) {
 }
 
 }  // namespace
-}  // namespace zerosched
+}  // namespace zerosched::testing

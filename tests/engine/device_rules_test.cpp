@@ -7,18 +7,8 @@
 #include <map>
 #include <set>
 
-namespace zerosched {
+namespace zerosched::testing {
 namespace {
-
-using testing::Checkpointing;
-using testing::DeviceTrainer;
-using testing::FakeRuntime;
-using testing::Job;
-using testing::kMain;
-using testing::kNccl;
-using testing::on_host;
-using testing::Outcome;
-using testing::Transport;
 
 /// The rules of engine/executor.h, by what is forgotten.
 enum class Rule {
@@ -124,7 +114,7 @@ class ForgetfulWork final : public Work {
   std::function<bool()> forgets_wait_;
 };
 
-class ForgetfulCommunicator final : public testing::PassingCommunicator {
+class ForgetfulCommunicator final : public PassingCommunicator {
  public:
   ForgetfulCommunicator(std::shared_ptr<Communicator> inner, Forgotten& forgotten)
       : PassingCommunicator(std::move(inner)), forgotten_(forgotten) {}
@@ -168,8 +158,12 @@ bool goes_wrong(const Scenario& scenario, const Outcome& host, bool forget) {
   trainer.wrap = [&](std::shared_ptr<Communicator> made) {
     return std::make_shared<ForgetfulCommunicator>(std::move(made), forgotten);
   };
-  trainer.backward_is_beside = trainer.pauses = scenario.backward_is_beside;
-  if (trainer.pauses) trainer.watch_seconds = 0.0005;
+  trainer.backward_is_beside = scenario.backward_is_beside;
+  if (scenario.backward_is_beside) {
+    // The watching thread asks for what backward has launched.
+    trainer.watch_seconds = 0.0005;
+    trainer.after_last_backward = [] { std::this_thread::sleep_for(std::chrono::milliseconds(150)); };
+  }
   device::Stream side;
   trainer.at_step = [&](int64_t step, size_t buckets, const std::vector<device::Stream>& streams) {
     side = streams.back();
@@ -190,13 +184,13 @@ bool goes_wrong(const Scenario& scenario, const Outcome& host, bool forget) {
   };
   bool right = false;
   try {
-    right = testing::same_bits(trainer.run(scenario.job), host);
+    right = same_bits(trainer.run(scenario.job), host);
   } catch (const std::exception&) {
     // Numbers that were read too early may look like an error of the gradients.
     EXPECT_TRUE(forget);
   }
   EXPECT_EQ(forgotten.times > 0, forget);
-  for (const auto& text : testing::gather_texts(right ? "right" : "wrong")) {
+  for (const auto& text : gather_texts(right ? "right" : "wrong")) {
     if (text == "wrong") return true;
   }
   return false;
@@ -210,7 +204,7 @@ TEST(EngineOnDevice, EveryRuleIsNeeded) {  // but the last, below
   compatible.overlaps = false;
   scheduled.lr_changes = true;  // what is told of a step too late is then told of the next
   std::vector<std::pair<const char*, Scenario>> scenarios;
-  if (testing::world_size() == 1) {
+  if (world_size() == 1) {
     // Gradients stay where they are, so the step has to come after the streams that made them.
     scenarios = {
         {"1", {job, Rule::enter, Held::none}},
@@ -241,11 +235,11 @@ TEST(EngineOnDevice, EveryRuleIsNeeded) {  // but the last, below
 // Rule 1, of src/io. It holds twice: a save waits for what steps have yet to tell, so that it holds the last one even
 // where it does not enter.
 TEST(EngineOnDevice, CheckpointsHoldTheLastStepThoughTheyForgetToEnter) {
-  if (testing::world_size() == 1) return;  // the gather asks for all before it at once
+  if (world_size() == 1) return;  // the gather asks for all before it at once
   Job job;
-  const testing::State right = on_host(job).state;
+  const State right = on_host(job).state;
   const auto holds_last_step = [&](bool forget) {
-    const testing::Scratch scratch;
+    const Scratch scratch;
     Forgotten forgotten;
     forgotten.rule = Rule::enter;
     ForgetfulRuntime runtime(forgotten, 0);
@@ -260,11 +254,11 @@ TEST(EngineOnDevice, CheckpointsHoldTheLastStepThoughTheyForgetToEnter) {
     checkpointing.save(trainer, scratch / "step");
     trainer.run(job);
     EXPECT_EQ(forgotten.times > 0, forget);
-    AdamWScheduleFree loaded({ParameterGroup(testing::first_parameters())}, testing::world());
+    AdamWScheduleFree loaded({ParameterGroup(first_parameters())}, world());
     loaded.load_checkpoint(scratch / "step");
-    for (const auto& [name, tensors] : testing::full_state(loaded)) {
+    for (const auto& [name, tensors] : full_state(loaded)) {
       for (const auto& [parameter, tensor] : tensors) {
-        if (!testing::same_bits(tensor, right.at(name).at(parameter))) return false;
+        if (!same_bits(tensor, right.at(name).at(parameter))) return false;
       }
     }
     return true;
@@ -275,7 +269,7 @@ TEST(EngineOnDevice, CheckpointsHoldTheLastStepThoughTheyForgetToEnter) {
 
 // Rule 8: an optimizer that goes in another stream than it came in, with work still queued there.
 TEST(EngineOnDevice, MemoryGoesAfterItsLastUser) {
-  if (testing::world_size() == 1) return;  // the gather asks for all before it at once
+  if (world_size() == 1) return;  // the gather asks for all before it at once
   const Job job;
   const at::Tensor right = on_host(job).y_at_end;
   const auto y_is_right = [&](bool forget, uint64_t seed) {
@@ -295,7 +289,7 @@ TEST(EngineOnDevice, MemoryGoesAfterItsLastUser) {
     };
     const at::Tensor y = trainer.run(job).y_at_end;
     EXPECT_EQ(forgotten.times, forget ? 1 : 0);
-    for (const auto& text : testing::gather_texts(testing::same_bits(y, right) ? "right" : "wrong")) {
+    for (const auto& text : gather_texts(same_bits(y, right) ? "right" : "wrong")) {
       if (text == "wrong") return false;
     }
     return true;
@@ -307,4 +301,4 @@ TEST(EngineOnDevice, MemoryGoesAfterItsLastUser) {
 }
 
 }  // namespace
-}  // namespace zerosched
+}  // namespace zerosched::testing

@@ -2,20 +2,11 @@
 #include "engine/device_trainer.h"
 #include "io/scratch.h"
 
-namespace zerosched {
+namespace zerosched::testing {
 namespace {
 
-using testing::Checkpointing;
-using testing::DeviceTrainer;
-using testing::FakeRuntime;
-using testing::Job;
-using testing::on_host;
-using testing::Outcome;
-using testing::Transport;
-using testing::transports;
-
 TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
-  const std::vector<Job> all = testing::jobs();
+  const std::vector<Job> all = jobs();
   for (size_t j = 0; j < all.size(); ++j) {
     const Outcome host = on_host(all[j]);
     for (const Transport transport : transports()) {
@@ -23,7 +14,7 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
         SCOPED_TRACE("job " + std::to_string(j) + (transport == Transport::nccl ? " nccl" : " staged") +
                      ", seed " + std::to_string(seed));
         FakeRuntime runtime(1, seed);
-        testing::expect_same_bits(DeviceTrainer(runtime, transport).run(all[j]), host);
+        expect_same_bits(DeviceTrainer(runtime, transport).run(all[j]), host);
       }
     }
   }
@@ -38,14 +29,13 @@ TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
   const std::vector<std::pair<Job, std::string>> jobs = {{not_finite, "inf or a NaN in step 2"},
       {clipped, "inf or a NaN in step 2"}, {differs, "lr of parameter group 0 is 0.02"}};
   for (const auto& [job, text] : jobs) {
-    if (job.lr_differs && testing::world_size() == 1) continue;
-    testing::expect_error(
-        [job = job] { on_host(job); }, {job.lr_differs ? text : "an inf or a NaN in step 2"});
+    if (job.lr_differs && world_size() == 1) continue;
+    expect_error([job = job] { on_host(job); }, {job.lr_differs ? text : "an inf or a NaN in step 2"});
     for (const Transport transport : transports()) {
       FakeRuntime runtime;
       DeviceTrainer trainer(runtime, transport);
       trainer.before_it_goes = [&] { trainer.engine().eval(); };
-      testing::expect_error([&, job = job] { trainer.run(job); }, {text});
+      expect_error([&, job = job] { trainer.run(job); }, {text});
     }
   }
 }
@@ -57,7 +47,7 @@ TEST(EngineOnDevice, CheckpointsHoldAndBringBackTheLastStep) {
     for (uint64_t seed = 0; seed < 3; ++seed) {
       SCOPED_TRACE(
           std::string(transport == Transport::nccl ? "nccl" : "staged") + ", seed " + std::to_string(seed));
-      const testing::Scratch scratch;
+      const Scratch scratch;
       FakeRuntime runtime(1, seed);
       Checkpointing checkpointing(runtime);
       Outcome saved;
@@ -66,14 +56,14 @@ TEST(EngineOnDevice, CheckpointsHoldAndBringBackTheLastStep) {
         checkpointing.save(trainer, scratch / "step");
         saved = trainer.run(job);
       }
-      AdamWScheduleFree host({ParameterGroup(testing::first_parameters())}, testing::world());
+      AdamWScheduleFree host({ParameterGroup(first_parameters())}, world());
       host.load_checkpoint(scratch / "step");
-      testing::expect_same_bits(testing::full_state(host), saved.state);
+      expect_same_bits(full_state(host), saved.state);
       DeviceTrainer trainer(runtime, transport);
       checkpointing.load(trainer, scratch / "step");
       const Outcome loaded = trainer.run(shorter);
-      testing::expect_same_bits(loaded.state, saved.state);
-      EXPECT_TRUE(testing::same_bits(loaded.y_at_end, saved.y_at_end));
+      expect_same_bits(loaded.state, saved.state);
+      EXPECT_TRUE(same_bits(loaded.y_at_end, saved.y_at_end));
     }
   }
 }
@@ -89,13 +79,13 @@ TEST(EngineOnDevice, ANormThatNeverComesIsGivenUpWithTheCommunicator) {
   DeviceTrainer trainer(runtime, Transport::nccl);
   std::thread peer;
   trainer.at_end = [&] {
-    runtime.hold_stream(testing::kNccl);
+    runtime.hold_stream(kNccl);
     peer = std::thread([&] {
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
       trainer.engine().communicator()->abort("enough");
     });
   };
-  testing::expect_error([&] { trainer.run(job); }, {"enough"});
+  expect_error([&] { trainer.run(job); }, {"enough"});
   runtime.hold_stream(-1);
   peer.join();
 }
@@ -103,4 +93,4 @@ TEST(EngineOnDevice, ANormThatNeverComesIsGivenUpWithTheCommunicator) {
 #endif
 
 }  // namespace
-}  // namespace zerosched
+}  // namespace zerosched::testing

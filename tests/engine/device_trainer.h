@@ -36,7 +36,6 @@ class DeviceTrainer final : public Trainer {
 
   double watch_seconds = 0.005;
   bool backward_is_beside = false;  ///< hooks come in the second stream only
-  bool pauses = false;  ///< after backward, so that the watching thread asks for what it has launched
   using Streams = std::vector<device::Stream>;
   std::function<void(int64_t step, size_t buckets, const Streams&)> at_step = [](int64_t, size_t,
                                                                                   const Streams&) {};
@@ -104,7 +103,6 @@ class DeviceTrainer final : public Trainer {
   void end_backward() override {
     runtime_.set_current_stream(main_);
     after_last_backward();
-    if (pauses) std::this_thread::sleep_for(std::chrono::milliseconds(150));
   }
   void end() override {
     runtime_.set_current_stream(main_);

@@ -62,7 +62,7 @@ TEST_F(ParameterGradients, StayWhereTheyAreTheUsers) {
   EXPECT_THROW(gradients.check_untouched(0, seen), c10::Error);
 }
 
-// 256 ones and then 256 times 2^-8: in bfloat16 the sum stays at 256 from there on.
+// 256 and then 256 times 2^-6: in bfloat16 the sum would stay at 256.
 TEST_F(ParameterGradients, Of16BitsAreAccumulatedInFloat32) {
   const at::Tensor parameter = at::zeros({2}, at::kBFloat16).requires_grad_();
   Gradients gradients = make(parameter);

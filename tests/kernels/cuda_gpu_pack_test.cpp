@@ -1,11 +1,10 @@
 // The CUDA pack kernel on a GPU, as in the shim, and a bucket that no CPU would wait for.
-#include "kernels/device_memory.h"
+#include "kernels/on_gpu.h"
 #include "kernels/pack_cases.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <deque>
 #include <string>
 #include <vector>
 
@@ -19,27 +18,17 @@ using testing::DeviceMemory;
 using testing::PackCase;
 using testing::PackData;
 
-class CudaGpuPack : public ::testing::Test {
+class CudaGpuPack : public testing::OnGpu {
  protected:
-  void SetUp() override {
-    const std::string reason = testing::why_no_gpu();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-
   static void expect_packed(const PackCase& c, size_t offset) {
     SCOPED_TRACE(c.describe() + ", offset " + std::to_string(offset));
     PackData data(c);
-    std::deque<DeviceMemory> gradients;
-    std::vector<const void*> addresses;
-    for (const Array& gradient : data.gradients) {
-      gradients.emplace_back(gradient, offset * c10::elementSize(gradient.dtype()));
-      addresses.push_back(gradients.back().data());
-    }
+    const auto gradients = data.upload<DeviceMemory>(offset);
     Array read(c.dtype, data.buffer_numel());
     std::memset(read.data(), 0xff, read.byte_count());
     const DeviceMemory buffer(read), report(data.report);
     ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());
-    std::vector<cuda::PackSource> sources = data.sources(addresses);
+    std::vector<cuda::PackSource> sources = data.sources(testing::addresses_of(gradients));
     const CudaStream stream;
     cuda::pack(c.dtype, data.bucket(buffer.data(), report.data()), sources.data(),
         static_cast<int64_t>(sources.size()), stream);

@@ -1,7 +1,7 @@
 // The CUDA kernels on a GPU, against the CPU's: every bit must be the same, as in the shim.
 #include "kernels/cuda_cases.h"
-#include "kernels/device_memory.h"
 #include "kernels/element_types.h"
+#include "kernels/on_gpu.h"
 #include "kernels/summation.h"
 
 #include <gtest/gtest.h>
@@ -30,13 +30,7 @@ using testing::Shard;
 using testing::span_sizes;
 using testing::Variant;
 
-class CudaGpu : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string reason = testing::why_no_gpu();
-    if (!reason.empty()) GTEST_SKIP() << reason;
-  }
-};
+using CudaGpu = testing::OnGpu;
 
 struct OnDevice {
   DeviceMemory y, g, flags, scalars, norm, not_finite, spans, sum, workspace;

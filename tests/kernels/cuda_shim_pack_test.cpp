@@ -8,7 +8,6 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <string>
 #include <vector>
 
@@ -32,16 +31,11 @@ class CudaShimPack : public ::testing::Test {
   static void expect_packed(const PackCase& c, size_t offset) {
     SCOPED_TRACE(c.describe() + ", offset " + std::to_string(offset));
     PackData data(c);
-    std::deque<Device> gradients;
-    std::vector<const void*> addresses;
-    for (const Array& gradient : data.gradients) {
-      gradients.emplace_back(gradient, offset * c10::elementSize(gradient.dtype()));
-      addresses.push_back(gradients.back().data());
-    }
+    const auto gradients = data.upload<Device>(offset);
     Array stale(c.dtype, data.buffer_numel());
     std::memset(stale.data(), 0xff, stale.byte_count());
     const Device buffer(stale), report(data.report);
-    std::vector<cuda::PackSource> sources = data.sources(addresses);
+    std::vector<cuda::PackSource> sources = data.sources(testing::addresses_of(gradients));
     cuda::pack(c.dtype, data.bucket(buffer.data(), report.data()), sources.data(),
         static_cast<int64_t>(sources.size()), nullptr);
     EXPECT_TRUE(buffer.same_bits(data.packed()));

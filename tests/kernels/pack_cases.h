@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <random>
 #include <string>
 #include <utility>
@@ -33,6 +34,14 @@ struct PackCase {
   }
 };
 
+/// Of memory on a device, in its order.
+template <typename Memory>
+std::vector<const void*> addresses_of(const std::deque<Memory>& all) {
+  std::vector<const void*> addresses;
+  for (const Memory& memory : all) addresses.push_back(memory.data());
+  return addresses;
+}
+
 class PackData {
  public:
   explicit PackData(const PackCase& c, uint32_t seed = 1)
@@ -51,6 +60,15 @@ class PackData {
 
   bool has_gradient(int64_t slot) const { return !case_.some_missing || slot % 4 != 1; }
   int64_t buffer_numel() const { return case_.world_size * slice_numel(); }
+
+  /// The gradients, each in memory of its own, at an offset in elements.
+  template <typename Memory>
+  std::deque<Memory> upload(size_t offset) const {
+    std::deque<Memory> all;
+    for (const Array& gradient : gradients)
+      all.emplace_back(gradient, offset * c10::elementSize(gradient.dtype()));
+    return all;
+  }
 
   /// `addresses`: of the gradients on the device.
   std::vector<cuda::PackSource> sources(const std::vector<const void*>& addresses) const {
