@@ -27,8 +27,8 @@ namespace zerosched::detail {
 /// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
 /// 4. (DevicePacker::release) The streams in which a bucket's gradients came wait for their packing before the
 ///    gradients go, so that their memory may be handed out again at once. (ParameterGradients, GradientReducer::put,
-///    DeviceUpdater::begin_step) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
-/// 5. (DeviceUpdater::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
+///    SpanTable::add) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
+/// 5. (SpanTable::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.

@@ -29,6 +29,32 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
   }
 }
 
+// Whatever the number of buckets, one launch goes over the gradients of all.
+TEST(EngineOnDevice, NormsTakeOneLaunchForAllBuckets) {
+  const auto calls_of = [](const Job& job) {
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, Transport::staged);
+    size_t buckets = 0;
+    trainer.at_step = [&](int64_t, size_t count, const DeviceTrainer::Streams&) { buckets = count; };
+    trainer.at_end = [&] { EXPECT_EQ(trainer.engine().grad_norms().size(), 6U); };
+    trainer.run(job);
+    EXPECT_GT(buckets, 2U);
+    return trainer.kernels().calls;
+  };
+  Job clips;
+  clips.max_grad_norm = 1;
+  auto calls = calls_of(clips);
+  EXPECT_EQ(calls["sum_of_squares"], clips.steps);
+  EXPECT_EQ(calls["gradient_norm"], clips.steps);
+  EXPECT_EQ(calls["squares_by_parameter"], 1);
+  Job by_function;
+  by_function.clips_by_function = by_function.clips_values = true;
+  by_function.overlaps = false;
+  calls = calls_of(by_function);
+  EXPECT_EQ(calls["clamp_gradient"], by_function.steps);
+  EXPECT_EQ(calls["sum_of_squares"], by_function.steps);
+}
+
 // What the host learns of a step once the device has made it is told at the latest by the evaluation that follows.
 TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
   Job not_finite, clipped, differs;
