@@ -36,7 +36,10 @@ class DevicePacker final : public GradientPacker {
     const device::Stream stream = executor_.current_stream();
     const bool is_known = std::any_of(state.streams.begin(), state.streams.end(),
         [stream](const device::Stream& known) { return known.handle == stream.handle; });
-    if (!is_known) state.streams.push_back(stream);
+    if (!is_known) {
+      executor_.refuse_capture(stream);
+      state.streams.push_back(stream);
+    }
     return true;
   }
 

@@ -3,6 +3,7 @@
 #include "kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstring>
@@ -76,12 +77,24 @@ void DeviceExecutor::note() {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool is_known = std::any_of(noted_.begin(), noted_.end(),
       [stream](const device::Stream& noted) { return noted.handle == stream.handle; });
-  if (!is_known) noted_.push_back(stream);
+  if (is_known) return;
+  refuse_capture(stream);
+  noted_.push_back(stream);
+}
+
+// Events and tables of the optimizer outlive a capture, and a graph would repeat one step's collectives and scalars.
+void DeviceExecutor::refuse_capture(device::Stream stream) const {
+  TORCH_CHECK(!runtime_.is_capturing(stream), "the current stream of ", device(),
+      " is being captured into a CUDA graph, and the optimizer cannot be part of one: capture forward and "
+      "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, and "
+      "call step() and everything else of the optimizer outside of the capture.");
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
   auto scope = std::make_unique<device::DeviceScope>(runtime_, device_);
-  follow(current_stream());
+  const device::Stream stream = current_stream();
+  refuse_capture(stream);
+  follow(stream);
   return scope;
 }
 

@@ -39,7 +39,8 @@ class ZEROSCHED_EXPORT Executor {
   virtual at::Device device() const = 0;
   /// An uninitialised 1-D tensor.
   virtual at::Tensor empty(int64_t numel, at::ScalarType dtype) = 0;
-  /// Begins a use: rule 1. The device is this thread's current one while the result lives.
+  /// Begins a use: rule 1. The device is this thread's current one while the result lives. Throws where the thread's
+  /// current stream is being captured into a graph.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
   /// A use in a stream of its own, which is this thread's current one while the result lives, so that the caller's goes
   /// on. `after_all`: after all users so far. Users to come are not made to come after this one.
@@ -92,6 +93,8 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
 
   device::Runtime& runtime() const { return runtime_; }
   device::Stream current_stream() const { return runtime_.current_stream(device_); }
+  /// Throws if the stream is being captured into a CUDA graph.
+  void refuse_capture(device::Stream stream) const;
 
   at::Device device() const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;

@@ -76,6 +76,44 @@ TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
   }
 }
 
+constexpr const char* kWhatToCapture =
+    "capture forward and backward alone, with ShardingOptions().overlap_backward(false)";
+
+TEST(EngineOnDevice, RefusesToBecomePartOfAGraph) {
+  const Job job;
+  const Outcome host = on_host(job);
+  for (const Transport transport : transports()) {
+    const testing::Scratch scratch;
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transport);
+    trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+      if (step != 1) return;
+      AdamWScheduleFreeOptions options(0.01);
+      runtime.set_capturing(streams[0], true);
+      const std::vector<std::function<void()>> calls = {[&] { trainer.engine().eval(); },
+          [&] { trainer.engine().full_state("z"); },
+          [&] { detail::save_checkpoint(trainer.engine(), {&options}, scratch / "step", {}, {}); }};
+      for (const auto& call : calls) testing::expect_error(call, {kWhatToCapture});
+      runtime.set_capturing(streams[0], false);
+    };
+    testing::expect_same_bits(trainer.run(job), host);
+  }
+}
+
+// Nothing is thrown through backward: the next call into the library says it, on every rank.
+TEST(EngineOnDevice, AHookThatIsCapturedIsAnErrorOfTheNextCall) {
+  for (const Transport transport : transports()) {
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transport);
+    trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+      if (step == 1 && testing::world_rank() == 0) runtime.set_capturing(streams[0], true);
+    };
+    trainer.after_last_backward = [&] { runtime.set_capturing(runtime.current_stream(0), false); };
+    testing::expect_error([&] { trainer.run(Job()); },
+        {"rank 0: the current stream of cuda:0 is being captured", kWhatToCapture});
+  }
+}
+
 TEST(EngineOnDevice, CheckpointsHoldAndBringBackTheLastStep) {
   Job job, shorter;
   shorter.steps = 1;
