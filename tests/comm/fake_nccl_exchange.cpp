@@ -53,7 +53,7 @@ Exchange::Exchange(
     int rank, int size, int communicator, int64_t sequence, std::shared_ptr<std::atomic<bool>> aborted)
     : rank_(rank),
       size_(size),
-      tag_(((communicator % 1000) * 1000 + static_cast<int>(sequence % 1000)) * 2),
+      tag_(((communicator % 1000000) * 1000 + static_cast<int>(sequence % 1000)) * 2),
       aborted_(std::move(aborted)) {}
 
 size_t Exchange::contribution_bytes() const {

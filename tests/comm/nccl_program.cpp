@@ -1,5 +1,5 @@
-// One rank of the jobs with NCCL that session_test.py starts, on the fake device: the last rank is killed or
-// stopped.
+// One rank of the jobs with NCCL that session_test.py starts, on the fake device: the last rank is killed, or stopped,
+// or its program is stuck while the others wait for the device, whose kernels can be aborted or not.
 #include "comm/fake_nccl.h"
 #include "comm/nccl/nccl_backend.h"
 
@@ -7,9 +7,11 @@
 
 #include <ATen/ops/full.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -20,6 +22,7 @@ int run(const std::string& mode, int argc, char** argv) {
   fake.reset(*runtime);
   zerosched::detail::NcclOptions options;
   options.timeout_seconds = 2;
+  options.abort_timeout_seconds = 3;
   options.api = &fake.api();
   options.runtime = runtime;
   const auto communicator =
@@ -30,6 +33,13 @@ int run(const std::string& mode, int argc, char** argv) {
     communicator->barrier({"step", -1, number})->wait();
   };
   step(0);
+  if (mode == "stuck" || mode == "unabortable") {
+    fake.script.kernels_ignore_aborts = mode == "unabortable";
+    if (session.rank() == session.world_size() - 1) std::this_thread::sleep_for(std::chrono::seconds(12));
+    communicator->all_reduce(gradients, zerosched::ReduceOp::sum, {"gradients", 0, 1})->wait();
+    runtime->synchronize(runtime->current_stream(0));  // as .item() does: without a look at the communicator
+    communicator->barrier();
+  }
   if (session.rank() == session.world_size() - 1) raise(mode == "killed" ? SIGKILL : SIGSTOP);
   step(1);
   std::puts("went on without a rank");

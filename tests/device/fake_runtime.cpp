@@ -34,6 +34,14 @@ bool forgets(int& countdown) { return countdown >= 0 && countdown-- == 0; }
 
 }  // namespace
 
+/// What the calls of the real one do for the time that they take.
+struct FakeRuntime::Scope {
+  Scope(FakeRuntime& runtime, int device, const char* call) : device(runtime, device) {
+    runtime.touch_current(call);
+  }
+  device::DeviceScope device;
+};
+
 FakeRuntime::FakeRuntime(int devices, uint64_t seed) : devices_(devices), seed_(seed), random_(seed) {
   for (int device = 0; device < devices; ++device) current_.push_back(create_stream(device));
   touched_.clear();
@@ -188,7 +196,7 @@ int FakeRuntime::live_streams() const {
 }
 
 at::Tensor FakeRuntime::empty(int64_t numel, at::ScalarType dtype, int device) {
-  touch(device, "empty");
+  const Scope scope(*this, device, "empty");
   const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -253,7 +261,7 @@ void FakeRuntime::order(Stream before, Stream stream) {
 }
 
 Stream FakeRuntime::create_stream(int device) {
-  touch(device, "create_stream");
+  const Scope scope(*this, device, "create_stream");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const Stream stream{device, reinterpret_cast<void*>(next_handle_++)};
   auto queue = std::make_shared<Queue>();
@@ -269,7 +277,7 @@ void FakeRuntime::destroy_stream(Stream stream) noexcept {
 }
 
 Event FakeRuntime::create_event(int device) {
-  touch(device, "create_event");
+  const Scope scope(*this, device, "create_event");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const Event event{device, reinterpret_cast<void*>(next_handle_++)};
   events_[event.handle] = {};
@@ -282,7 +290,7 @@ void FakeRuntime::destroy_event(Event event) noexcept {
 }
 
 void FakeRuntime::record(Event event, Stream stream) {
-  touch(stream.device, "record");
+  const Scope scope(*this, stream.device, "record");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(records_to_forget_)) return;
   const auto& queue = queue_of(stream);
@@ -290,14 +298,14 @@ void FakeRuntime::record(Event event, Stream stream) {
 }
 
 void FakeRuntime::wait(Stream stream, Event event) {
-  touch(stream.device, "wait");
+  const Scope scope(*this, stream.device, "wait");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(waits_to_forget_)) return;
   queue_of(stream)->ops.push_back({{}, events_.at(event.handle)});
 }
 
 bool FakeRuntime::query(Event event) {
-  touch(event.device, "query");
+  const Scope scope(*this, event.device, "query");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(queries_to_forget_)) return true;
   run_ahead();
@@ -305,7 +313,7 @@ bool FakeRuntime::query(Event event) {
 }
 
 void FakeRuntime::synchronize(int device) {
-  touch(device, "synchronize");
+  const Scope scope(*this, device, "synchronize");
   std::vector<Stream> all;
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -315,7 +323,7 @@ void FakeRuntime::synchronize(int device) {
 }
 
 void FakeRuntime::copy(void* to, const void* from, int64_t byte_count, Stream stream) {
-  touch(stream.device, "copy");
+  const Scope scope(*this, stream.device, "copy");
   enqueue(stream, [to, from, byte_count] {
     if (byte_count > 0) std::memcpy(to, from, static_cast<size_t>(byte_count));
     return true;

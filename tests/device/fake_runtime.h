@@ -119,6 +119,7 @@ class FakeRuntime : public device::Runtime {
   void begin_thread(int device) override;
 
  private:
+  struct Scope;
   struct Queue;
   /// A place in a queue: everything before it.
   struct Point {
