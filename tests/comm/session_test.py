@@ -241,6 +241,13 @@ def nccl_unabortable():
         check(run, "symmetric_memory(false)" in run.err, "and what to do")
 
 
+def nccl_left_behind():
+    """A watching thread that nobody waits for touches nothing once main() has returned."""
+    run = Run("left_behind")
+    expect(run, 0, seconds=15, absent=["stops"])
+    check(run, run.out.count("the device is left alone") == RANKS, "every rank should end quietly")
+
+
 def nccl_killed():
     # As it is: mpirun ends the run.
     run = Run("killed")

@@ -22,7 +22,6 @@ constexpr int64_t kAlignment = 256;  // as CUDA's allocations
 // As LibTorch has it: a device that it was told to go back to and that has nothing yet is remembered, not set.
 thread_local int current_device = 0;
 thread_local int remembered_device = -1;
-thread_local bool begun = false;
 
 // The same memory, whoever owns it: on a device an operation in a stream owns nothing.
 at::Tensor unowned(const at::Tensor& tensor) {
@@ -395,10 +394,8 @@ void FakeRuntime::restore_device(int device) {
 void FakeRuntime::begin_thread(int device) {
   exchange_device(device);
   touch_current("begin_thread");
-  begun = true;
 }
 
-bool FakeRuntime::begun_thread() { return begun; }
 int FakeRuntime::current_device_of_thread() { return current_device; }
 
 void FakeRuntime::touch(int device, const char* call) {

@@ -79,8 +79,6 @@ class FakeRuntime : public device::Runtime {
   void touch_current(const char* call) { touch(current_device_of_thread(), call); }
   /// What touched() says from now on; this thread's current device is device 0, as that of a new thread.
   void forget_touched();
-  /// Whether the library's threads may call at any time, as begin_thread() lets them.
-  static bool begun_thread();
 
   int device_count() noexcept override { return devices_; }
   std::string why_no_device() override { return "the fake has no devices"; }
