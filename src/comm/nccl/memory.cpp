@@ -77,7 +77,7 @@ void* NcclMemory::allocate_on_device(size_t byte_count, int rank) {
 
 std::shared_ptr<NcclMemory::Block> NcclMemory::allocate_block(
     size_t byte_count, Communicator& host, const NcclComm::GiveUp& give_up) {
-  const auto block = std::make_shared<Block>();
+  auto block = std::make_shared<Block>();
   block->byte_count = byte_count;
   try {
     const device::DeviceScope scope(runtime_, device_);
