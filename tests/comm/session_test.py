@@ -78,7 +78,7 @@ def two_sessions():
 
 def bad_options():
     expect(Run("bad_options", ranks=2), 0,
-           out=['unknown backend "gloo"', "timeout is 0", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
+           out=['unknown backend "gloo"', "timeout is 0", "abort timeout is -1", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
 
 
 def without_gpu():
