@@ -155,8 +155,10 @@ bool NcclGroup::finish_closing(Time now) {
       begin_abort(now);
       return false;
     }
-  } else if (!abort_->ended()) {
-    return false;
+  } else {
+    if (!abort_->ended()) return false;
+    reap_failed();
+    if (memory_->is_freeing()) return false;
   }
   // An abort waits for NCCL's kernels. What it has ended may be behind other work of the caller's.
   keep_what_is_left();

@@ -171,6 +171,11 @@ bool NcclMemory::reap() noexcept {
   return true;
 }
 
+bool NcclMemory::is_freeing() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return freeing_ && !freeing_->ended();
+}
+
 void NcclMemory::free_block(const Block& block) noexcept {
   try {
     const device::DeviceScope scope(runtime_, device_);

@@ -42,6 +42,8 @@ class NcclMemory : public std::enable_shared_from_this<NcclMemory> {
 
   /// Has what was retired and is through freed; returns whether any is left. Never blocks.
   bool reap() noexcept;
+  /// Whether some is being freed now.
+  bool is_freeing() const;
 
  private:
   void* allocate_on_device(size_t byte_count, int rank);
