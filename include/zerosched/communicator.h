@@ -91,9 +91,13 @@ class ZEROSCHED_EXPORT Communicator {
   /// "self", "mpi" or "nccl".
   virtual const char* backend() const = 0;
 
-  /// An uninitialised 1-D tensor in the memory that this backend moves fastest.
+  /// An uninitialised 1-D tensor in the memory in which this backend is fastest at `use`.
   /// Collective: every rank must call with the same arguments, in the same order.
-  at::Tensor allocate(int64_t numel, at::ScalarType dtype, at::Device device);
+  ///
+  /// Where such a tensor takes part in a collective, it must be the same on all ranks: from the same call, and at the
+  /// same offset if it is a part. Backends may work out from its own address where a rank's peers have theirs.
+  at::Tensor allocate(
+      int64_t numel, at::ScalarType dtype, at::Device device, Collective use = Collective::all_gather);
 
   /// shard_out := slice rank() of the element-wise sum of all ranks' `flat`. `flat` has size() equal slices
   /// of shard_out.numel() elements each and the dtype of shard_out: float32, float64, bfloat16 or float16.
@@ -140,7 +144,7 @@ class ZEROSCHED_EXPORT Communicator {
   /// @{
   /// What backends implement. The public functions of these names check arguments and state before, and count
   /// traffic.
-  virtual at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) = 0;
+  virtual at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) = 0;
   virtual std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) = 0;
   virtual std::shared_ptr<Work> do_all_gather(const at::Tensor& flat, CollectiveLabel label) = 0;

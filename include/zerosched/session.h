@@ -14,7 +14,8 @@ namespace zerosched {
 /// How a process takes part in its job; the same on every rank.
 struct ZEROSCHED_EXPORT SessionOptions {
   /// Where this rank's model lives: at::kCPU or a CUDA device, at::kCUDA being the one of the rank's position
-  /// on its node. By default that GPU, or the CPU where no rank sees one.
+  /// on its node. By default that GPU, or the CPU where no rank sees one. A GPU becomes the current device of the
+  /// thread that constructs the session: at::kCUDA without an index is the rank's own from then on.
   TORCH_ARG(std::optional<at::Device>, device) = std::nullopt;
   /// "self", "mpi", "nccl" or "auto". Under mpirun or srun --mpi=pmix auto is nccl if every rank has a GPU of
   /// its own and mpi if ranks share GPUs (their tensors travel through host memory, and a warning says so) or
@@ -23,6 +24,14 @@ struct ZEROSCHED_EXPORT SessionOptions {
   /// Seconds after which a collective that does not end is given up, on every rank, and so is joining the job:
   /// no rank may start so much later than the first. Must be positive.
   TORCH_ARG(double, timeout) = 600;
+  /// With nccl: seconds that a GPU has to end what is in flight once the job has failed. Then its process ends with
+  /// exit code 70 and says why, as nobody could wake up a thread that waits for the GPU. Must be positive.
+  TORCH_ARG(double, abort_timeout) = 30;
+  /// With nccl: whether parameters live in memory that all GPUs of a node reach, for which NCCL has faster kernels
+  /// over NVLink. These cannot be aborted, so a job that has lost a rank takes abort_timeout() longer to end, and its
+  /// other ranks end without an exception. NCCL_WIN_ENABLE=0 in the environment makes NCCL take its other kernels
+  /// without a change to the program.
+  TORCH_ARG(bool, symmetric_memory) = true;
 };
 
 /// This process's part in a job: joins mpirun or Slurm, owns the communicator, ends the job well or badly.

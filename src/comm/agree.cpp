@@ -29,6 +29,12 @@ void agree(Communicator& communicator, const std::string& local_error) {
   throw AgreedError("rank " + std::to_string(failing) + ": " + message);
 }
 
+bool on_all_ranks(Communicator& communicator, bool here, const char* what) {
+  auto verdict = int64_scalar(here ? 1 : 0);
+  communicator.all_reduce(verdict, ReduceOp::min, {what})->wait();
+  return *verdict.const_data_ptr<int64_t>() != 0;
+}
+
 std::string broadcast_bytes(
     Communicator& communicator, const std::string& bytes, int root, CollectiveLabel label) {
   auto length = int64_scalar(static_cast<int64_t>(bytes.size()));

@@ -36,6 +36,9 @@ void agree_on(Communicator& communicator, Function&& function) {
   agree(communicator, error);
 }
 
+/// Whether it is so on every rank. Collective.
+bool on_all_ranks(Communicator& communicator, bool here, const char* what);
+
 /// The bytes of rank `root`, on every rank; `bytes` of other ranks are ignored. Collective: two broadcasts.
 ZEROSCHED_EXPORT std::string broadcast_bytes(
     Communicator& communicator, const std::string& bytes, int root, CollectiveLabel label = {"bytes"});

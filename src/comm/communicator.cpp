@@ -96,11 +96,11 @@ Communicator::Communicator(int rank, int size, int local_rank)
 
 Communicator::~Communicator() = default;
 
-at::Tensor Communicator::allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
+at::Tensor Communicator::allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) {
   check();
   TORCH_CHECK(numel >= 0, backend(), ": allocate on rank ", rank_, ": ", numel,
       " elements; the count must not be negative");
-  return do_allocate(numel, dtype, device);
+  return do_allocate(numel, dtype, device, use);
 }
 
 std::shared_ptr<Work> Communicator::reduce_scatter(

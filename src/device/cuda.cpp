@@ -30,6 +30,26 @@ at::TensorOptions options(at::ScalarType dtype, int device) {
   return at::TensorOptions().dtype(dtype).device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
 }
 
+// Whether this thread's calls leave captures of other threads alone, as begin_thread() has made it.
+thread_local bool ignores_captures = false;
+
+// For the calls that a capture of another thread does not allow, in threads that CUDA takes for the program's.
+class IgnoreCaptures {
+ public:
+  IgnoreCaptures() {
+    if (!ignores_captures) exchange();
+  }
+  ~IgnoreCaptures() {
+    if (!ignores_captures) exchange();
+  }
+  IgnoreCaptures(const IgnoreCaptures&) = delete;
+  IgnoreCaptures& operator=(const IgnoreCaptures&) = delete;
+
+ private:
+  void exchange() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 class Cuda final : public Runtime {
  public:
   int device_count() noexcept override { return c10::cuda::device_count(); }
@@ -88,6 +108,19 @@ class Cuda final : public Runtime {
     return {device, stream};
   }
 
+  bool is_capturing(Stream stream) override {
+    const DeviceScope scope(*this, stream.device);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t code = cudaStreamIsCapturing(handle(stream), &status);
+    // The default stream while another one is captured: what it is given would end up nowhere.
+    if (code == cudaErrorStreamCaptureImplicit) {
+      cudaGetLastError();
+      return true;
+    }
+    check(code, "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
+  }
+
   void destroy_stream(Stream stream) noexcept override { cudaStreamDestroy(handle(stream)); }
 
   Event create_event(int device) override {
@@ -110,12 +143,9 @@ class Cuda final : public Runtime {
   }
 
   bool query(Event event) override {
-    // Another thread may be capturing a graph, which this call, on behalf of streams that take no part, would
-    // spoil.
-    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-    check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+    const DeviceScope scope(*this, event.device);
+    const IgnoreCaptures ignore;
     const cudaError_t code = cudaEventQuery(handle(event));
-    check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
     if (code == cudaErrorNotReady) {
       cudaGetLastError();
       return false;
@@ -128,6 +158,8 @@ class Cuda final : public Runtime {
     const DeviceScope scope(*this, device);
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   }
+
+  void release_cached_memory() override { c10::cuda::CUDACachingAllocator::emptyCache(); }
 
   void copy(void* to, const void* from, int64_t byte_count, Stream stream) override {
     const DeviceScope scope(*this, stream.device);
@@ -177,6 +209,18 @@ class Cuda final : public Runtime {
 
   int exchange_device(int device) override {
     return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));
+  }
+
+  void restore_device(int device) override {
+    c10::cuda::MaybeExchangeDevice(static_cast<c10::DeviceIndex>(device));
+  }
+
+  void begin_thread(int device) override {
+    // First, as the next call makes the context of the current device.
+    c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+    ignores_captures = true;
   }
 };
 

@@ -22,6 +22,7 @@ class NoCuda final : public Runtime {
   at::Tensor wrap(void*, int64_t, at::ScalarType, int, std::function<void(void*)>) override { refuse(); }
   Stream current_stream(int) override { refuse(); }
   Stream create_stream(int) override { refuse(); }
+  bool is_capturing(Stream) override { refuse(); }
   void destroy_stream(Stream) noexcept override {}
   Event create_event(int) override { refuse(); }
   void destroy_event(Event) noexcept override {}
@@ -29,6 +30,7 @@ class NoCuda final : public Runtime {
   void wait(Stream, Event) override { refuse(); }
   bool query(Event) override { refuse(); }
   void synchronize(int) override { refuse(); }
+  void release_cached_memory() override { refuse(); }
   void copy(void*, const void*, int64_t, Stream) override { refuse(); }
   void* allocate_pinned(int64_t) override { refuse(); }
   void free_pinned(void*) noexcept override {}
@@ -43,6 +45,8 @@ class NoCuda final : public Runtime {
   int64_t exchange_stream(Stream) override { refuse(); }
   void restore_stream(int, int64_t) override { refuse(); }
   int exchange_device(int) override { refuse(); }
+  void restore_device(int) override { refuse(); }
+  void begin_thread(int) override { refuse(); }
 };
 
 }  // namespace

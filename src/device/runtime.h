@@ -18,9 +18,6 @@ struct Stream {
   bool operator==(const Stream& other) const { return device == other.device && handle == other.handle; }
 };
 
-/// Adds a stream to those that are known, unless it is one of them.
-ZEROSCHED_EXPORT void add_once(std::vector<Stream>& known, Stream stream);
-
 /// A point in a stream: once recorded, what was in the stream before that call. A name, not an owner.
 struct Event {
   int device = 0;
@@ -56,6 +53,8 @@ class ZEROSCHED_EXPORT Runtime {
   virtual Stream current_stream(int device) = 0;
   /// A new stream of the highest priority the device has.
   virtual Stream create_stream(int device) = 0;
+  /// Whether what the stream is given becomes part of a graph instead of running.
+  virtual bool is_capturing(Stream stream) = 0;
   virtual void destroy_stream(Stream stream) noexcept = 0;
 
   virtual Event create_event(int device) = 0;
@@ -68,6 +67,8 @@ class ZEROSCHED_EXPORT Runtime {
   /// Blocks the host until everything on the device has ended.
   virtual void synchronize(int device) = 0;
 
+  /// Gives memory that LibTorch holds for its next tensors back to the device.
+  virtual void release_cached_memory() = 0;
   /// Between device memory and pinned host memory, in either direction, in order with the stream.
   virtual void copy(void* to, const void* from, int64_t byte_count, Stream stream) = 0;
   /// Host memory that the device copies from and to while the host does something else.
@@ -99,8 +100,14 @@ class ZEROSCHED_EXPORT Runtime {
   virtual void restore_stream(int device, int64_t previous) = 0;
 
   /// Makes `device` this thread's current one, which libraries above the runtime act on; returns the
-  /// previous.
+  /// previous. A thread begins with device 0, used or not.
   virtual int exchange_device(int device) = 0;
+  /// Undoes exchange_device(). A device on which this process has nothing gets nothing: a context takes hundreds of
+  /// MB, and the one of device 0 would be there once per rank of the node.
+  virtual void restore_device(int device) = 0;
+  /// To be called first of all by a thread of the library's own: makes `device` its current one, and lets it work
+  /// while other threads capture graphs.
+  virtual void begin_thread(int device) = 0;
 };
 
 /// CUDA, through the runtime library that LibTorch uses. In a build without CUDA it has no devices, and says
@@ -113,7 +120,7 @@ class DeviceScope {
   DeviceScope(Runtime& runtime, int device) : runtime_(runtime), previous_(runtime.exchange_device(device)) {}
   ~DeviceScope() {
     try {
-      runtime_.exchange_device(previous_);
+      runtime_.restore_device(previous_);
     } catch (...) {
       // A device that is broken stays so, and the next call that can throw says it.
     }

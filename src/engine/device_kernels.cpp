@@ -22,28 +22,33 @@ void DeviceKernels::interpolate(c10::ScalarType param_dtype, void* out, const vo
   cuda::interpolate(param_dtype, out, x, z, weight, numel, stream);
 }
 
-int64_t DeviceKernels::sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) {
-  return cuda::sum_of_squares_workspace_numel(shard_numel, span_count);
+int64_t DeviceKernels::sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count) {
+  return cuda::sum_of_squares_workspace_numel(range_numel, span_count);
 }
 
 void DeviceKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
-    int64_t span_count, int64_t shard_numel, double* workspace, double* sum, cuda::Stream stream) {
-  cuda::sum_of_squares(grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+    int64_t span_count, int64_t range_numel, double* workspace, double* sum, cuda::Stream stream) {
+  cuda::sum_of_squares(grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
 void DeviceKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
-    int64_t span_count, int64_t shard_numel, double* workspace, double* sum, cuda::Stream stream) {
-  cuda::sum_of_powers(grad_dtype, p, spans, span_count, shard_numel, workspace, sum, stream);
+    int64_t span_count, int64_t range_numel, double* workspace, double* sum, cuda::Stream stream) {
+  cuda::sum_of_powers(grad_dtype, p, spans, span_count, range_numel, workspace, sum, stream);
+}
+
+void DeviceKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t range_numel, double* workspace, double* squares, cuda::Stream stream) {
+  cuda::squares_by_parameter(grad_dtype, spans, span_count, range_numel, workspace, squares, stream);
 }
 
 void DeviceKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double* workspace, double* largest, cuda::Stream stream) {
-  cuda::max_abs(grad_dtype, spans, span_count, shard_numel, workspace, largest, stream);
+    int64_t range_numel, double* workspace, double* largest, cuda::Stream stream) {
+  cuda::max_abs(grad_dtype, spans, span_count, range_numel, workspace, largest, stream);
 }
 
 void DeviceKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
-    int64_t span_count, int64_t shard_numel, double limit, cuda::Stream stream) {
-  cuda::clamp_gradient(grad_dtype, spans, span_count, shard_numel, limit, stream);
+    int64_t span_count, int64_t range_numel, double limit, cuda::Stream stream) {
+  cuda::clamp_gradient(grad_dtype, spans, span_count, range_numel, limit, stream);
 }
 
 void DeviceKernels::pack(c10::ScalarType dtype, const cuda::PackBucket& bucket,

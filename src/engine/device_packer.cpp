@@ -31,7 +31,7 @@ class DevicePacker final : public GradientPacker {
   bool put(const OutgoingBucket& to, int64_t slot, const at::Tensor& gradient) override {
     State& state = state_of(to.bucket);
     state.gradients[static_cast<size_t>(slot)] = gradient;
-    add_once(state.streams, executor_.current_stream());  // one, unless the model is spread over several
+    executor_.note_in(state.streams);  // one, unless the model is spread over several
     return true;
   }
 

@@ -59,13 +59,7 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
   if (sharding.broadcast_parameters()) broadcast_parameters();
   put_into_boxes();
 
-  for (const Bucket& bucket : layout_.buckets) {
-    ShardState& state = state_.emplace_back();
-    for (size_t i = 0; i < algorithm_->state().size(); ++i) {
-      state[i] = executor_->empty(bucket.shard_numel, kernels::state_dtype(bucket.dtype));
-      executor_->fill(state[i], 0);
-    }
-  }
+  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
   start_state_at_parameters();
   std::vector<const torch::optim::OptimizerOptions*> options;
   for (const ParameterGroup& group : what.groups())

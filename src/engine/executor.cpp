@@ -3,7 +3,9 @@
 #include "kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace zerosched::detail {
@@ -71,14 +73,30 @@ void DeviceExecutor::order(device::Stream before, device::Stream after) {
 }
 
 void DeviceExecutor::note() {
-  const device::Stream stream = current_stream();
   const std::lock_guard<std::mutex> lock(mutex_);
-  add_once(noted_, stream);
+  note_in(noted_);
+}
+
+void DeviceExecutor::note_in(std::vector<device::Stream>& noted) const {
+  const device::Stream stream = current_stream();
+  if (std::find(noted.begin(), noted.end(), stream) != noted.end()) return;
+  refuse_capture(stream);
+  noted.push_back(stream);
+}
+
+// Events and tables of the optimizer outlive a capture, and a graph would repeat one step's collectives and scalars.
+void DeviceExecutor::refuse_capture(device::Stream stream) const {
+  TORCH_CHECK(!runtime_.is_capturing(stream), "the current stream of ", device(),
+      " is being captured into a CUDA graph, and the optimizer cannot be part of one: capture forward and "
+      "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, and "
+      "call step() and everything else of the optimizer outside of the capture.");
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
   auto scope = std::make_unique<device::DeviceScope>(runtime_, device_);
-  follow(current_stream());
+  const device::Stream stream = current_stream();
+  refuse_capture(stream);
+  follow(stream);
   return scope;
 }
 

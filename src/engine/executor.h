@@ -27,8 +27,8 @@ namespace zerosched::detail {
 /// 3. (GradientReducer::wait) A shard is read after its reduce-scatter.
 /// 4. (DevicePacker::release) The streams in which a bucket's gradients came wait for their packing before the
 ///    gradients go, so that their memory may be handed out again at once. (ParameterGradients, GradientReducer::put,
-///    DeviceUpdater::begin_step) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
-/// 5. (DeviceUpdater::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
+///    SpanTable::add) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
+/// 5. (SpanTable::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
@@ -39,7 +39,8 @@ class ZEROSCHED_EXPORT Executor {
   virtual at::Device device() const = 0;
   /// An uninitialised 1-D tensor.
   virtual at::Tensor empty(int64_t numel, at::ScalarType dtype) = 0;
-  /// Begins a use: rule 1. The device is this thread's current one while the result lives.
+  /// Begins a use: rule 1. The device is this thread's current one while the result lives. Throws where the thread's
+  /// current stream is being captured into a graph.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
   /// A use in a stream of its own, which is this thread's current one while the result lives, so that the caller's goes
   /// on. `after_all`: after all users so far. Users to come are not made to come after this one.
@@ -92,6 +93,8 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
 
   device::Runtime& runtime() const { return runtime_; }
   device::Stream current_stream() const { return runtime_.current_stream(device_); }
+  /// Adds this thread's stream to `noted`, unless it is there; throws if it is being captured into a CUDA graph.
+  void note_in(std::vector<device::Stream>& noted) const;
 
   at::Device device() const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
@@ -112,6 +115,7 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
   void leave() override;
 
  private:
+  void refuse_capture(device::Stream stream) const;
   void follow(device::Stream stream);
   void order(device::Stream before, device::Stream after);
 

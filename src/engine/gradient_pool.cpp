@@ -35,7 +35,8 @@ GradientPool::GradientPool(
   std::sort(sizes.begin(), sizes.end(), std::greater<>());
   sizes.resize(std::min(sizes.size(), static_cast<size_t>(buffers)));
   for (const int64_t bytes : sizes) {
-    buffers_.push_back(communicator.allocate(bytes, c10::ScalarType::Byte, device));
+    buffers_.push_back(
+        communicator.allocate(bytes, c10::ScalarType::Byte, device, Collective::reduce_scatter));
   }
 }
 

@@ -82,19 +82,10 @@ class HostUpdater final : public ShardUpdater {
   bool overflows() override { return overflows_; }
   at::Tensor norm_on_device() const override { return {}; }
 
-  bool update(int64_t bucket) override {
+  using ShardUpdater::update;
+  bool update(const std::vector<int64_t>& buckets) override {
     bool finite = true;
-    const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(bucket)];
-    const at::Tensor y = parts_.parameters.slice(bucket, parts_.rank);
-    for (const UsedRange& used : used_ranges(bucket)) {
-      kernels::UpdateRange range{layout.dtype, used.dtype, at_element(y.data_ptr(), used.begin, layout.dtype),
-          used.values, {}, used.numel};
-      for (size_t i = 0; i < parts_.algorithm.state().size(); ++i) {
-        const at::Tensor& state = state_of(bucket)[i];
-        range.state[i] = at_element(state.data_ptr(), used.begin, state.scalar_type());
-      }
-      finite &= kernels::update(parts_.algorithm.rule(), range, scalars_[static_cast<size_t>(layout.group)]);
-    }
+    for (const int64_t bucket : buckets) finite &= update_bucket(bucket);
     return finite;
   }
 
@@ -124,6 +115,22 @@ class HostUpdater final : public ShardUpdater {
   }
 
  private:
+  bool update_bucket(int64_t bucket) {
+    bool finite = true;
+    const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(bucket)];
+    const at::Tensor y = parts_.parameters.slice(bucket, parts_.rank);
+    for (const UsedRange& used : used_ranges(bucket)) {
+      kernels::UpdateRange range{layout.dtype, used.dtype, at_element(y.data_ptr(), used.begin, layout.dtype),
+          used.values, {}, used.numel};
+      for (size_t i = 0; i < parts_.algorithm.state().size(); ++i) {
+        const at::Tensor& state = state_of(bucket)[i];
+        range.state[i] = at_element(state.data_ptr(), used.begin, state.scalar_type());
+      }
+      finite &= kernels::update(parts_.algorithm.rule(), range, scalars_[static_cast<size_t>(layout.group)]);
+    }
+    return finite;
+  }
+
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
 
   int64_t bucket_count() const { return static_cast<int64_t>(parts_.layout.buckets.size()); }

@@ -4,13 +4,13 @@
 #include "engine/executor.h"
 #include "engine/flat_parameters.h"
 #include "engine/gradient_reducer.h"
+#include "engine/shard_state.h"
 #include "kernels/kernels.h"
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,9 +19,6 @@
 
 namespace zerosched::detail {
 
-/// A rank's shard of one bucket's state, in the order of Algorithm::state(): flat, shard_numel elements each.
-using ShardState = std::array<at::Tensor, kernels::kMaxStateTensors>;
-
 /// What updates read and write. All of it outlives the updater, and keeps its addresses.
 struct ShardParts {
   const Algorithm& algorithm;
@@ -29,7 +26,7 @@ struct ShardParts {
   size_t groups;  ///< of parameters, those without elements too
   int64_t rank;
   const FlatParameters& parameters;
-  const std::vector<ShardState>& state;  ///< by bucket
+  const std::vector<ShardState>& state;  ///< of make_state()
   const GradientReducer& gradients;
 
   /// float64 if that is the dtype of every bucket's state, else float32.
@@ -69,8 +66,10 @@ class ShardUpdater {
   virtual bool overflows() = 0;
   /// What a GPU makes of use_norm(), in its memory: a GradientNorm; undefined on the CPU and in steps without a norm.
   virtual at::Tensor norm_on_device() const = 0;
-  /// Whether the state is finite after it, as far as the host can see now: always true of a GPU.
-  virtual bool update(int64_t bucket) = 0;
+  /// Of the given buckets, in any order, each once. Whether the state is finite after it, as far as the host can see
+  /// now: always true of a GPU, where neighbours of one group and dtype take one launch.
+  virtual bool update(const std::vector<int64_t>& buckets) = 0;
+  bool update(int64_t bucket) { return update(std::vector<int64_t>{bucket}); }
   /// Writes `where` to `out`: flat, shard_numel elements, in the parameters' dtype.
   virtual void interpolate(int64_t bucket, const at::Tensor& out, const Interpolation& where) = 0;
   /// The first element of `values`, a shard in the parameters' dtype, whose bits are not those of `where`; -1: none. On

@@ -64,7 +64,10 @@ SessionPlacement place_session(const std::shared_ptr<Communicator>& root, const 
   at::Device device = at::kCPU;
   agree_on(*root, [&] {
     device = choose_device(*root, options, runtime);
-    if (device.is_cuda()) runtime.prepare_tensors();
+    if (!device.is_cuda()) return;
+    runtime.prepare_tensors();
+    // For good: at::kCUDA is the rank's own GPU from now on, and nothing gets a context on the first one by accident.
+    runtime.exchange_device(device.index());
   });
   // Alone, there is nothing to move; a world of one that asks for NCCL gets it.
   const bool nccl = options.backend() == "nccl" ||

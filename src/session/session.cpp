@@ -54,6 +54,8 @@ std::string note_of(const std::string& failure, const std::string& own_text) {
 void check_options(const SessionOptions& options) {
   TORCH_CHECK(std::isfinite(options.timeout()) && options.timeout() > 0, "session: the timeout is ",
       options.timeout(), " s; it must be positive and finite");
+  TORCH_CHECK(std::isfinite(options.abort_timeout()) && options.abort_timeout() > 0,
+      "session: the abort timeout is ", options.abort_timeout(), " s; it must be positive and finite");
   TORCH_CHECK(!options.device() || options.device()->is_cpu() || options.device()->is_cuda(),
       "session: the device is ", *options.device(), "; it must be at::kCPU or a CUDA device");
 }
@@ -125,7 +127,11 @@ class Session::Impl {
     const auto root = job_->communicator();
     try {
       const auto make_nccl = [&](at::Device device) {
-        return nccl_communicator(root, device, options.timeout());
+        return nccl_communicator(root, device,
+            NcclCommunicatorOptions()
+                .timeout(options.timeout())
+                .abort_timeout(options.abort_timeout())
+                .symmetric_memory(options.symmetric_memory()));
       };
       auto placement = detail::place_session(root, options, device::cuda(), make_nccl);
       device_ = placement.device;

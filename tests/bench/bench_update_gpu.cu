@@ -103,13 +103,13 @@ void run(const Case& c, int64_t numel, int64_t span_count, cudaStream_t stream) 
   const int64_t span_numel = numel / span_count;
   for (int64_t s = 0; s < span_count; ++s) {
     table.push_back({g.data<char>() + s * span_numel * static_cast<int64_t>(grad_bytes), s * span_numel,
-        span_numel, nullptr});
+        span_numel, nullptr, y.data<char>() + s * span_numel * static_cast<int64_t>(param_bytes)});
   }
   const DeviceMemory spans(table.size() * sizeof(GradientSpan));
   spans.write(table.data());
 
   gpu::ShardUpdate shard{
-      y.data(), {}, numel, spans.data<GradientSpan>(), span_count, scalars.data<StepScalars>(), nullptr};
+      {}, numel, spans.data<GradientSpan>(), span_count, scalars.data<StepScalars>(), nullptr};
   for (size_t i = 0; i < state.size(); ++i) shard.state[i] = state[i].data();
   const double seconds =
       median_seconds(stream, [&] { gpu::update(c.rule, step, c.param, c.grad, shard, stream); });

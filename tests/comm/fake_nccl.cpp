@@ -1,10 +1,9 @@
 #include "comm/fake_nccl.h"
 
+#include "comm/fake_nccl_comm.h"
 #include "comm/fake_nccl_exchange.h"
 
 #include <cstring>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -13,49 +12,22 @@
 
 #include <mpi.h>
 
-using zerosched::testing::Exchange;
-using zerosched::testing::FakeNccl;
-
-// What NCCL's header leaves open.
-struct ncclComm {
-  int number = 0;  // the same on every rank
-  int rank = 0, size = 1;
-  int64_t launched = 0;
-  std::shared_ptr<std::atomic<bool>> aborted = std::make_shared<std::atomic<bool>>(false);
-  // A call in progress: how many polls until it takes effect, and what that is. False: not yet.
-  int polls_left = 0;
-  std::function<bool()> effect;
-  ncclResult_t error = ncclSuccess;
-  bool finalized = false;
-};
-
 namespace zerosched::testing {
+
+using fake_comms::alive;
+using fake_comms::effect_of;
+using fake_comms::end_blocked_calls;
+using fake_comms::first_misuse;
+using fake_comms::kMostSplits;
+using fake_comms::misuse;
+using fake_comms::mutex;
 
 namespace {
 
-constexpr int kPollsInProgress = 2;
-
-std::mutex mutex;  // of everything here
-std::map<ncclComm_t, std::unique_ptr<ncclComm>> comms;
-std::set<void*> windows;
-std::string first_misuse;
-int next_number = 0;
+std::set<void*> windows;  // under mutex
+int next_number = 0;      // under mutex
 
 FakeNccl& fake() { return FakeNccl::instance(); }
-
-ncclResult_t misuse(const std::string& what) {
-  if (first_misuse.empty()) first_misuse = what;
-  return ncclInvalidUsage;
-}
-
-bool alive(ncclComm_t comm) { return comms.count(comm) != 0; }
-
-ncclResult_t in_progress(ncclComm_t comm, std::function<bool()> effect) {
-  if (comm->effect) return misuse("a call while another is in progress");
-  comm->effect = std::move(effect);
-  comm->polls_left = kPollsInProgress;
-  return ncclInProgress;
-}
 
 ncclResult_t get_version(int* version) {
   *version = fake().script.version;
@@ -66,7 +38,8 @@ ncclResult_t get_unique_id(ncclUniqueId* id) {
   const std::lock_guard<std::mutex> lock(mutex);
   if (fake().script.unique_id_fails) return ncclSystemError;
   std::memset(id, 0, sizeof(*id));
-  std::memcpy(id->internal, &++next_number, sizeof(next_number));
+  const int number = ++next_number * kMostSplits;
+  std::memcpy(id->internal, &number, sizeof(number));
   return ncclSuccess;
 }
 
@@ -85,74 +58,8 @@ const char* get_error_string(ncclResult_t result) {
 
 const char* get_last_error(ncclComm_t) { return "the fake was told to fail"; }
 
-ncclResult_t comm_init_rank_config(
-    ncclComm_t* out, int size, ncclUniqueId id, int rank, ncclConfig_t* config) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (config->blocking != 0) return misuse("a blocking communicator");
-  const auto& script = fake().script;
-  if (script.init_fails_at_once) return ncclSystemError;
-  auto comm = std::make_unique<ncclComm>();
-  comm->rank = rank;
-  comm->size = size;
-  std::memcpy(&comm->number, id.internal, sizeof(comm->number));
-  ++fake().live_comms;
-  *out = comm.get();
-  comms[*out] = std::move(comm);
-  if (script.init_never_completes) return in_progress(*out, [] { return false; });
-  if (script.init_fails_later) {
-    return in_progress(*out, [comm = *out] {
-      comm->error = ncclRemoteError;
-      return true;
-    });
-  }
-  auto hello = std::make_shared<Exchange>(rank, size, (*out)->number, (*out)->launched++, (*out)->aborted);
-  return in_progress(*out, [hello] { return hello->step(); });
-}
-
-ncclResult_t comm_get_async_error(ncclComm_t comm, ncclResult_t* state) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!alive(comm)) return misuse("ncclCommGetAsyncError after the communicator was freed");
-  if (fake().script.async_error) comm->error = ncclRemoteError;
-  if (comm->effect && comm->error == ncclSuccess) {
-    if (--comm->polls_left <= 0 && comm->effect()) comm->effect = nullptr;
-  }
-  *state = comm->error != ncclSuccess ? comm->error : comm->effect ? ncclInProgress : ncclSuccess;
-  return ncclSuccess;
-}
-
-ncclResult_t comm_finalize(ncclComm_t comm) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!alive(comm)) return misuse("ncclCommFinalize after the communicator was freed");
-  return in_progress(comm, [comm] {
-    comm->finalized = true;
-    return !fake().script.finalize_never_completes;
-  });
-}
-
-void remove(ncclComm_t comm) {
-  *comm->aborted = true;  // kernels that are left end
-  comms.erase(comm);
-  --fake().live_comms;
-}
-
-ncclResult_t comm_destroy(ncclComm_t comm) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!alive(comm)) return misuse("ncclCommDestroy after the communicator was freed");
-  if (!comm->finalized) return misuse("ncclCommDestroy before ncclCommFinalize was through");
-  ++fake().destroys;
-  remove(comm);
-  return ncclSuccess;
-}
-
-ncclResult_t comm_abort(ncclComm_t comm) {
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!alive(comm)) return misuse("ncclCommAbort after the communicator was freed");
-  ++fake().aborts;
-  remove(comm);
-  return ncclSuccess;
-}
-
 ncclResult_t launch(ncclComm_t comm, cudaStream_t stream, Exchange::Collective collective) {
+  fake().runtime->touch_current("a collective");
   const std::lock_guard<std::mutex> lock(mutex);
   if (!alive(comm)) return misuse("a collective after the communicator was freed");
   if (comm->finalized) return misuse("a collective after ncclCommFinalize");
@@ -162,7 +69,7 @@ ncclResult_t launch(ncclComm_t comm, cudaStream_t stream, Exchange::Collective c
   auto exchange =
       std::make_shared<Exchange>(comm->rank, comm->size, comm->number, comm->launched++, comm->aborted);
   exchange->set(collective);
-  return in_progress(comm, [stream, exchange] {
+  return effect_of(comm, [stream, exchange] {
     fake().runtime->enqueue({0, stream}, [exchange, hangs = fake().script.collectives_hang.load()] {
       return hangs ? exchange->killed() : exchange->step();
     });
@@ -196,25 +103,29 @@ ncclResult_t broadcast(const void* send, void* receive, size_t count, ncclDataTy
 }
 
 ncclResult_t mem_alloc(void** memory, size_t byte_count) {
-  if (fake().script.mem_alloc_fails) return ncclUnhandledCudaError;
+  fake().runtime->touch_current("ncclMemAlloc");
+  auto& script = fake().script;
+  if (script.mem_alloc_fails || script.mem_allocs_to_fail-- > 0) return ncclUnhandledCudaError;
   *memory = fake().runtime->allocate(static_cast<int64_t>(byte_count));
   ++fake().live_allocations;
   return ncclSuccess;
 }
 
 ncclResult_t mem_free(void* memory) {
+  fake().runtime->touch_current("ncclMemFree");
   fake().runtime->free(memory);
   --fake().live_allocations;
   return ncclSuccess;
 }
 
 ncclResult_t window_register(ncclComm_t comm, void*, size_t byte_count, void** window, int flags) {
+  fake().runtime->touch_current("ncclCommWindowRegister");
   const std::lock_guard<std::mutex> lock(mutex);
   if (!alive(comm)) return misuse("ncclCommWindowRegister after the communicator was freed");
   if (byte_count % 4096 != 0 || flags != 1) return misuse("a window of part of a page, or not symmetric");
   if (fake().script.windows_fail) return ncclInvalidArgument;
   if (fake().script.windows_are_null) return ncclSuccess;
-  return in_progress(comm, [window] {
+  return effect_of(comm, [window] {
     *window = new char;
     windows.insert(*window);
     ++fake().live_windows;
@@ -223,8 +134,10 @@ ncclResult_t window_register(ncclComm_t comm, void*, size_t byte_count, void** w
 }
 
 ncclResult_t window_deregister(ncclComm_t comm, void* window) {
+  fake().runtime->touch_current("ncclCommWindowDeregister");
   const std::lock_guard<std::mutex> lock(mutex);
   if (!alive(comm)) return misuse("ncclCommWindowDeregister after the communicator was freed");
+  if (fake().script.deregistering_fails) return ncclSystemError;
   if (windows.erase(window) == 0) return misuse("a window deregistered twice");
   delete static_cast<char*>(window);
   --fake().live_windows;
@@ -240,15 +153,24 @@ FakeNccl& FakeNccl::instance() {
 
 FakeNccl::FakeNccl() {
   Exchange::connect();
+  // No thread that a test has left behind is to call MPI once it is finalised, which deletes this attribute before.
+  int key = MPI_KEYVAL_INVALID;
+  const auto at_finalize = [](MPI_Comm, int, void*, void*) {
+    end_blocked_calls();
+    return MPI_SUCCESS;
+  };
+  MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, +at_finalize, &key, nullptr);
+  MPI_Comm_set_attr(MPI_COMM_SELF, key, nullptr);
   api_.get_version = get_version;
   api_.get_unique_id = get_unique_id;
   api_.get_error_string = get_error_string;
   api_.get_last_error = get_last_error;
-  api_.comm_init_rank_config = comm_init_rank_config;
-  api_.comm_finalize = comm_finalize;
-  api_.comm_destroy = comm_destroy;
-  api_.comm_abort = comm_abort;
-  api_.comm_get_async_error = comm_get_async_error;
+  api_.comm_init_rank_config = fake_comms::init_rank_config;
+  api_.comm_split = fake_comms::split;
+  api_.comm_finalize = fake_comms::finalize;
+  api_.comm_destroy = fake_comms::destroy;
+  api_.comm_abort = fake_comms::abort;
+  api_.comm_get_async_error = fake_comms::get_async_error;
   api_.reduce_scatter = testing::reduce_scatter;
   api_.all_gather = testing::all_gather;
   api_.all_reduce = testing::all_reduce;
@@ -261,6 +183,7 @@ FakeNccl::FakeNccl() {
 
 detail::NcclApi FakeNccl::old_api() const {
   detail::NcclApi old = api_;
+  old.comm_split = nullptr;
   old.mem_alloc = nullptr;
   old.mem_free = nullptr;
   old.comm_window_register = nullptr;
@@ -274,11 +197,12 @@ std::string FakeNccl::misuse() const {
 }
 
 void FakeNccl::reset(FakeRuntime& new_runtime) {
+  end_blocked_calls();
   const std::lock_guard<std::mutex> lock(mutex);
   script.~NcclScript();
   new (&script) NcclScript;  // its atomics cannot be assigned
   runtime = &new_runtime;
-  aborts = destroys = in_place = out_of_place = 0;
+  aborts = destroys = splits = in_place = out_of_place = 0;
   first_misuse.clear();
 }
 

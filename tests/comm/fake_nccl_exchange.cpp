@@ -35,14 +35,6 @@ at::ScalarType scalar_type(ncclDataType_t type) {
   }
 }
 
-// An exchange that was aborted has requests that MPI still knows: they and their memory stay.
-void keep(std::shared_ptr<Exchange> exchange) {
-  static auto* kept = new std::vector<std::shared_ptr<Exchange>>;
-  static std::mutex mutex;
-  const std::lock_guard<std::mutex> lock(mutex);
-  kept->push_back(std::move(exchange));
-}
-
 }  // namespace
 
 void Exchange::connect() { MPI_Comm_dup(MPI_COMM_WORLD, &wire); }
@@ -53,8 +45,23 @@ Exchange::Exchange(
     int rank, int size, int communicator, int64_t sequence, std::shared_ptr<std::atomic<bool>> aborted)
     : rank_(rank),
       size_(size),
-      tag_(((communicator % 1000) * 1000 + static_cast<int>(sequence % 1000)) * 2),
+      tag_(((communicator % 1000000) * 1000 + static_cast<int>(sequence % 1000)) * 2),
       aborted_(std::move(aborted)) {}
+
+// MPI still knows the requests of one that has not ended, and may write the memory: both stay.
+Exchange::~Exchange() {
+  if (phase_ != Phase::headers && phase_ != Phase::data) return;
+  struct Kept {
+    std::vector<char> own_header, own_data;
+    std::vector<std::vector<char>> headers, data;
+    std::vector<MPI_Request> requests;
+  };
+  static auto* kept = new std::vector<std::unique_ptr<Kept>>;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  kept->push_back(std::make_unique<Kept>(Kept{std::move(own_header_), std::move(own_data_),
+      std::move(headers_), std::move(data_), std::move(requests_)}));
+}
 
 size_t Exchange::contribution_bytes() const {
   const size_t own = collective_.count * bytes(collective_.type);
@@ -82,11 +89,7 @@ bool Exchange::all_arrived() {
 }
 
 bool Exchange::step() {
-  if (*aborted_) {
-    if (phase_ != Phase::start && phase_ != Phase::done) keep(shared_from_this());
-    phase_ = Phase::done;
-    return true;
-  }
+  if (*aborted_) return true;
   if (phase_ == Phase::start) {
     own_header_.resize(5 * sizeof(int64_t));
     const int64_t header[5] = {static_cast<int64_t>(collective_.kind),

@@ -13,7 +13,7 @@
 namespace zerosched::testing {
 
 /// One collective of the fake NCCL: everybody sends everybody all they have, and computes.
-class Exchange : public std::enable_shared_from_this<Exchange> {
+class Exchange {
  public:
   enum class Kind : int32_t { hello, reduce_scatter, all_gather, all_reduce, broadcast };
   struct Collective {
@@ -34,6 +34,9 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   /// A hello, unless set() makes it a collective. `communicator` and `sequence` tell exchanges apart.
   Exchange(
       int rank, int size, int communicator, int64_t sequence, std::shared_ptr<std::atomic<bool>> aborted);
+  ~Exchange();
+  Exchange(const Exchange&) = delete;
+  Exchange& operator=(const Exchange&) = delete;
   void set(const Collective& collective) { collective_ = collective; }
 
   /// Whether the communicator was aborted.

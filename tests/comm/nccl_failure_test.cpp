@@ -12,8 +12,10 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 
 namespace zerosched {
 namespace {
@@ -202,11 +204,16 @@ TEST_F(NcclFailure, TheDestructorDoesNotWaitForRanksThatWillNotCome) {
   const int rank = communicator_->rank();
   auto value = tensor();
   if (rank == 0) {
-    // As when an exception unwinds: the others never join this one.
+    // The others never join this one.
     communicator_->all_reduce(value);
     value.reset();
     const auto start = steady_clock::now();
-    communicator_.reset();
+    EXPECT_THROW(
+        {
+          const auto unwound = std::move(communicator_);
+          throw std::runtime_error("a broken model");
+        },
+        std::runtime_error);
     EXPECT_LT(seconds_since(start), 5);
     EXPECT_EQ(fake().live_comms, 1) << "left to the watching thread";
     testing::world()->abort("rank 0: a broken model");
@@ -219,6 +226,25 @@ TEST_F(NcclFailure, TheDestructorDoesNotWaitForRanksThatWillNotCome) {
   EXPECT_EQ(fake().live_comms, 0);
   while (runtime_.live_streams() > 1 + (rank == 0 ? 0 : 1) && seconds_since(start_) < 10)
     std::this_thread::yield();
+}
+
+// The host may be seconds ahead of the device, which is not a reason to leave anything to a thread.
+TEST_F(NcclFailure, TheDestructorWaitsForADeviceThatIsBehind) {
+  make(20);
+  auto value = tensor();
+  runtime_.hold_stream(1);  // NCCL's
+  communicator_->all_reduce(value);
+  std::thread device([this] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+    runtime_.hold_stream(-1);
+  });
+  const auto start = steady_clock::now();
+  communicator_.reset();
+  EXPECT_GT(seconds_since(start), 2.3);
+  EXPECT_EQ(fake().live_comms, 0);
+  EXPECT_EQ(fake().destroys, 1) << "and not aborted";
+  device.join();
+  EXPECT_EQ(runtime_.to_host(value)[0].item().toDouble(), testing::world_size());
 }
 
 TEST_F(NcclFailure, AFinalizeThatHangsEndsInAnAbort) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 namespace zerosched {
 namespace {
@@ -160,6 +161,58 @@ TEST_F(NcclJoin, AnInitThatNeverCompletesIsGivenUp) {
   const auto text = error(6, options(1));
   EXPECT_CONTAINS(text, "the ranks did not connect within 1 s");
   EXPECT_CONTAINS(text, "NCCL_SOCKET_IFNAME");
+}
+
+// NCCL_COMM_BLOCKING=0 in the environment overrules what the library asks for.
+TEST_F(NcclJoin, WorksWithCallsThatAreInProgressWhenTheyReturn) {
+  fake().script.calls_are_in_progress = true;
+  const auto world = testing::world();
+  const auto first = detail::make_nccl_communicator(*world, std::nullopt, options());
+  const auto second = first->duplicate();
+  for (const auto& communicator : {first, second}) {
+    const auto tensor = communicator->allocate(3, at::kFloat, at::Device(at::kCUDA, 0));
+    tensor.fill_(1);
+    communicator->all_reduce(tensor)->wait();
+    EXPECT_EQ(runtime_.to_host(tensor)[2].item().toDouble(), world->size());
+  }
+}
+
+TEST_F(NcclJoin, DuplicatesBySplittingWhereNcclCan) {
+  const auto world = testing::world();
+  const auto old_api = fake().old_api();
+  for (const bool splits : {true, false}) {
+    auto with = options();
+    with.api = splits || !last() ? &fake().api() : &old_api;  // one rank that cannot is enough
+    const auto first = detail::make_nccl_communicator(*world, std::nullopt, with);
+    const auto before = fake().splits.load();
+    const auto second = first->duplicate();
+    const auto third = second->duplicate();
+    EXPECT_EQ(fake().splits - before, splits ? 2 : 0);
+    for (const auto& communicator : {third, first, second}) {
+      const auto value = runtime_.to_device(at::full({3}, 1.0, at::kFloat));
+      communicator->all_reduce(value)->wait();
+      EXPECT_EQ(runtime_.to_host(value)[1].item().toDouble(), world->size());
+    }
+  }
+}
+
+// The thread that is left in the call has the parent's communicator, until that is aborted.
+TEST_F(NcclJoin, ASplitThatNeverCompletesIsGivenUpWithItsParent) {
+  const auto world = testing::world();
+  auto parent = detail::make_nccl_communicator(*world, std::nullopt, options(1));
+  testing::world_barrier();
+  fake().script.split_never_completes = true;
+  const auto start = steady_clock::now();
+  const auto text = error_of([&] { parent->duplicate(); });
+  EXPECT_CONTAINS(text, "the ranks did not connect within 1 s");
+  EXPECT_LT(std::chrono::duration<double>(steady_clock::now() - start).count(), 6);
+  EXPECT_CONTAINS(parent->failure(), "the ranks did not connect within 1 s");
+  EXPECT_EQ(world->failure(), "");
+  parent.reset();
+  while (runtime_.live_streams() > 1 && std::chrono::steady_clock::now() - start < std::chrono::seconds(15)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_EQ(fake().aborts, 1);
 }
 
 TEST_F(NcclJoin, ALibraryThatIsMissingSaysWhatToInstall) {

@@ -192,6 +192,21 @@ TEST(NcclOrder, WorksInPlaceWhereNcclCan) {
   communicator->barrier()->wait();
 }
 
+TEST(NcclEvents, AreUsedAgain) {
+  FakeRuntime runtime;
+  const auto communicator = make(runtime);
+  const auto tensor = runtime.to_device(values(1));
+  const auto one = [&] {
+    communicator->all_reduce(tensor)->wait();
+    communicator->barrier()->wait();  // so that the next launch finds them ended
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  };
+  one();
+  const int events = runtime.live_events();
+  for (int i = 0; i < 5; ++i) one();
+  EXPECT_EQ(runtime.live_events(), events);
+}
+
 // A tensor of NCCL's memory whose last user is still in a stream when it goes out of scope.
 bool freed_late(FakeRuntime& runtime, const std::function<void()>& forget) {
   const auto communicator = make(runtime);

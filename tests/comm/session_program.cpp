@@ -77,8 +77,8 @@ int run(const std::string& mode, int argc, char** argv) {
     }
     all_reduce(session);
   } else if (mode == "bad_options") {
-    for (const auto& options :
-        {SessionOptions().backend("gloo"), SessionOptions().timeout(0), SessionOptions().device(at::kMeta)}) {
+    for (const auto& options : {SessionOptions().backend("gloo"), SessionOptions().timeout(0),
+             SessionOptions().abort_timeout(-1), SessionOptions().device(at::kMeta)}) {
       try {
         Session session(argc, argv, options);
       } catch (const std::exception& error) {

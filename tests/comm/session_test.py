@@ -78,7 +78,7 @@ def two_sessions():
 
 def bad_options():
     expect(Run("bad_options", ranks=2), 0,
-           out=['unknown backend "gloo"', "timeout is 0", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
+           out=['unknown backend "gloo"', "timeout is 0", "abort timeout is -1", "must be at::kCPU or a CUDA device", "sum 2 of 2"])
 
 
 def without_gpu():
@@ -213,6 +213,39 @@ def nccl_stopped():
     run = Run("stopped", limit=40)
     expect(run, 70, seconds=25)
     gave_up_nccl(run)
+
+
+GAVE_UP_ON_LAST = (f"nccl: gave up all_reduce #2 'gradients' (bucket 0, step 1) after 2 s; rank {LAST} has not arrived "
+                   "(its last collective was barrier #1 'step' (step 0))")
+
+
+def nccl_stuck():
+    """Threads that wait for the device throw once the communicator is aborted."""
+    run = Run("stuck", limit=40)
+    expect(run, 70, seconds=15, absent=["cannot be aborted"])
+    for rank in range(LAST):
+        check(run, stops(rank, GAVE_UP_ON_LAST) in run.err, f"rank {rank} should name the rank that does not come")
+
+
+def nccl_unabortable():
+    """Threads that nothing wakes up: their processes end all the same."""
+    for mpirun in ([], ["--enable-recovery"]):  # which lets all of them speak; its exit code is 0, whatever theirs
+        run = Run("unabortable", limit=40, mpirun=mpirun)
+        check(run, mpirun or run.code == 70, "expected exit code 70")
+        reports = [begins(rank, f"{GAVE_UP_ON_LAST}. all_reduce #2 'gradients' (bucket 0, step 1) is still on cuda:0 3 s "
+                                "after NCCL's communicator was aborted: its kernel cannot be aborted")
+                   for rank in range(LAST)]
+        said = [report in run.err for report in reports]
+        check(run, all(said) if mpirun else any(said), "ranks should say why they end")
+        check(run, mpirun or run.seconds < 12, "took too long")
+        check(run, "symmetric_memory(false)" in run.err, "and what to do")
+
+
+def nccl_left_behind():
+    """A watching thread that nobody waits for touches nothing once main() has returned."""
+    run = Run("left_behind")
+    expect(run, 0, seconds=15, absent=["stops"])
+    check(run, run.out.count("the device is left alone") == RANKS, "every rank should end quietly")
 
 
 def nccl_killed():

@@ -19,7 +19,9 @@ namespace {
 
 constexpr int64_t kAlignment = 256;  // as CUDA's allocations
 
+// As LibTorch has it: a device that it was told to go back to and that has nothing yet is remembered, not set.
 thread_local int current_device = 0;
+thread_local int remembered_device = -1;
 
 // The same memory, whoever owns it: on a device an operation in a stream owns nothing.
 at::Tensor unowned(const at::Tensor& tensor) {
@@ -31,8 +33,17 @@ bool forgets(int& countdown) { return countdown >= 0 && countdown-- == 0; }
 
 }  // namespace
 
+/// What the calls of the real one do for the time that they take.
+struct FakeRuntime::Scope {
+  Scope(FakeRuntime& runtime, int device, const char* call) : device(runtime, device) {
+    runtime.touch_current(call);
+  }
+  device::DeviceScope device;
+};
+
 FakeRuntime::FakeRuntime(int devices, uint64_t seed) : devices_(devices), seed_(seed), random_(seed) {
   for (int device = 0; device < devices; ++device) current_.push_back(create_stream(device));
+  touched_.clear();
 }
 
 // What has not run may hold each other: a stream waits for one that waits for it.
@@ -184,6 +195,7 @@ int FakeRuntime::live_streams() const {
 }
 
 at::Tensor FakeRuntime::empty(int64_t numel, at::ScalarType dtype, int device) {
+  const Scope scope(*this, device, "empty");
   const auto byte_count = std::max<int64_t>(numel * static_cast<int64_t>(c10::elementSize(dtype)), 1);
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -248,6 +260,7 @@ void FakeRuntime::order(Stream before, Stream stream) {
 }
 
 Stream FakeRuntime::create_stream(int device) {
+  const Scope scope(*this, device, "create_stream");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const Stream stream{device, reinterpret_cast<void*>(next_handle_++)};
   auto queue = std::make_shared<Queue>();
@@ -263,6 +276,7 @@ void FakeRuntime::destroy_stream(Stream stream) noexcept {
 }
 
 Event FakeRuntime::create_event(int device) {
+  const Scope scope(*this, device, "create_event");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   const Event event{device, reinterpret_cast<void*>(next_handle_++)};
   events_[event.handle] = {};
@@ -275,6 +289,7 @@ void FakeRuntime::destroy_event(Event event) noexcept {
 }
 
 void FakeRuntime::record(Event event, Stream stream) {
+  const Scope scope(*this, stream.device, "record");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(records_to_forget_)) return;
   const auto& queue = queue_of(stream);
@@ -282,12 +297,14 @@ void FakeRuntime::record(Event event, Stream stream) {
 }
 
 void FakeRuntime::wait(Stream stream, Event event) {
+  const Scope scope(*this, stream.device, "wait");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(waits_to_forget_)) return;
   queue_of(stream)->ops.push_back({{}, events_.at(event.handle)});
 }
 
 bool FakeRuntime::query(Event event) {
+  const Scope scope(*this, event.device, "query");
   const std::lock_guard<std::recursive_mutex> lock(mutex_);
   if (forgets(queries_to_forget_)) return true;
   run_ahead();
@@ -295,6 +312,7 @@ bool FakeRuntime::query(Event event) {
 }
 
 void FakeRuntime::synchronize(int device) {
+  const Scope scope(*this, device, "synchronize");
   std::vector<Stream> all;
   {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
@@ -304,6 +322,7 @@ void FakeRuntime::synchronize(int device) {
 }
 
 void FakeRuntime::copy(void* to, const void* from, int64_t byte_count, Stream stream) {
+  const Scope scope(*this, stream.device, "copy");
   enqueue(stream, [to, from, byte_count] {
     if (byte_count > 0) std::memcpy(to, from, static_cast<size_t>(byte_count));
     return true;
@@ -357,6 +376,57 @@ void FakeRuntime::restore_stream(int device, int64_t previous) {
   set_current_stream({device, reinterpret_cast<void*>(previous)});
 }
 
-int FakeRuntime::exchange_device(int device) { return std::exchange(current_device, device); }
+int FakeRuntime::exchange_device(int device) {
+  const int previous = remembered_device >= 0 ? remembered_device : current_device;
+  remembered_device = -1;
+  if (device != current_device) touch(device, "exchange_device");
+  current_device = device;
+  return previous;
+}
+
+void FakeRuntime::restore_device(int device) {
+  remembered_device = -1;
+  if (device == current_device) return;
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  (touched_.count(device) > 0 ? current_device : remembered_device) = device;
+}
+
+void FakeRuntime::begin_thread(int device) {
+  exchange_device(device);
+  touch_current("begin_thread");
+}
+
+int FakeRuntime::current_device_of_thread() { return current_device; }
+
+void FakeRuntime::touch(int device, const char* call) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  touched_[device].insert(call);
+}
+
+std::map<int, std::set<std::string>> FakeRuntime::touched() const {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return touched_;
+}
+
+void FakeRuntime::forget_touched() {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  touched_.clear();
+  current_device = 0;
+  remembered_device = -1;
+}
+
+bool FakeRuntime::is_capturing(Stream stream) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  return capturing_.count(stream.handle) > 0;
+}
+
+void FakeRuntime::set_capturing(Stream stream, bool capturing) {
+  const std::lock_guard<std::recursive_mutex> lock(mutex_);
+  if (capturing) {
+    capturing_.insert(stream.handle);
+  } else {
+    capturing_.erase(stream.handle);
+  }
+}
 
 }  // namespace zerosched::testing

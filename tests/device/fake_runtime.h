@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,7 +68,17 @@ class FakeRuntime : public device::Runtime {
   int64_t take_peak_bytes();
   int live_events() const;
   int live_streams() const;
-  int prepared = 0;  ///< calls of prepare_tensors()
+  int prepared = 0;         ///< calls of prepare_tensors()
+  int caches_released = 0;  ///< calls of release_cached_memory()
+
+  /// As between cudaStreamBeginCapture and cudaStreamEndCapture, for is_capturing() alone.
+  void set_capturing(device::Stream stream, bool capturing);
+  /// The devices on which CUDA would have made a context for this process, and the calls that it would have been
+  /// for. A library above acts on the calling thread's current device: its fake calls touch_current().
+  std::map<int, std::set<std::string>> touched() const;
+  void touch_current(const char* call) { touch(current_device_of_thread(), call); }
+  /// What touched() says from now on; this thread's current device is device 0, as that of a new thread.
+  void forget_touched();
 
   int device_count() noexcept override { return devices_; }
   std::string why_no_device() override { return "the fake has no devices"; }
@@ -79,6 +90,7 @@ class FakeRuntime : public device::Runtime {
       std::function<void(void*)> free_memory) override;
   device::Stream current_stream(int device) override;
   device::Stream create_stream(int device) override;
+  bool is_capturing(device::Stream stream) override;
   void destroy_stream(device::Stream stream) noexcept override;
   device::Event create_event(int device) override;
   void destroy_event(device::Event event) noexcept override;
@@ -86,6 +98,7 @@ class FakeRuntime : public device::Runtime {
   void wait(device::Stream stream, device::Event event) override;
   bool query(device::Event event) override;
   void synchronize(int device) override;
+  void release_cached_memory() override { ++caches_released; }
   void copy(void* to, const void* from, int64_t byte_count, device::Stream stream) override;
   void* allocate_pinned(int64_t byte_count) override { return allocate(byte_count); }
   void free_pinned(void* memory) noexcept override { free(memory); }
@@ -100,8 +113,11 @@ class FakeRuntime : public device::Runtime {
   int64_t exchange_stream(device::Stream stream) override;
   void restore_stream(int device, int64_t previous) override;
   int exchange_device(int device) override;
+  void restore_device(int device) override;
+  void begin_thread(int device) override;
 
  private:
+  struct Scope;
   struct Queue;
   /// A place in a queue: everything before it.
   struct Point {
@@ -127,6 +143,9 @@ class FakeRuntime : public device::Runtime {
   void enqueue(const at::Tensor& of, std::function<void()> operation);
   void release(char* memory, int64_t byte_count, device::Stream made_in);
 
+  static int current_device_of_thread();
+  void touch(int device, const char* call);
+
   int devices_;
   uint64_t seed_;
   std::string identity_;
@@ -141,6 +160,8 @@ class FakeRuntime : public device::Runtime {
   std::vector<std::unique_ptr<char[]>> memory_;
   std::map<char*, std::pair<int64_t, int>> device_ranges_;  // of tensors: address to size and device
   std::map<char*, std::vector<device::Stream>> kept_for_;   // of tensors: by address of the storage
+  std::map<int, std::set<std::string>> touched_;            // calls by device
+  std::set<void*> capturing_;
   int64_t next_handle_ = 1;
   int streams_created_ = 0;
   int held_stream_ = -1;

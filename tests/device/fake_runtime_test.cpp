@@ -5,6 +5,8 @@
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -128,6 +130,35 @@ TEST(FakeRuntime, MemoryThatIsFreedTooEarlyIsSeen) {
     runtime.wait(runtime.current_stream(0), event);
     EXPECT_EQ(at::equal(runtime.to_host(result), at::full({4}, 3.0, at::kFloat)), !early);
   }
+}
+
+using Touched = std::map<int, std::set<std::string>>;
+
+TEST(FakeRuntime, CountsContextsAsCudaMakesThem) {
+  FakeRuntime runtime(3);
+  runtime.forget_touched();
+  EXPECT_EQ(runtime.touched(), Touched());
+  { const device::DeviceScope scope(runtime, 1); }
+  EXPECT_EQ(runtime.touched(), (Touched{{1, {"exchange_device"}}})) << "and not 0, where the scope came from";
+  runtime.touch_current("some library");
+  EXPECT_EQ(runtime.touched().count(0), 0u) << "what is only remembered is not set";
+  EXPECT_EQ(runtime.exchange_device(2), 0) << "but still what LibTorch calls the current device";
+  runtime.restore_device(0);
+  EXPECT_EQ(runtime.exchange_device(0), 0);
+  EXPECT_EQ(runtime.touched().at(0), std::set<std::string>{"exchange_device"}) << "where it is asked for";
+  { const device::DeviceScope scope(runtime, 1); }
+  runtime.touch_current("some library");
+  EXPECT_EQ(runtime.touched().at(0).count("some library"), 1u) << "back where there is a context already";
+}
+
+TEST(FakeRuntime, KnowsWhichStreamIsCaptured) {
+  FakeRuntime runtime;
+  const auto other = runtime.create_stream(0);
+  runtime.set_capturing(other, true);
+  EXPECT_TRUE(runtime.is_capturing(other));
+  EXPECT_FALSE(runtime.is_capturing(runtime.current_stream(0)));
+  runtime.set_capturing(other, false);
+  EXPECT_FALSE(runtime.is_capturing(other));
 }
 
 TEST(FakeRuntime, KnowsItsTensors) {

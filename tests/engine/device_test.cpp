@@ -20,6 +20,32 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
   }
 }
 
+// Whatever the number of buckets, one launch goes over the gradients of all.
+TEST(EngineOnDevice, NormsTakeOneLaunchForAllBuckets) {
+  const auto calls_of = [](const Job& job) {
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, Transport::staged);
+    size_t buckets = 0;
+    trainer.at_step = [&](int64_t, size_t count, const DeviceTrainer::Streams&) { buckets = count; };
+    trainer.at_end = [&] { EXPECT_EQ(trainer.engine().grad_norms().size(), 6U); };
+    trainer.run(job);
+    EXPECT_GT(buckets, 2U);
+    return trainer.kernels().calls;
+  };
+  Job clips;
+  clips.max_grad_norm = 1;
+  auto calls = calls_of(clips);
+  EXPECT_EQ(calls["sum_of_squares"], clips.steps);
+  EXPECT_EQ(calls["gradient_norm"], clips.steps);
+  EXPECT_EQ(calls["squares_by_parameter"], 1);
+  Job by_function;
+  by_function.clips_by_function = by_function.clips_values = true;
+  by_function.overlaps = false;
+  calls = calls_of(by_function);
+  EXPECT_EQ(calls["clamp_gradient"], by_function.steps);
+  EXPECT_EQ(calls["sum_of_squares"], by_function.steps);
+}
+
 // What the host learns of a step once the device has made it is told at the latest by the evaluation that follows.
 TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
   Job not_finite, clipped, differs;
@@ -37,6 +63,43 @@ TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
       trainer.before_it_goes = [&] { trainer.engine().eval(); };
       expect_error([&, job = job] { trainer.run(job); }, {text});
     }
+  }
+}
+
+constexpr const char* kWhatToCapture =
+    "capture forward and backward alone, with ShardingOptions().overlap_backward(false)";
+
+TEST(EngineOnDevice, RefusesToBecomePartOfAGraph) {
+  const Job job;
+  const Outcome host = on_host(job);
+  for (const Transport transport : transports()) {
+    const testing::Scratch scratch;
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transport);
+    trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+      if (step != 1) return;
+      AdamWScheduleFreeOptions options(0.01);
+      runtime.set_capturing(streams[0], true);
+      const std::vector<std::function<void()>> calls = {[&] { trainer.engine().eval(); },
+          [&] { trainer.engine().full_state("z"); },
+          [&] { detail::save_checkpoint(trainer.engine(), {&options}, scratch / "step", {}, {}); }};
+      for (const auto& call : calls) testing::expect_error(call, {kWhatToCapture});
+      runtime.set_capturing(streams[0], false);
+    };
+    testing::expect_same_bits(trainer.run(job), host);
+  }
+}
+
+// Nothing is thrown through backward: the next call into the library says it, on every rank.
+TEST(EngineOnDevice, AHookThatIsCapturedIsAnErrorOfTheNextCall) {
+  for (const Transport transport : transports()) {
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transport);
+    trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+      if (step == 1 && testing::world_rank() == 0) runtime.set_capturing(streams[1], true);  // of hooks alone
+    };
+    testing::expect_error([&] { trainer.run(Job()); },
+        {"rank 0: the current stream of cuda:0 is being captured", kWhatToCapture});
   }
 }
 

@@ -35,6 +35,7 @@ class DeviceTrainer final : public Trainer {
       : runtime_(runtime), kernels_(runtime), transport_(transport), main_(runtime.current_stream(0)) {}
 
   double watch_seconds = 0.005;
+  const FakeKernels& kernels() const { return kernels_; }
   bool backward_is_beside = false;  ///< hooks come in the second stream only
   using Streams = std::vector<device::Stream>;
   std::function<void(int64_t step, size_t buckets, const Streams&)> at_step = [](int64_t, size_t,

@@ -47,7 +47,7 @@ NamedParameters first_parameters(at::ScalarType dtype) { return first_parameters
 std::vector<std::vector<int64_t>> usual_shapes() { return {{40}, {7, 5}, {3}, {64}, {90}, {11}}; }
 
 std::vector<Job> jobs() {
-  std::vector<Job> all(13);
+  std::vector<Job> all(15);
   all[1].buffers = 1;
   all[2].overlaps = false;
   all[3].max_grad_norm = 1.0;
@@ -66,6 +66,10 @@ std::vector<Job> jobs() {
   all[11].clips_by_function = true;
   all[12].clips_values = all[12].clips_by_function = true;
   all[12].overlaps = false;
+  all[13].mixes_dtypes = all[14].mixes_dtypes = true;
+  all[13].max_grad_norm = 1;
+  all[14].overlaps = false;
+  all[14].clips_by_function = true;
   return all;
 }
 
@@ -95,7 +99,9 @@ void expect_same_bits(const Outcome& a, const Outcome& b) {
 Outcome Trainer::run(const Job& job) {
   job_ = job;
   for (const auto& [name, value] : first_parameters(job.shapes, job.dtype)) {
-    const at::Tensor mine = place(value.detach()).view(value.sizes());
+    const at::ScalarType by_turns[] = {at::kDouble, at::kFloat, at::kHalf};
+    const at::ScalarType dtype = job.mixes_dtypes ? by_turns[parameters_.size() % 3] : job.dtype;
+    const at::Tensor mine = place(value.detach().to(dtype)).view(value.sizes());
     parameters_.emplace_back(name, mine.requires_grad_());
   }
   ShardingOptions sharding = buckets_of(job.bucket_bytes);

@@ -24,6 +24,7 @@ struct Job {
   int64_t bucket_bytes = 400;
   bool uses_all = false;  ///< else there is a parameter that is not used in every step
   at::ScalarType dtype = at::kFloat;
+  bool mixes_dtypes = false;  ///< float64, float32 and float16 by turns, and not `dtype`
   std::optional<at::ScalarType> reduce_dtype;
   int buffers = 2;
   std::optional<double> max_grad_norm;

@@ -69,7 +69,8 @@ void pack_on_host(
 
 }  // namespace
 
-void FakeKernels::enqueue(cuda::Stream stream, std::function<void()> work) {
+void FakeKernels::enqueue(const char* name, cuda::Stream stream, std::function<void()> work) {
+  ++calls[name];
   runtime_.enqueue({0, stream}, [work = std::move(work)] {
     work();
     return true;
@@ -78,7 +79,7 @@ void FakeKernels::enqueue(cuda::Stream stream, std::function<void()> work) {
 
 void FakeKernels::update(kernels::Rule rule, const kernels::StepScalars&, c10::ScalarType param_dtype,
     c10::ScalarType grad_dtype, const cuda::ShardUpdate& shard, cuda::Stream stream) {
-  enqueue(stream, [rule, param_dtype, grad_dtype, shard] {
+  enqueue("update", stream, [rule, param_dtype, grad_dtype, shard] {
     kernels::StepScalars scalars = *shard.scalars;
     if (shard.norm != nullptr) {
       if (shard.norm->found_inf != 0) return;
@@ -86,8 +87,7 @@ void FakeKernels::update(kernels::Rule rule, const kernels::StepScalars&, c10::S
     }
     for (const auto* span = shard.spans; span != shard.spans + shard.span_count; ++span) {
       if (!is_used(*span, grad_dtype)) continue;
-      kernels::UpdateRange range{param_dtype, grad_dtype, at_element(shard.y, span->begin, param_dtype),
-          span->values, {}, span->numel};
+      kernels::UpdateRange range{param_dtype, grad_dtype, span->y, span->values, {}, span->numel};
       for (size_t i = 0; i < kernels::kMaxStateTensors; ++i) {
         if (shard.state[i] != nullptr) {
           range.state[i] = at_element(shard.state[i], span->begin, kernels::state_dtype(param_dtype));
@@ -101,14 +101,14 @@ void FakeKernels::update(kernels::Rule rule, const kernels::StepScalars&, c10::S
 
 void FakeKernels::interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z,
     double weight, int64_t numel, cuda::Stream stream) {
-  enqueue(stream, [=] { kernels::interpolate(param_dtype, out, x, z, weight, numel); });
+  enqueue("interpolate", stream, [=] { kernels::interpolate(param_dtype, out, x, z, weight, numel); });
 }
 
 int64_t FakeKernels::sum_of_squares_workspace_numel(int64_t, int64_t span_count) { return span_count + 1; }
 
 void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
     int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
-  enqueue(stream, [=] {
+  enqueue("sum_of_squares", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
       if (is_used(*span, grad_dtype)) *sum += kernels::sum_of_squares(grad_dtype, span->values, span->numel);
     }
@@ -117,7 +117,7 @@ void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::Gradien
 
 void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
     int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
-  enqueue(stream, [=] {
+  enqueue("sum_of_powers", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
       if (is_used(*span, grad_dtype))
         *sum += kernels::sum_of_powers(grad_dtype, span->values, span->numel, p);
@@ -125,9 +125,19 @@ void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda
   });
 }
 
+void FakeKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+    int64_t span_count, int64_t, double*, double* squares, cuda::Stream stream) {
+  enqueue("squares_by_parameter", stream, [=] {
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (is_used(*span, grad_dtype))
+        squares[span->parameter] += kernels::sum_of_squares(grad_dtype, span->values, span->numel);
+    }
+  });
+}
+
 void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
     int64_t, double*, double* largest, cuda::Stream stream) {
-  enqueue(stream, [=] {
+  enqueue("max_abs", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
       if (!is_used(*span, grad_dtype)) continue;
       *largest = kernels::Largest::add(*largest, kernels::max_abs(grad_dtype, span->values, span->numel));
@@ -137,7 +147,7 @@ void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* 
 
 void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
     int64_t span_count, int64_t, double limit, cuda::Stream stream) {
-  enqueue(stream, [=] {
+  enqueue("clamp_gradient", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
       if (is_used(*span, grad_dtype))
         kernels::clamp_gradient(grad_dtype, const_cast<void*>(span->values), span->numel, limit);
@@ -147,15 +157,16 @@ void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::Gradien
 
 void FakeKernels::pack(c10::ScalarType dtype, const cuda::PackBucket& bucket, const cuda::PackSource* sources,
     int64_t source_count, cuda::Stream stream) {
-  enqueue(stream, [dtype, bucket, all = std::vector<cuda::PackSource>(sources, sources + source_count)] {
-    pack_on_host(dtype, bucket, all);
-  });
+  enqueue(
+      "pack", stream, [dtype, bucket, all = std::vector<cuda::PackSource>(sources, sources + source_count)] {
+        pack_on_host(dtype, bucket, all);
+      });
 }
 
 void FakeKernels::gradient_norm(const double* sum, const kernels::StepScalars* scalars,
     std::optional<double> max_norm, bool skip_non_finite, c10::ScalarType state_dtype,
     cuda::GradientNorm* out, cuda::Stream stream) {
-  enqueue(stream, [=] {
+  enqueue("gradient_norm", stream, [=] {
     out->norm = std::sqrt(*sum) * scalars->grad_scale;
     out->clip_factor = max_norm ? kernels::clip_factor(out->norm, *max_norm) : 1;
     const bool usable =

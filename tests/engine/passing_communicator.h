@@ -33,8 +33,8 @@ class PassingCommunicator : public Communicator {
     return launched(kind, label, launch());
   }
 
-  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override {
-    return inner_->allocate(numel, dtype, device);
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override {
+    return inner_->allocate(numel, dtype, device, use);
   }
   std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override {

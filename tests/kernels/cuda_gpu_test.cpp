@@ -55,8 +55,10 @@ struct OnDevice {
     std::vector<GradientSpan> table;
     for (size_t i = 0; i < shard.sizes.size(); ++i) {
       const char* flag = flags.data<char>() + static_cast<int64_t>(i) * grad_bytes;
+      char* parameters =
+          y.data<char>() + shard.begins[i] * static_cast<int64_t>(c10::elementSize(shard.dtypes.param));
       table.push_back({g.data<char>() + shard.begins[i] * grad_bytes, shard.begins[i], shard.sizes[i],
-          i == 0 ? nullptr : flag});
+          i == 0 ? nullptr : flag, parameters, static_cast<int64_t>(i)});
     }
     spans.write(table.data());
     scalars.write(&step);
@@ -69,8 +71,8 @@ struct OnDevice {
   }
 
   void update(const Variant& variant, const Dtypes& dtypes, cudaStream_t stream) const {
-    cuda::ShardUpdate shard{y.data(), {}, numel, spans.data<GradientSpan>(), span_count,
-        scalars.data<StepScalars>(), norm.data<GradientNorm>(), not_finite.data<int32_t>()};
+    cuda::ShardUpdate shard{{}, numel, spans.data<GradientSpan>(), span_count, scalars.data<StepScalars>(),
+        norm.data<GradientNorm>(), not_finite.data<int32_t>()};
     for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, stream);
   }
@@ -290,6 +292,30 @@ TEST_F(CudaGpu, SumOfSquaresGivesTheBitsOfTheCpu) {
   }
 }
 
+TEST_F(CudaGpu, SquaresByParameterAreThoseOfTheCpu) {
+  const CudaStream stream;
+  std::vector<int64_t> sizes(1100, 3);
+  sizes[1050] = 3 * kSumTileNumel + 5;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    Shard expected({dtype, dtype}, sizes, true, 3);
+    const OnDevice shard(expected, StepScalars());
+    std::vector<double> squares(sizes.size(), 0.25);
+    const DeviceMemory on_device(squares.size() * sizeof(double));
+    on_device.write(squares.data());
+    ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());
+    cuda::squares_by_parameter(dtype, shard.spans.data<GradientSpan>(), shard.span_count, shard.numel,
+        shard.workspace.data<double>(), on_device.data<double>(), stream);
+    stream.wait();
+    on_device.read(squares.data());
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const double own =
+          expected.used[i] ? sum_of_squares(dtype, Shard::at(expected.g, expected.begins[i]), sizes[i]) : 0;
+      ASSERT_EQ(squares[i], 0.25 + own) << c10::toString(dtype) << " " << i;
+    }
+  }
+}
+
 TEST_F(CudaGpu, MoreThan2To31Elements) {
   constexpr int64_t kNumel = (int64_t{1} << 31) + 4096;
   size_t free = 0, total = 0;
@@ -312,15 +338,15 @@ TEST_F(CudaGpu, MoreThan2To31Elements) {
   const DeviceMemory scalars(sizeof(step)), spans(sizeof(GradientSpan)), sum(sizeof(double)),
       workspace(sizeof(double) * static_cast<size_t>(cuda::sum_of_squares_workspace_numel(kNumel, 1)));
   scalars.write(&step);
-  const GradientSpan span{g.data(), 0, kNumel, nullptr};
+  const GradientSpan span{g.data(), 0, kNumel, nullptr, y.data()};
   spans.write(&span);
   double result = 0;
   sum.write(&result);
   cuda::sum_of_squares(ScalarType::BFloat16, spans.data<GradientSpan>(), 1, kNumel, workspace.data<double>(),
       sum.data<double>(), stream);
   cuda::update(Rule::sgd, step, ScalarType::BFloat16, ScalarType::BFloat16,
-      {y.data(), {x.data(), m.data(), nullptr}, kNumel, spans.data<GradientSpan>(), 1,
-          scalars.data<StepScalars>(), nullptr},
+      {{x.data(), m.data(), nullptr}, kNumel, spans.data<GradientSpan>(), 1, scalars.data<StepScalars>(),
+          nullptr},
       stream);
   stream.wait();
   sum.read(&result);

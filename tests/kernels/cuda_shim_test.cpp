@@ -39,24 +39,26 @@ struct OnDevice {
   std::vector<GradientSpan> spans;
   int64_t numel;
 
-  explicit OnDevice(const Shard& shard, int64_t gradient_offset = 0)
-      : y(shard.y),
+  explicit OnDevice(const Shard& shard, int64_t gradient_offset = 0, int64_t y_offset = 0)
+      : y(shard.y, static_cast<size_t>(y_offset) * c10::elementSize(shard.dtypes.param)),
         g(shard.g, static_cast<size_t>(gradient_offset) * c10::elementSize(shard.dtypes.grad)),
         flags(shard.flags),
         numel(shard.numel) {
     for (const Array& tensor : shard.state) state.emplace_back(tensor);
     const auto grad_bytes = static_cast<int64_t>(c10::elementSize(shard.dtypes.grad));
+    const auto param_bytes = static_cast<int64_t>(c10::elementSize(shard.dtypes.param));
     for (size_t i = 0; i < shard.sizes.size(); ++i) {
       const char* flag = static_cast<const char*>(flags.data()) + static_cast<int64_t>(i) * grad_bytes;
       spans.push_back({static_cast<const char*>(g.data()) + shard.begins[i] * grad_bytes, shard.begins[i],
-          shard.sizes[i], i == 0 ? nullptr : flag});
+          shard.sizes[i], i == 0 ? nullptr : flag,
+          static_cast<char*>(y.data()) + shard.begins[i] * param_bytes, static_cast<int64_t>(i)});
     }
   }
 
   void update(const Variant& variant, const Dtypes& dtypes, const GradientNorm* norm = nullptr,
       int32_t* not_finite = nullptr) const {
-    cuda::ShardUpdate shard{y.data(), {}, numel, spans.data(), static_cast<int64_t>(spans.size()),
-        &variant.scalars, norm, not_finite};
+    cuda::ShardUpdate shard{
+        {}, numel, spans.data(), static_cast<int64_t>(spans.size()), &variant.scalars, norm, not_finite};
     for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, nullptr);
   }
@@ -121,6 +123,47 @@ TEST_F(CudaShim, UpdateGivesTheBitsOfTheCpu) {
         }
       }
     }
+  }
+}
+
+// As many elements as the threads of a block access at once, where there are multiprocessors enough for that.
+TEST_F(CudaShim, SmallTilesAndAYThatIsNotAligned) {
+  cuda_shim::set_multiprocessors(1000);
+  for (const Dtypes& dtypes : all_dtypes()) {
+    const Variant variant = all_rules()[1];
+    for (const int64_t y_offset : {0, 1}) {
+      Shard expected(dtypes, span_sizes(), true, 5);
+      const OnDevice shard(expected, 0, y_offset);
+      shard.update(variant, dtypes);
+      expected.update_on_cpu(variant.rule, variant.scalars);
+      EXPECT_TRUE(shard.same_bits(expected)) << describe(variant, dtypes) << ", y offset " << y_offset;
+      shard.clamp(dtypes.grad, 0.1);
+      expected.clamp_on_cpu(0.1);
+      EXPECT_TRUE(shard.same_bits(expected)) << describe(variant, dtypes);
+    }
+  }
+}
+
+// Some spans of a longer table, as those of a few buckets: tiles count from the first of them.
+TEST_F(CudaShim, APartOfATable) {
+  for (const Dtypes& dtypes : all_dtypes()) {
+    const Variant variant = all_rules()[1];
+    Shard expected(dtypes, span_sizes(), false, 5);
+    OnDevice shard(expected);
+    const size_t first = 15, count = 6;
+    const auto end = static_cast<std::ptrdiff_t>(first + count);
+    shard.numel =
+        expected.begins[first + count - 1] + expected.sizes[first + count - 1] - expected.begins[first];
+    shard.spans.assign(shard.spans.begin() + static_cast<std::ptrdiff_t>(first), shard.spans.begin() + end);
+    for (size_t i = 0; i < expected.sizes.size(); ++i) {
+      if (i < first || i >= first + count) expected.used[i] = false;
+    }
+    EXPECT_EQ(shard.sum_of_squares(dtypes.grad, 0.5), expected.sum_of_squares_on_cpu(0.5));
+    shard.clamp(dtypes.grad, 0.1);
+    expected.clamp_on_cpu(0.1);
+    shard.update(variant, dtypes);
+    expected.update_on_cpu(variant.rule, variant.scalars);
+    EXPECT_TRUE(shard.same_bits(expected)) << describe(variant, dtypes);
   }
 }
 
@@ -215,6 +258,30 @@ TEST_F(CudaShim, SumOfSquaresGivesTheBitsOfTheCpu) {
           ASSERT_EQ(shard.sum_of_squares(dtype, 0.5), expected.sum_of_squares_on_cpu(0.5))
               << c10::toString(dtype);
         }
+      }
+    }
+  }
+}
+
+TEST_F(CudaShim, SquaresByParameterAreThoseOfTheCpu) {
+  std::vector<int64_t> many(1100, 3);  // more than a block takes
+  many[1050] = 3 * kSumTileNumel + 5;
+  for (const ScalarType dtype :
+      {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
+    for (const std::vector<int64_t>& sizes : {span_sizes(), many}) {
+      Shard expected({dtype, dtype}, sizes, true, 3);
+      const OnDevice shard(expected);
+      const auto count = static_cast<int64_t>(sizes.size());
+      std::vector<double> squares(sizes.size(), 0.25);
+      std::vector<double> workspace(
+          static_cast<size_t>(cuda::sum_of_squares_workspace_numel(shard.numel, count)),
+          std::numeric_limits<double>::quiet_NaN());
+      cuda::squares_by_parameter(
+          dtype, shard.spans.data(), count, shard.numel, workspace.data(), squares.data(), nullptr);
+      for (size_t i = 0; i < sizes.size(); ++i) {
+        const double own =
+            expected.used[i] ? sum_of_squares(dtype, Shard::at(expected.g, expected.begins[i]), sizes[i]) : 0;
+        ASSERT_EQ(squares[i], 0.25 + own) << c10::toString(dtype) << " " << i;
       }
     }
   }
@@ -338,10 +405,10 @@ TEST_F(CudaShim, WrongCallsAreNamed) {
   EXPECT_THROW(shard.update(variant, {ScalarType::Float, ScalarType::BFloat16}), c10::Error);
   EXPECT_THROW(shard.update(variant, {ScalarType::Int, ScalarType::Int}), c10::Error);
   cuda::ShardUpdate skewed{
-      static_cast<char*>(shard.y.data()) + 4, {}, 4, shard.spans.data(), 1, &variant.scalars, nullptr};
+      {static_cast<char*>(shard.state[0].data()) + 4}, 4, shard.spans.data(), 1, &variant.scalars, nullptr};
   try {
     cuda::update(variant.rule, variant.scalars, ScalarType::Float, ScalarType::Float, skewed, nullptr);
-    FAIL() << "a y that is not aligned was taken";
+    FAIL() << "a state that is not aligned was taken";
   } catch (const c10::Error& error) {
     EXPECT_NE(std::string(error.what()).find("aligned to 16 bytes"), std::string::npos);
   }

@@ -43,7 +43,7 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
   void patient_barrier(CollectiveLabel label);
 
  private:
-  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override;
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;
   std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
   std::shared_ptr<Work> do_all_gather(const at::Tensor& flat, CollectiveLabel label) override;

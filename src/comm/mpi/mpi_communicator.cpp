@@ -97,7 +97,7 @@ void MpiCommunicator::patient_barrier(CollectiveLabel label) {
   enqueue(operation)->wait();
 }
 
-at::Tensor MpiCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
+at::Tensor MpiCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective) {
   if (device.is_cpu()) return empty_host_tensor(numel, dtype);
   TORCH_CHECK(
       device.is_cuda(), "mpi: allocate: there is no memory on ", device, "; the device must be CPU or CUDA");

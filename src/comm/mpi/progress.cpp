@@ -17,7 +17,11 @@ namespace {
 
 constexpr auto kIdleWake = std::chrono::milliseconds(50);
 
+thread_local bool is_progress_thread = false;
+
 }  // namespace
+
+bool Progress::on_thread() noexcept { return is_progress_thread; }
 
 Progress& Progress::instance() {
   static auto* progress = new Progress;
@@ -133,6 +137,7 @@ bool Progress::drive_locked(bool& busy) {
 }
 
 void Progress::run() {
+  is_progress_thread = true;
   pthread_setname_np(pthread_self(), "zerosched-mpi");
   // The kernel may round this thread's sleeps up by so much; its default of 50 us is longer than they are.
   prctl(PR_SET_TIMERSLACK, 1000UL);

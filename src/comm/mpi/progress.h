@@ -25,6 +25,8 @@ class Progress {
   /// Reads MPI's thread level and starts the thread, the first time.
   void start();
   bool has_thread() const { return has_thread_; }
+  /// Whether the calling thread is that one.
+  static bool on_thread() noexcept;
 
   void add(std::shared_ptr<Group> group);
   /// Lets the group go: at once if it is idle, otherwise when its collectives have ended.

@@ -1,5 +1,7 @@
 #include "comm/mpi/staging.h"
 
+#include "comm/mpi/progress.h"
+
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
@@ -17,6 +19,15 @@ StagingArea::~StagingArea() {
   for (const auto& buffer : sizes_) runtime_.free_pinned(buffer.first);
   runtime_.destroy_stream(to_host_);
   runtime_.destroy_stream(to_device_);
+}
+
+void StagingArea::begin_thread() {
+  using Device = std::pair<device::Runtime*, int>;
+  thread_local Device of_thread{nullptr, -1};
+  const Device own{&runtime_, device_};
+  if (of_thread == own || !Progress::on_thread()) return;
+  runtime_.begin_thread(device_);
+  of_thread = own;
 }
 
 void* StagingArea::take(int64_t byte_count) {
@@ -76,9 +87,13 @@ std::vector<at::Tensor> Staging::host_tensors() const {
   return tensors;
 }
 
-bool Staging::arrived_on_host() { return area_->runtime().query(on_host_); }  // rule 2
+bool Staging::arrived_on_host() {
+  area_->begin_thread();
+  return area_->runtime().query(on_host_);  // rule 2
+}
 
 void Staging::send_back() {
+  area_->begin_thread();
   auto& runtime = area_->runtime();
   for (const auto& part : parts_) {
     const auto& tensor = part.staged.tensor;
@@ -91,6 +106,7 @@ void Staging::send_back() {
 }
 
 bool Staging::through() {
+  area_->begin_thread();
   if (!area_->runtime().query(on_device_)) return false;  // rule 4
   for (const auto& part : parts_) area_->give_back(part.buffer);
   parts_.clear();

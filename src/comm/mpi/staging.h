@@ -23,6 +23,8 @@ class StagingArea {
 
   device::Runtime& runtime() const { return runtime_; }
   int device() const { return device_; }
+  /// Makes the device that of the progress thread, if that calls: whatever it asks CUDA is then asked there.
+  void begin_thread();
   device::Stream to_host() const { return to_host_; }
   device::Stream to_device() const { return to_device_; }
 

@@ -79,6 +79,7 @@ NcclApi load_nccl(const std::vector<std::string>& libraries) {
   require(library, "ncclAllGather", api.all_gather);
   require(library, "ncclAllReduce", api.all_reduce);
   require(library, "ncclBroadcast", api.broadcast);
+  resolve(library, "ncclCommSplit", api.comm_split);
   resolve(library, "ncclMemAlloc", api.mem_alloc);
   resolve(library, "ncclMemFree", api.mem_free);
   resolve(library, "ncclCommWindowRegister", api.comm_window_register);

@@ -10,7 +10,7 @@
 
 namespace zerosched::detail {
 
-/// The oldest NCCL that has communicators whose calls do not block: 2.14.
+/// The oldest NCCL whose communicators are made by ncclCommInitRankConfig: 2.14.
 inline constexpr int kOldestNcclVersion = 21400;
 
 /// The functions of NCCL that this library calls. It is a table so that NCCL is not linked: a program that
@@ -33,8 +33,10 @@ struct NcclApi {
 
   // Newer than kOldestNcclVersion: null in a library that lacks them. Spelled out, with void* for
   // ncclWindow_t, so that an older nccl.h compiles too.
-  ncclResult_t (*mem_alloc)(void** memory, size_t byte_count) = nullptr;  // 2.19
-  ncclResult_t (*mem_free)(void* memory) = nullptr;                       // 2.19
+  ncclResult_t (*comm_split)(
+      ncclComm_t comm, int color, int key, ncclComm_t* split, ncclConfig_t* config) = nullptr;  // 2.18
+  ncclResult_t (*mem_alloc)(void** memory, size_t byte_count) = nullptr;                        // 2.19
+  ncclResult_t (*mem_free)(void* memory) = nullptr;                                             // 2.19
   ncclResult_t (*comm_window_register)(
       ncclComm_t comm, void* memory, size_t byte_count, void** window, int flags) = nullptr;  // 2.27
   ncclResult_t (*comm_window_deregister)(ncclComm_t comm, void* window) = nullptr;            // 2.27

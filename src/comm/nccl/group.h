@@ -2,9 +2,11 @@
 
 #include "comm/history.h"
 #include "comm/investigation.h"
+#include "comm/nccl/blocking_call.h"
 #include "comm/nccl/comm.h"
 #include "comm/nccl/memory.h"
 #include "comm/nccl/options.h"
+#include "device/event_pool.h"
 
 #include <zerosched/communicator.h>
 
@@ -13,6 +15,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +27,9 @@ class NcclWork;
 /// up.
 ///
 /// Failure has one home, the bootstrap communicator: to fail is to abort it, which tells the other ranks, and
-/// what it says when it has failed is what this one says. The watching thread then aborts NCCL's
-/// communicator.
+/// what it says when it has failed is what this one says. The watching thread then has NCCL's communicator
+/// aborted, and ends the process if that does not end what is on the device: nothing else would, and whoever waits
+/// for the device cannot be told.
 class NcclGroup final : public Investigated, public std::enable_shared_from_this<NcclGroup> {
  public:
   /// Takes over `host`, a communicator over the same ranks of the library's own, and `comm`, which has
@@ -52,6 +56,8 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   device::Runtime& runtime() const { return *options_.runtime; }
   const NcclApi& api() const { return *options_.api; }
   const NcclOptions& options() const { return options_; }
+  const std::shared_ptr<NcclComm>& comm() const { return comm_; }
+  device::EventPool& events() { return events_; }
   int device() const { return device_; }
   NcclMemory& memory() const { return *memory_; }
 
@@ -61,11 +67,11 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   std::shared_ptr<NcclWork> launch(
       const char* name, Header header, std::vector<at::Tensor> tensors, const Call& call);
 
-  /// The watching thread's. Returns when the group has been closed and nothing is in flight, or it has
-  /// failed.
+  /// The watching thread's. Returns when the group has been closed and nothing is in flight.
   void watch();
-  /// Lets watch() end; returns whether it has within `seconds`.
-  bool close(double seconds);
+  /// Lets watch() end and waits for it, for what is in flight as long as that may take; for a second only if the
+  /// group has failed or is `hasty`. Returns whether it has ended.
+  bool close(bool hasty);
 
  private:
   struct InFlight {
@@ -75,11 +81,22 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
     std::chrono::steady_clock::time_point launched;
   };
 
-  void step();
-  void reap();
-  void listen(std::chrono::steady_clock::time_point now);
-  void look_into_oldest(std::chrono::steady_clock::time_point now);
-  bool finish_closing();
+  using Time = std::chrono::steady_clock::time_point;
+
+  /// Lets go of what has ended; whether there was anything to ask the device for.
+  bool reap();
+  void forget(int64_t sequence);
+  bool in_flight() const;
+
+  // The watching thread's.
+  void step(Time now);
+  void begin_abort(Time now);
+  void reap_failed();
+  void keep_what_is_left();
+  void enforce_deadline(Time now);
+  void listen(Time now);
+  void look_into_oldest(Time now);
+  bool finish_closing(Time now);
 
   std::shared_ptr<Communicator> host_;
   ControlRelay* relay_;  // host_ as what carries messages; null in a world of one
@@ -88,8 +105,10 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   uint64_t id_;
   NcclOptions options_;
   std::shared_ptr<NcclMemory> memory_;
+  device::EventPool events_;
   device::Stream stream_;
   device::Event caller_ready_;  // under launch_mutex_
+  Time last_reap_;              // under launch_mutex_
 
   std::mutex launch_mutex_;  // collectives reach NCCL in the order of their numbers
   mutable std::mutex mutex_;
@@ -102,7 +121,8 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
 
   // The watching thread's.
   Investigation investigation_;
-  bool aborted_ = false;
+  std::optional<BlockingCall> abort_, finalize_;
+  Time abort_began_, finalize_began_;
 };
 
 }  // namespace zerosched::detail

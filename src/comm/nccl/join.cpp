@@ -1,6 +1,7 @@
 #include "comm/nccl/join.h"
 
 #include "comm/agree.h"
+#include "comm/message_of.h"
 #include "comm/nccl/alternative.h"
 #include "comm/nccl/group.h"
 #include "comm/placement.h"
@@ -16,6 +17,10 @@
 namespace zerosched::detail {
 
 namespace {
+
+// What the first errors of an NCCL that cannot work come within. Ranks that join wait for so long without more.
+constexpr double kSecondsOfFailingAtOnce = 0.5;
+constexpr double kLookSeconds = 0.005;
 
 // What rank 0 tells the others.
 struct Invitation {
@@ -43,12 +48,14 @@ int choose_device(const Communicator& host, std::optional<at::Device> wanted, de
   return index;
 }
 
-Invitation invite(Communicator& host, const NcclApi& api) {
+Invitation invite(Communicator& host, const NcclApi& api, bool splits) {
   Invitation invitation{};
   agree_on(host, [&] {
     if (host.rank() != 0) return;
-    const ncclResult_t result = api.get_unique_id(&invitation.nccl);
-    TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
+    if (!splits) {
+      const ncclResult_t result = api.get_unique_id(&invitation.nccl);
+      TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
+    }
     std::random_device random;
     invitation.group = (static_cast<uint64_t>(random()) << 32) | random();
   });
@@ -58,40 +65,52 @@ Invitation invite(Communicator& host, const NcclApi& api) {
   return invitation;
 }
 
-// A rank that fails while others are still joining reaches them through the host communicator only.
-void connect(Communicator& host, NcclComm& comm, const Invitation& invitation, double timeout_seconds) {
-  const std::string where = "nccl: rank " + std::to_string(host.rank()) + ": ";
+// Waits until all ranks have joined. What fails at once on some rank is agreed on; of what fails later, while others
+// are still joining, those hear through the host communicator only.
+void connect(Communicator& host, const NcclComm& comm, double timeout_seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration<double>(timeout_seconds);
   agree_on(host, [&] {
     try {
-      comm.start(host.size(), host.rank(), invitation.nccl);
+      comm.started(kSecondsOfFailingAtOnce);
     } catch (const c10::Error& error) {
       TORCH_CHECK(
           false, "nccl: ", error.what_without_backtrace(), "; or without NCCL: ", kHostStagedAlternative);
     }
   });
-  using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + std::chrono::duration<double>(timeout_seconds);
   try {
-    comm.await_start([&] {
+    while (!comm.started(kLookSeconds)) {
       host.check();
       TORCH_CHECK(Clock::now() < end, "the ranks did not connect within ", timeout_seconds,
           " s; NCCL_DEBUG=INFO shows which network NCCL tries, NCCL_SOCKET_IFNAME names another");
-    });
+    }
   } catch (const c10::Error& error) {
-    host.abort(where + error.what_without_backtrace());
-    comm.abort();
+    host.abort("nccl: rank " + std::to_string(host.rank()) + ": " + error.what_without_backtrace());
     host.check();
     throw;
   }
   agree(host, "");  // nobody goes on before everyone has joined
 }
 
+std::shared_ptr<NcclComm> make_comm(Communicator& host, const NcclOptions& options, int device,
+    const Invitation& invitation, const std::shared_ptr<NcclComm>& parent) {
+  auto comm = std::make_shared<NcclComm>(*options.api, *options.runtime, device);
+  if (parent != nullptr) {
+    comm->start_split(parent, host.rank());
+  } else {
+    comm->start(host.size(), host.rank(), invitation.nccl);
+  }
+  return comm;
+}
+
 }  // namespace
 
 std::shared_ptr<NcclGroup> join_nccl(
-    Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options) {
+    Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options, NcclGroup* parent) {
   TORCH_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0, "nccl: the timeout is ",
       options.timeout_seconds, " s; it must be positive and finite");
+  TORCH_CHECK(std::isfinite(options.abort_timeout_seconds) && options.abort_timeout_seconds > 0,
+      "nccl: the abort timeout is ", options.abort_timeout_seconds, " s; it must be positive and finite");
   const std::shared_ptr<Communicator> host = bootstrap.duplicate();
   if (options.runtime == nullptr) options.runtime = &device::cuda();
   auto& runtime = *options.runtime;
@@ -107,13 +126,22 @@ std::shared_ptr<NcclGroup> join_nccl(
       ", and NCCL needs a GPU per rank; start no more ranks on a node than it has "
       "GPUs; or with ranks that share one: ",
       kHostStagedAlternative);
-  const Invitation invitation = invite(*host, *options.api);
-  auto comm = std::make_shared<NcclComm>(*options.api, runtime, index);
-  connect(*host, *comm, invitation, options.timeout_seconds);
-  std::shared_ptr<NcclGroup> group;
-  agree_on(*host,
-      [&] { group = std::make_shared<NcclGroup>(host, std::move(comm), index, invitation.group, options); });
-  return group;
+  const bool splits =
+      on_all_ranks(*host, parent != nullptr && options.api->comm_split != nullptr, "NCCL splits");
+  const Invitation invitation = invite(*host, *options.api, splits);
+  const auto comm = make_comm(*host, options, index, invitation, splits ? parent->comm() : nullptr);
+  try {
+    connect(*host, *comm, options.timeout_seconds);
+    std::shared_ptr<NcclGroup> group;
+    agree_on(
+        *host, [&] { group = std::make_shared<NcclGroup>(host, comm, index, invitation.group, options); });
+    return group;
+  } catch (const std::exception& error) {
+    // A split that other ranks do not come to keeps its parent's communicator for ever.
+    if (splits && !comm->ended_starting()) parent->fail(message_of(error));
+    comm->give_up_start();
+    throw;
+  }
 }
 
 }  // namespace zerosched::detail

@@ -11,8 +11,9 @@ namespace zerosched::detail {
 
 class NcclGroup;
 
-/// Connects the ranks of `bootstrap` through NCCL. Collective; what is wrong on one rank is thrown on all.
-std::shared_ptr<NcclGroup> join_nccl(
-    Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options);
+/// Connects the ranks of `bootstrap` through NCCL, from scratch or, if that is not null and NCCL can, by splitting the
+/// communicator of `parent`, which has the same ranks. Collective; what is wrong on one rank is thrown on all.
+std::shared_ptr<NcclGroup> join_nccl(Communicator& bootstrap, std::optional<at::Device> device,
+    NcclOptions options, NcclGroup* parent = nullptr);
 
 }  // namespace zerosched::detail

@@ -4,6 +4,7 @@
 
 #include <zerosched/communicator.h>
 
+#include <exception>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -20,8 +21,9 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
 
   /// Gives everything back in this order: collectives in flight end; windows of live tensors are
   /// deregistered; NCCL's communicator is finalised and destroyed; the watching thread ends; stream and
-  /// events go with the last Work, memory with the last tensor. After a failure, or with collectives that do
-  /// not end, the communicator is aborted instead, by the thread, and nobody waits for it.
+  /// events go with the last Work, memory with the last tensor. Waits for that as long as a collective may take, as
+  /// the device may be far behind the host. After a failure, and when an exception unwinds, it waits a second: what is
+  /// left then is the watching thread's, which goes on until the device has ended or is given up, or the process ends.
   ~NcclCommunicator() override;
 
   const char* backend() const override { return "nccl"; }
@@ -30,7 +32,7 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
   std::string failure() const override;
 
  private:
-  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override;
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;
   std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
   std::shared_ptr<Work> do_all_gather(const at::Tensor& flat, CollectiveLabel label) override;
@@ -41,6 +43,7 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
   /// Whether the host communicator is to carry the tensor; throws if it is on another GPU.
   bool on_host(const at::Tensor& tensor, Collective kind) const;
 
+  const int exceptions_at_start_ = std::uncaught_exceptions();
   std::shared_ptr<NcclGroup> group_;
   at::Tensor barrier_;  // one element, on the device
   std::thread watcher_;

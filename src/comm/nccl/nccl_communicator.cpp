@@ -6,6 +6,7 @@
 #include "comm/nccl/types.h"
 #include "comm/nccl/work.h"
 #include "comm/start_thread.h"
+#include "comm/while_running.h"
 
 #include <c10/util/Exception.h>
 
@@ -19,14 +20,12 @@ namespace detail {
 
 namespace {
 
-// What the destructor allows collectives in flight. An exception that unwinds passes here with collectives
-// whose other ranks will not come, before it gets to whoever tells those ranks.
-constexpr double kSecondsToDrain = 1;
-
 std::thread start_watcher(std::shared_ptr<NcclGroup> group) {
-  return start_thread([group = std::move(group)] {
+  return start_thread([group = std::move(group)]() mutable {
     pthread_setname_np(pthread_self(), "zerosched-nccl");
     group->watch();
+    const WhileRunning running;  // the group may go here, and with it what it has on the device
+    group.reset();
   });
 }
 
@@ -39,13 +38,16 @@ NcclCommunicator::NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_r
       watcher_(start_watcher(group_)) {}
 
 NcclCommunicator::~NcclCommunicator() {
-  group_->close(kSecondsToDrain) ? watcher_.join() : watcher_.detach();
+  // Collectives in flight when an exception unwinds are those whose other ranks will not come.
+  const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
+  group_->close(unwinding) ? watcher_.join() : watcher_.detach();
 }
 
 std::shared_ptr<Communicator> NcclCommunicator::duplicate() {
   check();
-  return make_nccl_communicator(group_->host(),
-      at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(group_->device())), group_->options());
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(group_->device()));
+  return std::make_shared<NcclCommunicator>(
+      join_nccl(group_->host(), device, group_->options(), group_.get()), local_rank());
 }
 
 void NcclCommunicator::abort(const std::string& message) noexcept { group_->fail(message); }
@@ -60,11 +62,15 @@ bool NcclCommunicator::on_host(const at::Tensor& tensor, Collective kind) const 
   return false;
 }
 
-at::Tensor NcclCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) {
-  if (device.is_cpu()) return group_->host().allocate(numel, dtype, device);
+at::Tensor NcclCommunicator::do_allocate(
+    int64_t numel, at::ScalarType dtype, at::Device device, Collective use) {
+  if (device.is_cpu()) return group_->host().allocate(numel, dtype, device, use);
   TORCH_CHECK(device.is_cuda() && (!device.has_index() || device.index() == group_->device()),
       "nccl: allocate on rank ", rank(), ": the device is ", device,
       ", but this communicator is on cuda:", group_->device());
+  // NCCL 2.28 registers nothing for rings that reduce and scatter (coll_reg.cc), its symmetric kernels would want the
+  // output in a window too, and what is left (NVLS) has the hosts of a node meet in every launch, which hooks may not.
+  if (use == Collective::reduce_scatter) return group_->runtime().empty(numel, dtype, group_->device());
   return group_->memory().allocate(numel, dtype, group_->host(), [this] { check(); });
 }
 
@@ -156,11 +162,18 @@ std::shared_ptr<Communicator> make_nccl_communicator(
 }  // namespace detail
 
 std::shared_ptr<Communicator> nccl_communicator(const std::shared_ptr<Communicator>& bootstrap,
-    std::optional<at::Device> device, double timeout_seconds) {
+    std::optional<at::Device> device, const NcclCommunicatorOptions& options) {
   TORCH_CHECK(bootstrap != nullptr, "nccl: the bootstrap communicator is null");
-  detail::NcclOptions options;
-  options.timeout_seconds = timeout_seconds;
-  return detail::make_nccl_communicator(*bootstrap, device, options);
+  detail::NcclOptions all;
+  all.timeout_seconds = options.timeout();
+  all.abort_timeout_seconds = options.abort_timeout();
+  all.symmetric_memory = options.symmetric_memory();
+  return detail::make_nccl_communicator(*bootstrap, device, all);
+}
+
+std::shared_ptr<Communicator> nccl_communicator(const std::shared_ptr<Communicator>& bootstrap,
+    std::optional<at::Device> device, double timeout_seconds) {
+  return nccl_communicator(bootstrap, device, NcclCommunicatorOptions().timeout(timeout_seconds));
 }
 
 }  // namespace zerosched

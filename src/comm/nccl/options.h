@@ -9,6 +9,10 @@ namespace zerosched::detail {
 /// communicators.
 struct NcclOptions {
   double timeout_seconds = 600;
+  /// What the device has to end the collectives in flight once the communicator has failed, before the process ends.
+  double abort_timeout_seconds = 30;
+  /// Whether allocate() gives memory in symmetric windows where it can.
+  bool symmetric_memory = true;
   /// How often the watching thread looks at errors, at the other ranks and at the time.
   double watch_seconds = 0.05;
   const NcclApi* api = nullptr;        ///< null: nccl_api()

@@ -8,12 +8,13 @@
 
 namespace zerosched::detail {
 
-NcclWork::NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits)
+NcclWork::NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits, NcclMemory::Blocks blocks)
     : group_(std::move(group)),
       host_waits_(host_waits),
-      event_(group_->runtime().create_event(group_->device())) {}
+      blocks_(std::move(blocks)),
+      event_(group_->events().take()) {}
 
-NcclWork::~NcclWork() { group_->runtime().destroy_event(event_); }
+NcclWork::~NcclWork() { group_->events().give_back(event_); }
 
 void NcclWork::record(device::Stream stream) {
   group_->runtime().record(event_, stream);
@@ -33,7 +34,9 @@ void NcclWork::wait() {
   }
   // Stream rule 3: whoever reads the result, or reuses a buffer that took part, comes after the collective.
   auto& runtime = group_->runtime();
-  runtime.wait(runtime.current_stream(group_->device()), event_);
+  const device::Stream stream = runtime.current_stream(group_->device());
+  runtime.wait(stream, event_);
+  group_->memory().used_in(blocks_, stream);
 }
 
 bool NcclWork::done() const noexcept {

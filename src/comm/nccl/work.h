@@ -1,5 +1,6 @@
 #pragma once
 
+#include "comm/nccl/memory.h"
 #include "device/runtime.h"
 
 #include <zerosched/communicator.h>
@@ -14,8 +15,8 @@ class NcclGroup;
 /// One collective on NCCL's stream, known by the event after it.
 class NcclWork final : public Work {
  public:
-  /// A `host_waits` work is a barrier's: its wait() is for the host.
-  NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits);
+  /// A `host_waits` work is a barrier's: its wait() is for the host. `blocks`: of its tensors.
+  NcclWork(std::shared_ptr<NcclGroup> group, bool host_waits, NcclMemory::Blocks blocks);
   ~NcclWork() override;
 
   void wait() override;
@@ -30,6 +31,7 @@ class NcclWork final : public Work {
  private:
   std::shared_ptr<NcclGroup> group_;
   bool host_waits_;
+  NcclMemory::Blocks blocks_;
   std::atomic<bool> recorded_{false};
   device::Event event_;
 };

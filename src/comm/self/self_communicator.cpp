@@ -39,7 +39,7 @@ class SelfCommunicator final : public Communicator {
   }
 
  private:
-  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device) override {
+  at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective) override {
     if (device.is_cpu()) return detail::empty_host_tensor(numel, dtype);
     return at::empty({numel}, at::TensorOptions().dtype(dtype).device(device));
   }

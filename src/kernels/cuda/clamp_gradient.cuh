@@ -11,15 +11,15 @@ namespace zerosched::kernels::cuda {
 
 inline constexpr int kClampThreads = 256;
 inline constexpr int64_t kClampBlocksPerMultiprocessor = 8;
-inline constexpr int64_t kClampTileNumel = 4096;
 
 /// Clamps the elements of all used spans, in place. Blocks take tiles in turn.
 template <typename Grad>
-__global__ void __launch_bounds__(kClampThreads) clamp_kernel(
-    const GradientSpan* spans, int64_t span_count, int64_t tiles, typename Magnitude<Grad>::Bits limit) {
+__global__ void __launch_bounds__(kClampThreads) clamp_kernel(const GradientSpan* table, int64_t span_count,
+    const Tiling tiling, typename Magnitude<Grad>::Bits limit) {
   constexpr int kCount = 16 / sizeof(Grad);
-  for (int64_t number = blockIdx.x; number < tiles; number += gridDim.x) {
-    const Tile tile = find_tile<kClampTileNumel>(spans, span_count, number);
+  const TiledSpans spans(table, span_count, tiling.tile_log2);
+  for (int64_t number = blockIdx.x; number < tiling.tile_count; number += gridDim.x) {
+    const Tile tile = spans.tile(number);
     if (tile.numel == 0) continue;
     const GradientSpan span = spans[tile.span];
     if (!is_used<Grad>(span)) continue;
@@ -40,11 +40,11 @@ __global__ void __launch_bounds__(kClampThreads) clamp_kernel(
 }
 
 template <typename Grad>
-void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t shard_numel, double limit,
+void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t range_numel, double limit,
     int64_t multiprocessors, Stream stream) {
-  const int64_t tiles = tile_count(shard_numel, span_count, kClampTileNumel);
-  const int64_t blocks = std::min(tiles, multiprocessors * kClampBlocksPerMultiprocessor);
-  ZEROSCHED_LAUNCH(clamp_kernel<Grad>, blocks, kClampThreads, stream, spans, span_count, tiles,
+  const Tiling tiling(range_numel, span_count, kClampThreads, sizeof(Grad), multiprocessors);
+  const int64_t blocks = std::min(tiling.tile_count, multiprocessors * kClampBlocksPerMultiprocessor);
+  ZEROSCHED_LAUNCH(clamp_kernel<Grad>, blocks, kClampThreads, stream, spans, span_count, tiling,
       magnitude_limit<Grad>(limit));
 }
 

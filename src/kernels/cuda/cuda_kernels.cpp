@@ -84,10 +84,10 @@ std::vector<PackSlot> pack_slots(ScalarType dtype, const PackSource* sources, in
 }
 
 void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double* workspace, double* sum, Stream stream) {
+    int64_t range_numel, double* workspace, double* sum, Stream stream) {
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
-    launch_sum_of_powers<decltype(grad)>(p, spans, span_count, shard_numel, workspace, sum, stream);
+    launch_sum_of_powers<decltype(grad)>(p, spans, span_count, range_numel, workspace, sum, stream);
   });
   check(cudaGetLastError(), "the launch of a sum");
 }
@@ -101,7 +101,6 @@ void update(Rule rule, const StepScalars& scalars, ScalarType param_dtype, Scala
       "no update kernel for ", c10::toString(param_dtype), " parameters with ", c10::toString(grad_dtype),
       " gradients.");
   if (shard.span_count == 0) return;
-  check_aligned(shard.y, "y");
   for (const void* state : shard.state) check_aligned(state, "state");
   with_element_type(param_dtype, [&](auto param) {
     using Param = decltype(param);
@@ -126,33 +125,42 @@ void interpolate(ScalarType param_dtype, void* out, const void* x, const void* z
   check(cudaGetLastError(), "the launch of an interpolation");
 }
 
-int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count) {
-  return tile_count(shard_numel, span_count, kSumTileNumel);
+int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count) {
+  return tile_count(range_numel, span_count, kSumTileNumel);
 }
 
-void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream) {
-  add_powers(2, grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+  add_powers(2, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
 void sum_of_powers(ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double* workspace, double* sum, Stream stream) {
+    int64_t range_numel, double* workspace, double* sum, Stream stream) {
   TORCH_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
-  add_powers(p, grad_dtype, spans, span_count, shard_numel, workspace, sum, stream);
+  add_powers(p, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
-void max_abs(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void squares_by_parameter(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+    int64_t range_numel, double* workspace, double* squares, Stream stream) {
+  if (span_count == 0) return;
+  with_element_type(grad_dtype, [&](auto grad) {
+    launch_squares_by_parameter<decltype(grad)>(spans, span_count, range_numel, workspace, squares, stream);
+  });
+  check(cudaGetLastError(), "the launch of sums by parameter");
+}
+
+void max_abs(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* largest, Stream stream) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  add_powers(kInfinity, grad_dtype, spans, span_count, shard_numel, workspace, largest, stream);
+  add_powers(kInfinity, grad_dtype, spans, span_count, range_numel, workspace, largest, stream);
 }
 
-void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double limit, Stream stream) {
   TORCH_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
-    launch_clamp_gradient<decltype(grad)>(spans, span_count, shard_numel, limit, multiprocessors(), stream);
+    launch_clamp_gradient<decltype(grad)>(spans, span_count, range_numel, limit, multiprocessors(), stream);
   });
   check(cudaGetLastError(), "the launch of a clamp");
 }

@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <optional>
 
-// The kernels on an NVIDIA GPU: the arithmetic of kernels.h on a whole shard at a time, with the same bits.
+// The kernels on an NVIDIA GPU: the arithmetic of kernels.h on any number of shards at a time, with the same bits.
 //
 // Each function launches on `stream`, whose device must be the current one, and returns; none waits for the
-// device or allocates. All pointers but that to the rule's scalars are to device memory. All can be captured
+// device or allocates memory on it. All pointers but that to the rule's scalars are to device memory. All can be captured
 // in a CUDA graph, which keeps the arguments of the call: pointers, counts, dtypes, the variant of a rule,
 // `weight`, `p`, `limit`, `max_norm`, all that pack() is told. What the pointers point at is read at every replay:
 // spans, flags, scalars, norm.
@@ -19,7 +19,7 @@
 // All throw where zerosched was built without CUDA, and c10::Error if a launch fails.
 namespace zerosched::kernels::cuda {
 
-/// One step of `rule` on a shard, elements outside of all spans untouched. Gradients are multiplied with
+/// One step of `rule` on the elements of all spans, and of no others. Gradients are multiplied with
 /// norm->clip_factor; nothing changes if norm->found_inf is set, *not_finite included.
 /// `scalars` is the host's copy of *shard.scalars. It chooses the variant of the rule (adaptive, nesterov,
 /// weight decay or none), and nothing else is read from it.
@@ -30,25 +30,30 @@ void update(Rule rule, const StepScalars& scalars, c10::ScalarType param_dtype, 
 void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
     int64_t numel, Stream stream);
 
-/// Elements that sum_of_squares, sum_of_powers and max_abs need as their workspace.
-int64_t sum_of_squares_workspace_numel(int64_t shard_numel, int64_t span_count);
+/// Elements that sum_of_squares and the three after it need as their workspace. range_numel, here and below: elements
+/// from the first span's begin to the last one's end, or more.
+int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count);
 
 /// *sum = (*sum + s0) + s1 + ..., s of each span's used values as kernels::sum_of_squares gives it. Not
 /// finite if an element is not; for float64 also where squares overflow.
 void sum_of_squares(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double* workspace, double* sum, Stream stream);
+    int64_t range_numel, double* workspace, double* sum, Stream stream);
 
 /// The same of |g|^p, 0 < p < infinity: the bits of kernels::sum_of_powers for p = 1 and p = 2.
 void sum_of_powers(c10::ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double* workspace, double* sum, Stream stream);
+    int64_t range_numel, double* workspace, double* sum, Stream stream);
+
+/// squares[span.parameter] += s of each span: as many sums in two launches. No two spans are of one parameter.
+void squares_by_parameter(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+    int64_t range_numel, double* workspace, double* squares, Stream stream);
 
 /// *largest = the largest of *largest and each used |g|; NaN if one is. *largest is not negative before.
-void max_abs(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void max_abs(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* largest, Stream stream);
 
 /// Clamps the used spans' values in place, as kernels::clamp_gradient.
 void clamp_gradient(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
-    int64_t shard_numel, double limit, Stream stream);
+    int64_t range_numel, double limit, Stream stream);
 
 /// Writes the whole of a bucket's buffer: each slice's gradients, 0 where a slot has none and between slots, then flags,
 /// 1 for a slot that overlaps the slice (Piece::flag) and has a gradient, else 0, then the report. `sources` are all

@@ -17,6 +17,12 @@ namespace zerosched::kernels::cuda {
 
 inline constexpr int kWarpThreads = 32;
 
+constexpr int log2_of(int64_t power_of_2) {
+  int result = 0;
+  for (; power_of_2 > 1; power_of_2 /= 2) ++result;
+  return result;
+}
+
 /// Elements that are moved by 16-byte accesses; more than one access where they are more than 16 bytes.
 template <typename T, int kCount>
 struct alignas(16) Pack {

@@ -16,11 +16,11 @@ namespace zerosched::kernels::cuda {
 
 using Stream = CUstream_st*;
 
-/// What one launch updates. All pointers are to device memory, y and state aligned to 16 bytes.
+/// What one launch updates: any number of buckets of one parameter group and dtype. All pointers are to device memory.
 struct ShardUpdate {
-  void* y;                        ///< written only; y before the step follows from the state
-  void* state[kMaxStateTensors];  ///< in the rule's order; the others are null
-  int64_t numel;                  ///< of the whole shard
+  /// Flat, of all buckets of its dtype, in the rule's order; aligned to 16 bytes. The others are null.
+  void* state[kMaxStateTensors];
+  int64_t range_numel;  ///< from the first span's begin to the last one's end
   const GradientSpan* spans;
   int64_t span_count;
   const StepScalars* scalars;
@@ -40,11 +40,15 @@ void launch_interpolate(void* out, const void* x, const void* z, double weight, 
 
 /// p as of with_power.
 template <typename Grad>
-void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream);
 
 template <typename Grad>
-void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t shard_numel, double limit,
+void launch_squares_by_parameter(const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+    double* workspace, double* squares, Stream stream);
+
+template <typename Grad>
+void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t range_numel, double limit,
     int64_t multiprocessors, Stream stream);
 
 /// As pack(), in as many launches as the slots need.

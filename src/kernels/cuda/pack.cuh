@@ -190,8 +190,7 @@ void launch_pack_run(const PackBucket& bucket, const PackSlot* slots, int64_t to
   }
   const int64_t slices = (a.end - 1) / bucket.shard_numel - a.begin / bucket.shard_numel + 1;
   const auto use_tiles_of = [&](int bytes_log2) {
-    a.tile_log2 = bytes_log2;
-    for (size_t size = sizeof(To); size > 1; size /= 2) --a.tile_log2;
+    a.tile_log2 = bytes_log2 - log2_of(sizeof(To));
     a.tile_count = slices * (((bucket.shard_numel - 1) >> a.tile_log2) + 1);
   };
   use_tiles_of(kPackTileBytesLog2);

@@ -16,6 +16,8 @@ namespace zerosched::kernels::cuda {
 
 inline constexpr unsigned kWholeWarp = 0xffffffffU;
 inline constexpr int kAddTilesThreads = 1024;
+inline constexpr int kSumTileLog2 = log2_of(kSumTileNumel);
+static_assert(kSumTileNumel == int64_t{1} << kSumTileLog2, "tiles are found by shifts");
 
 /// Lane 0 of each run of kLanes lanes gets the pairwise sum of theirs.
 template <int kLanes, typename Power>
@@ -58,12 +60,13 @@ __device__ __forceinline__ void add_row(
 /// tile_sums[tile]: 0 for tiles that no span needs or whose parameter nobody used. One block a tile.
 template <typename Grad, typename Power>
 __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
-    sum_tiles_kernel(const Power power, const GradientSpan* spans, int64_t span_count, double* tile_sums) {
+    sum_tiles_kernel(const Power power, const GradientSpan* table, int64_t span_count, double* tile_sums) {
   using Shape = SumShape<Grad>;
   __shared__ double group_sums[kSumGroups];
   const int group = threadIdx.x / Shape::kLanes;
   const int lane = threadIdx.x % Shape::kLanes;
-  const Tile tile = find_tile<kSumTileNumel>(spans, span_count, blockIdx.x);
+  const TiledSpans spans(table, span_count, kSumTileLog2);
+  const Tile tile = spans.tile(blockIdx.x);
   double columns[Shape::kCount] = {};
   if (tile.numel != 0 && is_used<Grad>(spans[tile.span])) {
     const Grad* gradient = in_global_memory<Grad>(spans[tile.span].values) + tile.begin;
@@ -97,35 +100,46 @@ __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
   }
 }
 
-/// Adds each span's sum to *sum, in their order. One block.
+/// span_sums[i]: the sum of span `base` + i, for all i below `count`, which is at most the block's threads.
 template <typename Power>
-__global__ void __launch_bounds__(kAddTilesThreads)
-    add_tiles_kernel(const GradientSpan* spans, int64_t span_count, const double* tile_sums, double* sum) {
-  __shared__ double span_sums[kAddTilesThreads];
+__device__ __forceinline__ void add_tiles_of_spans(
+    const TiledSpans& spans, int64_t base, int count, const double* tile_sums, double* span_sums) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % static_cast<int>(kSumLanes);
   const int warp = thread / static_cast<int>(kSumLanes);
+  // Most spans of a long table are small: one tile, of which nothing has to be added.
+  if (thread < count) {
+    const int64_t span = base + thread;
+    span_sums[thread] = spans[span].numel > 0 ? tile_sums[spans.first_tile(span)] : 0;
+  }
+  __syncthreads();
+  for (int i = warp; i < count; i += kAddTilesThreads / kSumLanes) {
+    const int64_t span = base + i;
+    if (spans[span].numel <= kSumTileNumel) continue;
+    const int64_t tiles = (spans[span].numel + kSumTileNumel - 1) / kSumTileNumel;
+    const double* sums = tile_sums + spans.first_tile(span);
+    double lane_sum = 0;
+    for (int64_t tile = lane; tile < tiles; tile += kSumLanes) lane_sum = Power::add(lane_sum, sums[tile]);
+    lane_sum = add_lanes<kSumLanes, Power>(lane_sum);
+    if (lane == 0) span_sums[i] = lane_sum;
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ int spans_of_block(int64_t base, int64_t span_count) {
+  return static_cast<int>(span_count - base < kAddTilesThreads ? span_count - base : kAddTilesThreads);
+}
+
+/// Adds each span's sum to *sum, in their order. One block.
+template <typename Power>
+__global__ void __launch_bounds__(kAddTilesThreads)
+    add_tiles_kernel(const GradientSpan* table, int64_t span_count, const double* tile_sums, double* sum) {
+  __shared__ double span_sums[kAddTilesThreads];
+  const TiledSpans spans(table, span_count, kSumTileLog2);
   for (int64_t base = 0; base < span_count; base += kAddTilesThreads) {
-    const int count =
-        static_cast<int>(span_count - base < kAddTilesThreads ? span_count - base : kAddTilesThreads);
-    // Most spans of a long table are small: one tile, of which nothing has to be added.
-    if (thread < count) {
-      const int64_t span = base + thread;
-      span_sums[thread] = spans[span].numel > 0 ? tile_sums[first_tile<kSumTileNumel>(spans, span)] : 0;
-    }
-    __syncthreads();
-    for (int i = warp; i < count; i += kAddTilesThreads / kSumLanes) {
-      const int64_t span = base + i;
-      if (spans[span].numel <= kSumTileNumel) continue;
-      const int64_t tiles = (spans[span].numel + kSumTileNumel - 1) / kSumTileNumel;
-      const double* sums = tile_sums + first_tile<kSumTileNumel>(spans, span);
-      double lane_sum = 0;
-      for (int64_t tile = lane; tile < tiles; tile += kSumLanes) lane_sum = Power::add(lane_sum, sums[tile]);
-      lane_sum = add_lanes<kSumLanes, Power>(lane_sum);
-      if (lane == 0) span_sums[i] = lane_sum;
-    }
-    __syncthreads();
-    if (thread == 0) {
+    const int count = spans_of_block(base, span_count);
+    add_tiles_of_spans<Power>(spans, base, count, tile_sums, span_sums);
+    if (threadIdx.x == 0) {
       double total = *sum;
       for (int i = 0; i < count; ++i) total = Power::add(total, span_sums[i]);
       *sum = total;
@@ -134,16 +148,41 @@ __global__ void __launch_bounds__(kAddTilesThreads)
   }
 }
 
+/// Adds each span's sum to that of its parameter, which no two spans share. A span a thread.
+template <typename Power>
+__global__ void __launch_bounds__(kAddTilesThreads) add_tiles_by_parameter_kernel(
+    const GradientSpan* table, int64_t span_count, const double* tile_sums, double* sums) {
+  __shared__ double span_sums[kAddTilesThreads];
+  const TiledSpans spans(table, span_count, kSumTileLog2);
+  const int64_t base = static_cast<int64_t>(blockIdx.x) * kAddTilesThreads;
+  const int count = spans_of_block(base, span_count);
+  add_tiles_of_spans<Power>(spans, base, count, tile_sums, span_sums);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread >= count) return;
+  double& sum = sums[spans[base + thread].parameter];
+  sum = Power::add(sum, span_sums[thread]);
+}
+
 template <typename Grad>
-void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t shard_numel,
+void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream) {
-  const int64_t tiles = tile_count(shard_numel, span_count, kSumTileNumel);
+  const int64_t tiles = tile_count(range_numel, span_count, kSumTileNumel);
   with_power(p, [&](const auto& power) {
     using Power = std::decay_t<decltype(power)>;
     ZEROSCHED_LAUNCH((sum_tiles_kernel<Grad, Power>), tiles, SumShape<Grad>::kThreads, stream, power, spans,
         span_count, workspace);
     ZEROSCHED_LAUNCH(add_tiles_kernel<Power>, 1, kAddTilesThreads, stream, spans, span_count, workspace, sum);
   });
+}
+
+template <typename Grad>
+void launch_squares_by_parameter(const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+    double* workspace, double* squares, Stream stream) {
+  const int64_t tiles = tile_count(range_numel, span_count, kSumTileNumel);
+  ZEROSCHED_LAUNCH((sum_tiles_kernel<Grad, Squares>), tiles, SumShape<Grad>::kThreads, stream, Squares(),
+      spans, span_count, workspace);
+  ZEROSCHED_LAUNCH(add_tiles_by_parameter_kernel<Squares>, (span_count - 1) / kAddTilesThreads + 1,
+      kAddTilesThreads, stream, spans, span_count, workspace, squares);
 }
 
 }  // namespace zerosched::kernels::cuda

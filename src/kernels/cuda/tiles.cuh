@@ -7,14 +7,9 @@
 #include <cstdint>
 
 // Spans cut into tiles, so that one launch is balanced for one huge span and for thousands of small ones.
-// Span s owns the tile numbers from begin / kTileNumel + s on: as many as it needs or one more, and no two
-// spans the same, so a tile finds its span without a table of its own.
+// Counted from the launch's first span, span s owns the tile numbers from begin / tile numel + s on: as many as it
+// needs or one more, and no two spans the same, so a tile finds its span without a table of its own.
 namespace zerosched::kernels::cuda {
-
-template <int64_t kTileNumel>
-__device__ __forceinline__ int64_t first_tile(const GradientSpan* spans, int64_t span) {
-  return spans[span].begin / kTileNumel + span;
-}
 
 struct Tile {
   int64_t span;
@@ -22,24 +17,53 @@ struct Tile {
   int64_t numel;  ///< 0: a number that no span needs
 };
 
-template <int64_t kTileNumel>
-__device__ __forceinline__ Tile find_tile(const GradientSpan* spans, int64_t span_count, int64_t number) {
-  int64_t span = 0;
-  for (int64_t end = span_count; end - span > 1;) {
-    const int64_t middle = span + (end - span) / 2;
-    if (first_tile<kTileNumel>(spans, middle) <= number) {
-      span = middle;
-    } else {
-      end = middle;
+/// A launch's spans, in tiles of 1 << tile_log2 elements.
+class TiledSpans {
+ public:
+  __device__ __forceinline__ TiledSpans(const GradientSpan* spans, int64_t count, int tile_log2)
+      : spans_(spans), count_(count), origin_(spans[0].begin), tile_log2_(tile_log2) {}
+
+  __device__ __forceinline__ const GradientSpan& operator[](int64_t span) const { return spans_[span]; }
+  __device__ __forceinline__ int64_t first_tile(int64_t span) const {
+    return ((spans_[span].begin - origin_) >> tile_log2_) + span;
+  }
+  __device__ __forceinline__ Tile tile(int64_t number) const {
+    int64_t span = 0;
+    for (int64_t end = count_; end - span > 1;) {
+      const int64_t middle = span + (end - span) / 2;
+      if (first_tile(middle) <= number) {
+        span = middle;
+      } else {
+        end = middle;
+      }
     }
+    Tile tile{span, (number - first_tile(span)) << tile_log2_, 0};
+    const int64_t left = spans_[span].numel - tile.begin;
+    const int64_t most = int64_t{1} << tile_log2_;
+    if (left > 0) tile.numel = left < most ? left : most;
+    return tile;
   }
-  Tile tile{span, (number - first_tile<kTileNumel>(spans, span)) * kTileNumel, 0};
-  if (tile.begin >= 0 && tile.begin < spans[span].numel) {
-    const int64_t left = spans[span].numel - tile.begin;
-    tile.numel = left < kTileNumel ? left : kTileNumel;
+
+ private:
+  const GradientSpan* spans_;
+  int64_t count_;
+  int64_t origin_;
+  int tile_log2_;
+};
+
+/// How a launch is cut whose blocks have `threads` threads: into tiles of 4096 elements, or where there are too few of
+/// those for all multiprocessors, of as many as its threads access at once.
+struct Tiling {
+  int tile_log2;
+  int64_t tile_count;
+
+  Tiling(int64_t range_numel, int64_t span_count, int threads, size_t element_bytes, int64_t multiprocessors)
+      : tile_log2(12), tile_count(cuda::tile_count(range_numel, span_count, int64_t{1} << tile_log2)) {
+    if (tile_count >= 2 * multiprocessors) return;
+    tile_log2 = log2_of(threads * 16 / static_cast<int64_t>(element_bytes));
+    tile_count = cuda::tile_count(range_numel, span_count, int64_t{1} << tile_log2);
   }
-  return tile;
-}
+};
 
 /// Whether any rank used the parameter.
 template <typename Grad>

@@ -14,15 +14,13 @@ inline constexpr int kUpdateThreads = 256;
 // As many blocks as leave registers for every load of a pack to be in flight at once: 3 to 7 of 16 bytes a thread.
 template <typename Param>
 inline constexpr int kUpdateBlocksPerMultiprocessor = sizeof(Param) == 8 ? 2 : 3;
-inline constexpr int64_t kUpdateTileNumel = 4096;
 
 template <typename Param, typename Real>
 struct UpdateArguments {
-  Param* y;
   Real* state[kMaxStateTensors];
   const GradientSpan* spans;
   int64_t span_count;
-  int64_t tile_count;
+  Tiling tiling;
   const StepScalars* scalars;
   const GradientNorm* norm;  ///< null: no clipping
   int32_t* not_finite;       ///< null: not looked at
@@ -30,7 +28,7 @@ struct UpdateArguments {
 
 /// finite: as of zero_if_finite, over the first and the last state tensor.
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
-__device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& a, int64_t i,
+__device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& a, int64_t i, Param* to,
     const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr int kCount = 16 / sizeof(Param);
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
@@ -51,25 +49,25 @@ __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& 
   store_pack(a.state[0] + i, first);
   store_pack(a.state[1] + i, second);
   if constexpr (kHasThird) store_pack(a.state[2] + i, third);
-  store_pack(a.y + i, y);
+  store_pack(to, y);
 }
 
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
-__device__ __forceinline__ void update_element(const UpdateArguments<Param, Real>& a, int64_t i,
+__device__ __forceinline__ void update_element(const UpdateArguments<Param, Real>& a, int64_t i, Param* to,
     const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   Real first = a.state[0][i];
   Real second = a.state[1][i];
   Real third = 0;
   if constexpr (kHasThird) third = a.state[2][i];
-  store(a.y[i], UpdateRule::apply(static_cast<Real>(load(*gradient)), first, second, third, s));
+  store(*to, UpdateRule::apply(static_cast<Real>(load(*gradient)), first, second, third, s));
   a.state[0][i] = first;
   a.state[1][i] = second;
   if constexpr (kHasThird) a.state[2][i] = third;
   finite = zero_if_finite(zero_if_finite(finite, first), kHasThird ? third : second);
 }
 
-/// One step of a shard. Blocks take tiles in turn; an element's result depends on that element alone.
+/// One step of a part of the shards. Blocks take tiles in turn; an element's result depends on that element alone.
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor<Param>)
     update_kernel(const UpdateArguments<Param, Real> a) {
@@ -85,21 +83,24 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor
   __syncthreads();
   const Coefficients s = shared.value();
   Real finite = 0;
-  for (int64_t number = blockIdx.x; number < a.tile_count; number += gridDim.x) {
-    const Tile tile = find_tile<kUpdateTileNumel>(a.spans, a.span_count, number);
+  const TiledSpans spans(a.spans, a.span_count, a.tiling.tile_log2);
+  for (int64_t number = blockIdx.x; number < a.tiling.tile_count; number += gridDim.x) {
+    const Tile tile = spans.tile(number);
     if (tile.numel == 0) continue;
-    const GradientSpan span = a.spans[tile.span];
+    const GradientSpan span = spans[tile.span];
     if (!is_used<Grad>(span)) continue;
     const Grad* gradient = in_global_memory<Grad>(span.values) + tile.begin;
+    Param* y = const_cast<Param*>(in_global_memory<Param>(span.y)) + tile.begin;
     const int64_t begin = span.begin + tile.begin;
-    const int64_t in_packs = is_pack_aligned(gradient) ? tile.numel / kCount * kCount : 0;
+    const int64_t in_packs =
+        is_pack_aligned(gradient) && is_pack_aligned(y) ? tile.numel / kCount * kCount : 0;
 #pragma unroll 1
     for (int64_t i = threadIdx.x * kCount; i < in_packs; i += kUpdateThreads * kCount) {
-      update_pack<UpdateRule>(a, begin + i, gradient + i, s, finite);
+      update_pack<UpdateRule>(a, begin + i, y + i, gradient + i, s, finite);
     }
 #pragma unroll 1
     for (int64_t i = in_packs + threadIdx.x; i < tile.numel; i += kUpdateThreads) {
-      update_element<UpdateRule>(a, begin + i, gradient + i, s, finite);
+      update_element<UpdateRule>(a, begin + i, y + i, gradient + i, s, finite);
     }
   }
   if (finite != 0 && a.not_finite != nullptr) atomicOr(a.not_finite, 1);
@@ -109,10 +110,12 @@ template <typename Param, typename Grad>
 void launch_update(
     Rule rule, const StepScalars& scalars, const ShardUpdate& u, int64_t multiprocessors, Stream stream) {
   using Real = typename StateOf<Param>::type;
-  UpdateArguments<Param, Real> a{static_cast<Param*>(u.y), {}, u.spans, u.span_count,
-      tile_count(u.numel, u.span_count, kUpdateTileNumel), u.scalars, u.norm, u.not_finite};
+  UpdateArguments<Param, Real> a{{}, u.spans, u.span_count,
+      Tiling(u.range_numel, u.span_count, kUpdateThreads, sizeof(Param), multiprocessors), u.scalars, u.norm,
+      u.not_finite};
   for (size_t i = 0; i < kMaxStateTensors; ++i) a.state[i] = static_cast<Real*>(u.state[i]);
-  const int64_t blocks = std::min(a.tile_count, multiprocessors * kUpdateBlocksPerMultiprocessor<Param>);
+  const int64_t blocks =
+      std::min(a.tiling.tile_count, multiprocessors * kUpdateBlocksPerMultiprocessor<Param>);
   // In a box always: the comparisons with infinity hide behind memory, and spare a second set of kernels.
   with_rule_in<Box>(rule, scalars, [&](auto chosen) {
     ZEROSCHED_LAUNCH((update_kernel<decltype(chosen), Param, Grad, Real>), blocks, kUpdateThreads, stream, a);

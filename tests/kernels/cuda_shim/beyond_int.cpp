@@ -21,8 +21,8 @@ constexpr int64_t kNumel = (int64_t{1} << 31) + 3 * 4096 + 13;
 constexpr int64_t kMargin = 512;  // what a bucket has more: flags and padding
 constexpr int64_t kUpdateTile = 4096;
 constexpr int64_t kClampTile = 4096;
-// More than any launch has blocks for, so that every tile has a block of its own.
-constexpr int64_t kMultiprocessors = 1 << 20;
+// Enough for every tile to have a block of its own, and too few for tiles to be small.
+constexpr int64_t kMultiprocessors = 1 << 18;
 
 /// Address space that becomes memory, of zeros, where it is touched.
 template <typename T>
@@ -73,13 +73,12 @@ bool run_beyond_int() {
   }
   StepScalars scalars;
   scalars.lr = 0.5;
-  const cuda::GradientSpan span{gradient.data(), 0, kNumel, nullptr};
+  const cuda::GradientSpan span{gradient.data(), 0, kNumel, nullptr, y.data()};
   bool right = true;
 
   cuda_shim::run_only_blocks(blocks_of(kUpdateTile));
   cuda::launch_update<BFloat16, BFloat16>(Rule::sgd, scalars,
-      {y.data(), {x.data(), m.data(), nullptr}, kNumel, &span, 1, &scalars, nullptr}, kMultiprocessors,
-      nullptr);
+      {{x.data(), m.data(), nullptr}, kNumel, &span, 1, &scalars, nullptr}, kMultiprocessors, nullptr);
   count = 0;
   for (const int64_t place : places()) {
     const float expected = 8 - 0.5F * (1.0F + static_cast<float>(count++));

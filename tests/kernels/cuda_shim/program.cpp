@@ -111,9 +111,10 @@ template <typename Param, typename Grad>
 void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0, bool with_nan = false) {
   using Real = typename StateOf<Param>::type;
   Memory<Grad> gradient(kShard + skew), flags(8);
-  const Spans spans(gradient, flags, kSizes, skew);
+  Spans spans(gradient, flags, kSizes, skew);
   expect(spans.shard_numel() == kShard, "the shard's size");
   Memory<Param> y(kShard);
+  for (GradientSpan& span : spans.table) span.y = y.data() + span.begin;
   Memory<Real> a(kShard), b(kShard), c(kShard);
   fill_normal(gradient, kShard + skew, 0.1, 1);
   fill_normal(a, kShard, 1, 2), fill_normal(b, kShard, 1, 3), fill_normal(c, kShard, 0.1, 4);
@@ -147,8 +148,8 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
   const bool has_third = rule == Rule::adamw_schedule_free || rule == Rule::adamw;
   int32_t not_finite = 0;
   cuda::launch_update<Param, Grad>(rule, scalars,
-      {y.data(), {a.data(), b.data(), has_third ? c.data() : nullptr}, kShard, spans.table.data(),
-          spans.count(), &scalars, &norm, &not_finite},
+      {{a.data(), b.data(), has_third ? c.data() : nullptr}, kShard, spans.table.data(), spans.count(),
+          &scalars, &norm, &not_finite},
       1, nullptr);
   expect(not_finite == (with_nan && !found_inf ? 1 : 0), "not finite");
   expect(y.same_bits(expected_y) && a.same_bits(expected_a) && b.same_bits(expected_b) &&

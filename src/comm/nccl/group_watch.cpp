@@ -1,0 +1,171 @@
+// What the watching thread of an NcclGroup does: it never blocks.
+#include "comm/keep.h"
+#include "comm/message_of.h"
+#include "comm/nccl/group.h"
+#include "comm/nccl/work.h"
+#include "comm/report_end.h"
+#include "comm/while_running.h"
+
+#include <utility>
+
+#include <unistd.h>
+
+namespace zerosched::detail {
+
+namespace {
+
+using std::chrono::duration;
+using std::chrono::steady_clock;
+
+constexpr duration<double> kCloseInterval{0.001};
+// For ranks whose last collective is not through when ours is.
+constexpr duration<double> kLongestFinalize{5};
+
+}  // namespace
+
+void NcclGroup::watch() {
+  const duration<double> interval(options_.watch_seconds);
+  for (bool begun = false, closing = false;;) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      // Once an abort has begun, nobody waits long for what follows.
+      changed_.wait_for(lock, closing && !abort_ ? kCloseInterval : interval,
+          [&] { return look_now_ || (closing_ && !closing); });
+      look_now_ = false;
+      closing = closing_;
+    }
+    const WhileRunning running;
+    const Time now = steady_clock::now();
+    try {
+      if (!std::exchange(begun, true)) runtime().begin_thread(device_);
+      step(now);
+      if (closing && finish_closing(now)) return;
+    } catch (const std::exception& error) {
+      fail("nccl: rank " + std::to_string(rank()) + ": " + message_of(error));
+    }
+  }
+}
+
+void NcclGroup::step(Time now) {
+  if (failed()) {
+    if (!abort_) begin_abort(now);
+    reap_failed();
+    enforce_deadline(now);
+    return;
+  }
+  reap();
+  memory_->reap();
+  if (finalize_ || abort_) return;  // which free the communicator
+  if (const std::string error = comm_->async_error(); !error.empty()) {
+    std::string where;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!in_flight_.empty()) where = describe(in_flight_.front().header) + ": ";
+    }
+    fail("nccl: rank " + std::to_string(rank()) + ": " + where + error);
+    return;
+  }
+  listen(now);
+  look_into_oldest(now);
+  if (investigation_.active()) investigation_.step(*this, now);
+}
+
+void NcclGroup::begin_abort(Time now) {
+  abort_.emplace(runtime(), device_, [comm = comm_] { comm->abort(); });
+  abort_began_ = now;
+}
+
+// After a failure: what has ended goes. On a device that is lost nobody can say what has.
+void NcclGroup::reap_failed() {
+  memory_->reap();
+  try {
+    reap();
+  } catch (const c10::Error&) {
+    keep_what_is_left();
+  }
+}
+
+void NcclGroup::keep_what_is_left() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& left : in_flight_) {
+    keep_for_ever(std::make_shared<std::vector<at::Tensor>>(std::move(left.tensors)));
+  }
+  in_flight_.clear();
+}
+
+void NcclGroup::enforce_deadline(Time now) {
+  if (now - abort_began_ < duration<double>(options_.abort_timeout_seconds)) return;
+  std::string oldest;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (in_flight_.empty()) return;
+    oldest = describe(in_flight_.front().header);
+  }
+  report_end(rank(), c10::str(host_->failure(), ". ", oldest, " is still on cuda:", device_, " ",
+                         options_.abort_timeout_seconds,
+                         " s after NCCL's communicator was aborted: its kernel cannot be aborted (those on "
+                         "symmetric memory wait for "
+                         "the other ranks and look at nothing else), so this process ends. Start the job "
+                         "again without what keeps the "
+                         "rank from coming; SessionOptions().symmetric_memory(false), or NCCL_WIN_ENABLE=0 "
+                         "in the environment, takes "
+                         "kernels that can be aborted, and SessionOptions().abort_timeout() is how long a "
+                         "busy GPU has for them."));
+  _exit(kFailureExitCode);
+}
+
+void NcclGroup::listen(Time now) {
+  if (relay_ == nullptr) return;
+  for (const auto& message : relay_->take_relayed()) {
+    if (message.kind == ControlMessage::Kind::query) {
+      investigation_.on_query(*this, message, now);
+    } else if (message.kind == ControlMessage::Kind::reply) {
+      investigation_.on_reply(message);
+    }
+  }
+}
+
+// NCCL itself neither notices a rank that does not come nor one that is in another collective: both hang.
+void NcclGroup::look_into_oldest(Time now) {
+  int64_t sequence = -1;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (in_flight_.empty()) return;
+    const auto& oldest = in_flight_.front();
+    if (now - oldest.launched < duration<double>(options_.timeout_seconds)) return;
+    sequence = oldest.header.sequence;
+  }
+  investigation_.begin(*this, sequence, false, now);
+}
+
+bool NcclGroup::finish_closing(Time now) {
+  if (!abort_) {
+    if (in_flight() || memory_->reap()) return false;
+    if (!finalize_) {
+      finalize_.emplace(runtime(), device_, [comm = comm_] { comm->finalize(); });
+      finalize_began_ = now;
+    }
+    if (!finalize_->ended()) {
+      if (now - finalize_began_ > kLongestFinalize) begin_abort(now);
+      return false;
+    }
+    try {
+      finalize_->check();
+    } catch (const std::exception&) {
+      begin_abort(now);
+      return false;
+    }
+  } else {
+    if (!abort_->ended()) return false;
+    reap_failed();
+    if (memory_->is_freeing()) return false;
+  }
+  // An abort waits for NCCL's kernels. What it has ended may be behind other work of the caller's.
+  keep_what_is_left();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  closed_ = true;
+  changed_.notify_all();
+  return true;
+}
+
+}  // namespace zerosched::detail
