@@ -7,7 +7,9 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <exception>
 #include <utility>
 
@@ -124,28 +126,44 @@ std::vector<GroupState> Engine::prepare(const GroupOptions& options) {
   return next;
 }
 
+// How many buckets take one update, if the first of them is this one in order. The CPU takes them one by one, to use what
+// is there while others arrive. A GPU takes one launch for many, twice as many each time: the first gather starts early,
+// and as an update is several times as fast as a gather of the same bucket, none after it has to wait. Alone, nothing is
+// gathered.
+size_t Engine::updated_together(size_t position) const {
+  if (!model_.device.is_cuda()) return 1;
+  return communicator_->size() == 1 ? reducer_->order().size() : position + 1;
+}
+
 // Whether the state is finite after it, as far as the host can see now.
 bool Engine::update_and_gather(bool checks_gradients) {
   bool finite = true;
   std::vector<std::shared_ptr<Work>> gathers;
-  for (const int64_t bucket : reducer_->order()) {
+  const std::vector<int64_t>& order = reducer_->order();
+  for (size_t begin = 0, count = 0; begin < order.size(); begin += count) {
+    count = std::min(updated_together(begin), order.size() - begin);
+    const std::vector<int64_t> buckets(order.begin() + static_cast<std::ptrdiff_t>(begin),
+        order.begin() + static_cast<std::ptrdiff_t>(begin + count));
     {
       const PhaseTimer timer(timings_.wait_reduce_scatter);
-      reducer_->wait(bucket);
+      for (const int64_t bucket : buckets) reducer_->wait(bucket);
     }
     {
       const PhaseTimer timer(timings_.update);
       // What is not finite in other ranks' parts of the bucket is theirs to tell.
       const bool bad = checks_gradients && !model_.device.is_cuda() &&
-                       reducer_->not_finite_sources(bucket).count > 0 && not_finite_in_shard(bucket) >= 0;
-      const bool bucket_is_finite = !bad && updater_->update(bucket);
-      if (!bucket_is_finite && checks_gradients) fail_not_finite(bucket);
-      finite = finite && bucket_is_finite;
+                       reducer_->not_finite_sources(buckets.front()).count > 0 &&
+                       not_finite_in_shard(buckets.front()) >= 0;
+      const bool are_finite = !bad && updater_->update(buckets);
+      if (!are_finite && checks_gradients) fail_not_finite(buckets.front());
+      finite = finite && are_finite;
     }
     // Launching counts as waiting: a backend may move data right away.
     const PhaseTimer timer(timings_.wait_all_gather);
-    gathers.push_back(
-        communicator_->all_gather(parameters_->buffer(bucket), {"parameters", bucket, reducer_->round()}));
+    for (const int64_t bucket : buckets) {
+      gathers.push_back(
+          communicator_->all_gather(parameters_->buffer(bucket), {"parameters", bucket, reducer_->round()}));
+    }
   }
   {
     const PhaseTimer timer(timings_.wait_all_gather);

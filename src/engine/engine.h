@@ -42,7 +42,7 @@ struct DeviceBackend {
 ///                      who has joined. Clipping functions do this part too, and step() then does not.
 ///   gradient norm      only for clipping and where steps may be skipped: sum of squares of each shard, and one
 ///                      all-reduced scalar
-///   for each bucket, in launch order
+///   for each bucket, in launch order; on a GPU for several at a time
 ///     wait             for this rank's slice of the summed gradient
 ///     update           z, x, v and this rank's slice of y, in one pass
 ///     all_gather       y, asynchronously, while the next bucket is updated
@@ -158,6 +158,7 @@ class ZEROSCHED_EXPORT Engine {
   bool run_step(const GroupOptions& options, std::optional<double> loss_scale);
   bool make_step(const GroupOptions& options, std::optional<double> loss_scale);
   std::vector<GroupState> prepare(const GroupOptions& options);
+  size_t updated_together(size_t position) const;
   bool update_and_gather(bool checks_gradients);
   void end_round(const GroupOptions& options, double loss_scale, bool skips);
 
