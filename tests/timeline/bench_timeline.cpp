@@ -43,6 +43,7 @@ Row run(const Transformer& model, int gpus, int64_t bucket_mebibytes, const Opti
   TimedRuntime runtime(h100(gpus));
   TimedTraining::Options training_options;
   training_options.tokens = model.tokens;
+  training_options.reads_loss = true;
   training_options.sharding.bucket_bytes(bucket_mebibytes * kMebibyte).bucket_buffers(options.buffers);
   if (options.max_grad_norm > 0) training_options.sharding.max_grad_norm(options.max_grad_norm);
   TimedTraining training(runtime, model.parts(), training_options);

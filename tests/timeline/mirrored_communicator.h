@@ -13,7 +13,7 @@ namespace zerosched::testing {
 
 /// Rank 0 of a world whose other ranks are not there: of each it is said that it does what this one does, at the same
 /// time and with the same numbers. For tensors in host memory; NCCL is bootstrapped over it.
-class MirroredCommunicator final : public Communicator, public detail::ControlRelay {
+class MirroredCommunicator : public Communicator, public detail::ControlRelay {
  public:
   explicit MirroredCommunicator(int size) : Communicator(0, size, 0) {}
 
@@ -28,7 +28,7 @@ class MirroredCommunicator final : public Communicator, public detail::ControlRe
   void relay(int, const detail::ControlMessage&) override {}
   std::vector<detail::ControlMessage> take_relayed() override { return {}; }
 
- private:
+ protected:
   at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;
   std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
@@ -39,6 +39,7 @@ class MirroredCommunicator final : public Communicator, public detail::ControlRe
   std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
   std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
 
+ private:
   mutable std::mutex mutex_;
   std::string failure_;
 };

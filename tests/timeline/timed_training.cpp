@@ -85,6 +85,7 @@ TimedTraining::TimedTraining(TimedRuntime& runtime, const std::vector<ModelPart>
 TimedTraining::~TimedTraining() = default;
 
 StepTimes TimedTraining::step() {
+  if (options_.reads_loss) runtime_.synchronize(stream_);
   const double host_begin = runtime_.now();
   const size_t first_span = runtime_.timeline().spans().size();
   const int64_t blocks = runtime_.timeline().blocks();
