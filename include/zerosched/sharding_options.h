@@ -34,8 +34,10 @@ enum class NonFinite {
 
 /// How an optimizer cuts, moves and averages; the same on every rank.
 struct ZEROSCHED_EXPORT ShardingOptions {
-  /// Bytes of parameters per bucket, the unit of communication. A larger parameter is a bucket of its own.
-  TORCH_ARG(int64_t, bucket_bytes) = int64_t{25} << 20;
+  /// Bytes of parameters per bucket, the unit of communication. A larger parameter is a bucket of its own. By default 25
+  /// MiB; over NCCL, whose collectives take longer to start the more ranks there are, 4 MiB per rank, but not less than
+  /// 100 MiB and not more than 400.
+  TORCH_ARG(std::optional<int64_t>, bucket_bytes) = std::nullopt;
   /// Bytes of the first bucket to be ready in backward: small, so that communication starts early.
   TORCH_ARG(int64_t, first_bucket_bytes) = int64_t{1} << 20;
   /// How many gradient buckets may be in flight at once. Where all buffers are taken, gradients wait in .grad; over

@@ -10,6 +10,7 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
+#include <cstring>
 #include <exception>
 #include <utility>
 
@@ -28,9 +29,10 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
     check_options(what.groups(), defaults, sharding, *algorithm_);
     model_ = inspect(what, *devices.runtime);
     ParameterClaim::check(model_.parameters, model_.names);
+    const bool over_nccl = std::strcmp(communicator_->backend(), "nccl") == 0;
     layout_ = make_layout(model_.specs,
-        {sharding.bucket_bytes(), sharding.first_bucket_bytes(),
-            sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
+        {sharding.bucket_bytes().value_or(default_bucket_bytes(over_nccl, communicator_->size())),
+            sharding.first_bucket_bytes(), sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
   });
   check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));

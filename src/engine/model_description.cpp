@@ -58,7 +58,9 @@ std::vector<std::string> describe(const Model& model, const std::vector<Paramete
     const Algorithm& algorithm) {
   std::vector<std::string> lines;
   std::ostringstream options;
-  options << std::setprecision(17) << "ShardingOptions(bucket_bytes=" << sharding.bucket_bytes()
+  const auto bucket_bytes = sharding.bucket_bytes();
+  options << std::setprecision(17)
+          << "ShardingOptions(bucket_bytes=" << (bucket_bytes ? std::to_string(*bucket_bytes) : "default")
           << ", first_bucket_bytes=" << sharding.first_bucket_bytes()
           << ", bucket_buffers=" << sharding.bucket_buffers()
           << ", max_grad_norm=" << sharding.max_grad_norm().value_or(0) << ", reduce_dtype="

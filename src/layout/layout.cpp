@@ -64,6 +64,12 @@ int64_t ParameterSpec::numel() const {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
+int64_t default_bucket_bytes(bool over_nccl, int64_t world_size) {
+  constexpr int64_t kMebibyte = int64_t{1} << 20;
+  if (!over_nccl) return 25 * kMebibyte;
+  return std::clamp(4 * world_size, int64_t{100}, int64_t{400}) * kMebibyte;
+}
+
 int64_t Layout::shard_numel() const {
   int64_t total = 0;
   for (const Bucket& bucket : buckets) total += bucket.shard_numel;

@@ -21,6 +21,11 @@ struct ParameterSpec {
   int64_t numel() const;
 };
 
+/// What ShardingOptions::bucket_bytes says of it. A ring of GPUs takes the longer to start the more there are, so over
+/// NCCL it is more with them: tests/timeline/bench_timeline has what others would cost. Not more than that, as gradients
+/// take bucket_buffers times as much memory.
+int64_t default_bucket_bytes(bool over_nccl, int64_t world_size);
+
 struct LayoutOptions {
   int64_t bucket_bytes = 0;
   int64_t first_bucket_bytes = 0;

@@ -21,6 +21,8 @@
 
 namespace {
 
+constexpr int64_t kBucketBytes = int64_t{25} << 20;
+
 struct Options {
   int64_t width = 1024, layers = 12, batch = 256;
   int rounds = 15;
@@ -63,7 +65,8 @@ struct Training {
     model->to(session.device());
     input = torch::randn({options.batch, options.width}, session.device());
     optimizer = std::make_unique<zerosched::AdamWScheduleFree>(*model, session.communicator(),
-        zerosched::AdamWScheduleFreeOptions(1e-3), zerosched::ShardingOptions().overlap_backward(overlap));
+        zerosched::AdamWScheduleFreeOptions(1e-3),
+        zerosched::ShardingOptions().overlap_backward(overlap).bucket_bytes(kBucketBytes));
     optimizer->train();
   }
 
@@ -87,10 +90,10 @@ int measure(const zerosched::Session& session, const Options& options) {
   Training with(session, options, true), without(session, options, false);
   int64_t numel = 0;
   for (const auto& parameter : with.model->parameters()) numel += parameter.numel();
-  // As large as the default bucket, as often as the model needs.
+  // As large as a bucket, as often as the model needs.
   const auto communicator = session.communicator()->duplicate();
   const int64_t size = session.world_size();
-  const int64_t bucket = zerosched::ShardingOptions().bucket_bytes() / 4 / size * size;
+  const int64_t bucket = kBucketBytes / 4 / size * size;
   const auto flat = communicator->allocate(bucket, torch::kFloat32, session.device()).zero_();
   const auto shard = torch::zeros({bucket / size}, session.device());
   const auto reduce_all = [&] {

@@ -222,6 +222,14 @@ TEST(Layout, ReduceDtype) {
   EXPECT_THROW(reduced_in(ScalarType::Float, ScalarType::BFloat16), c10::Error);
 }
 
+TEST(Layout, BucketsOverNcclGrowWithTheRanks) {
+  constexpr int64_t kMebibyte = int64_t{1} << 20;
+  EXPECT_EQ(default_bucket_bytes(false, 1000), 25 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(true, 8), 100 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(true, 64), 256 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(true, 1024), 400 * kMebibyte);
+}
+
 TEST(Layout, OptionsMustBePositive) {
   const std::vector<ParameterSpec> parameters = {spec("p", {4})};
   for (const auto& [options, name] : {std::pair(buckets_of(0, 1), "bucket_bytes"),
