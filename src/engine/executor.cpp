@@ -21,6 +21,23 @@ at::Tensor HostExecutor::to_host(const at::Tensor& tensor) { return tensor.to(at
 void HostExecutor::add(const at::Tensor& sum, const at::Tensor& term) { sum.add_(term); }
 void HostExecutor::clamp(const at::Tensor& tensor, double low, double high) { tensor.clamp_(low, high); }
 
+void HostExecutor::read(const at::Tensor& tensor, const Take& take) {
+  const at::Tensor host = to_host(tensor).contiguous();
+  const auto* bytes = static_cast<const std::byte*>(host.const_data_ptr());
+  const auto byte_count = static_cast<int64_t>(host.nbytes());
+  for (int64_t done = 0; done < byte_count; done += kPieceBytes) {
+    take(bytes + done, std::min(kPieceBytes, byte_count - done));
+  }
+}
+
+void HostExecutor::write(const at::Tensor& tensor, const Give& give) {
+  auto* bytes = static_cast<std::byte*>(tensor.mutable_data_ptr());
+  const auto byte_count = static_cast<int64_t>(tensor.nbytes());
+  for (int64_t done = 0; done < byte_count; done += kPieceBytes) {
+    give(bytes + done, std::min(kPieceBytes, byte_count - done));
+  }
+}
+
 void HostExecutor::upload(const at::Tensor& to, const void* from) {
   std::memcpy(to.data_ptr(), from, to.nbytes());
 }
@@ -42,7 +59,8 @@ DeviceExecutor::DeviceExecutor(device::Runtime& runtime, int device)
       beside_(runtime.create_stream(device)),
       last_(made_in_),
       event_(runtime.create_event(device)),
-      uploads_(runtime, device) {}
+      uploads_(runtime, device),
+      pieces_(runtime, device) {}
 
 DeviceExecutor::~DeviceExecutor() {
   runtime_.destroy_event(event_);
@@ -119,6 +137,22 @@ void DeviceExecutor::from_host(const at::Tensor& to, const at::Tensor& host) {
   } else {
     runtime_.from_host(to, host);
   }
+}
+
+void DeviceExecutor::read(const at::Tensor& tensor, const Take& take) {
+  if (runtime_.device_of(tensor).is_cpu() || !tensor.is_contiguous()) {
+    HostExecutor().read(to_host(tensor), take);
+    return;
+  }
+  pieces_.read(tensor.const_data_ptr(), static_cast<int64_t>(tensor.nbytes()), current_stream(), take);
+}
+
+void DeviceExecutor::write(const at::Tensor& tensor, const Give& give) {
+  if (runtime_.device_of(tensor).is_cpu()) {
+    HostExecutor().write(tensor, give);
+    return;
+  }
+  pieces_.write(tensor.mutable_data_ptr(), static_cast<int64_t>(tensor.nbytes()), current_stream(), give);
 }
 
 // Rule 5.

@@ -1,13 +1,16 @@
 #pragma once
 
 #include "device/runtime.h"
+#include "engine/piecewise_copy.h"
 #include "engine/pinned_buffer.h"
 
 #include <zerosched/export.h>
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -28,8 +31,8 @@ namespace zerosched::detail {
 /// 4. (DevicePacker::release) The streams in which a bucket's gradients came wait for their packing before the
 ///    gradients go, so that their memory may be handed out again at once. (ParameterGradients, GradientReducer::put,
 ///    SpanTable::add) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
-/// 5. (SpanTable::upload, DeviceExecutor::upload) The host overwrites what is copied to the device after the copy.
-/// 6. (DeviceUpdater::norm) The host reads what is copied from the device after the copy.
+/// 5. (SpanTable::upload, DeviceExecutor::upload, PiecewiseCopy) The host overwrites what is copied to the device after the copy.
+/// 6. (DeviceUpdater::norm, PiecewiseCopy) The host reads what is copied from the device after the copy.
 /// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
 class ZEROSCHED_EXPORT Executor {
@@ -61,6 +64,15 @@ class ZEROSCHED_EXPORT Executor {
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
   /// to := host, which is in host memory and the caller's again when this returns. Blocks.
   virtual void from_host(const at::Tensor& to, const at::Tensor& host) = 0;
+  /// Gives the bytes of a tensor to `take`, in their order in memory if it is contiguous, else in that of its elements, at
+  /// most kPieceBytes at a time and in host memory. Blocks.
+  using Take = std::function<void(const std::byte* bytes, int64_t count)>;
+  virtual void read(const at::Tensor& tensor, const Take& take) = 0;
+  /// Has `give` write the bytes of a contiguous tensor, likewise. What comes after it in the stream finds them.
+  using Give = std::function<void(std::byte* bytes, int64_t count)>;
+  virtual void write(const at::Tensor& tensor, const Give& give) = 0;
+  /// Has LibTorch give back the memory that it keeps for its next tensors.
+  virtual void release_cached_memory() = 0;
   /// Before the tensors go: rule 8.
   virtual void leave() = 0;
 };
@@ -81,6 +93,9 @@ class ZEROSCHED_EXPORT HostExecutor final : public Executor {
   std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override { assign(to, host); }
+  void read(const at::Tensor& tensor, const Take& take) override;
+  void write(const at::Tensor& tensor, const Give& give) override;
+  void release_cached_memory() override {}
   void leave() override {}
 };
 
@@ -112,6 +127,9 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
   std::vector<double> sums_of_squares(const std::vector<at::Tensor>& tensors) override;
   at::Tensor to_host(const at::Tensor& tensor) override;
   void from_host(const at::Tensor& to, const at::Tensor& host) override;
+  void read(const at::Tensor& tensor, const Take& take) override;
+  void write(const at::Tensor& tensor, const Give& give) override;
+  void release_cached_memory() override { runtime_.release_cached_memory(); }
   void leave() override;
 
  private:
@@ -128,6 +146,7 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
   std::vector<device::Stream> noted_;
   device::Event event_;
   PinnedBuffers uploads_;
+  PiecewiseCopy pieces_;
 };
 
 }  // namespace zerosched::detail

@@ -10,6 +10,11 @@
 #include <utility>
 
 namespace zerosched::detail {
+namespace {
+
+constexpr int64_t kMostCached = int64_t{256} << 20;
+
+}  // namespace
 
 FlatParameters::FlatParameters(std::vector<at::Tensor> parameters, std::vector<std::string> names,
     const Layout& layout, Communicator& communicator, Executor& executor)
@@ -19,13 +24,21 @@ FlatParameters::FlatParameters(std::vector<at::Tensor> parameters, std::vector<s
         {parameter.sizes().vec(), parameter.strides().vec(), parameter.options(), nullptr, 0});
   }
   // One bucket at a time, so that the model is never in memory twice.
+  int64_t cached = 0;
   for (const Bucket& bucket : layout.buckets) {
     const at::Tensor buffer =
         communicator.allocate(bucket.numel(layout.world_size), bucket.dtype, executor_.device());
     executor_.fill(buffer, 0);
     buffers_.push_back(buffer);
     adopt(bucket);
+    // Buffers that do not come from LibTorch's cache have no use for what it keeps of the parameters' old memory.
+    cached += static_cast<int64_t>(buffer.nbytes());
+    if (cached >= kMostCached) {
+      executor_.release_cached_memory();
+      cached = 0;
+    }
   }
+  executor_.release_cached_memory();
   mark_written();
 }
 

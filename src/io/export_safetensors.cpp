@@ -41,10 +41,14 @@ class Export {
 
   /// Under all of its names.
   void write(const std::string& name, const at::Tensor& tensor) {
-    const at::Tensor host = executor_.to_host(tensor.detach()).contiguous();
-    for (const std::string& each : names_of(model_, name)) {
-      file_->write(host.const_data_ptr(), host.nbytes(), data_begin_ + entries_[index_.at(each)].begin);
-    }
+    const auto names = names_of(model_, name);
+    uint64_t done = 0;
+    executor_.read(tensor.detach(), [&](const std::byte* bytes, int64_t count) {
+      for (const std::string& each : names) {
+        file_->write(bytes, static_cast<size_t>(count), data_begin_ + entries_[index_.at(each)].begin + done);
+      }
+      done += static_cast<uint64_t>(count);
+    });
   }
 
   void finish() {

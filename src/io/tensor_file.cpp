@@ -2,7 +2,6 @@
 
 #include "io/checksum.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -13,8 +12,7 @@ namespace zerosched::detail {
 
 namespace {
 
-// What is read or hashed at a time.
-constexpr size_t kChunkBytes = size_t{4} << 20;
+constexpr auto kChunkBytes = static_cast<size_t>(kPieceBytes);
 
 SafetensorsHeader read_header(const File& file) {
   const uint64_t file_bytes = file.size();
@@ -38,15 +36,14 @@ ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors,
   File file = File::create(path, written.byte_count);
   file.write(header.data(), header.size(), 0);
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const at::Tensor host = executor.to_host(tensors[i].second.detach()).contiguous();
-    const auto* bytes = static_cast<const char*>(host.const_data_ptr());
     Checksum checksum;
-    // In chunks, so that what is hashed is still in the caches when it is written.
-    for (size_t done = 0; done < host.nbytes(); done += kChunkBytes) {
-      const size_t count = std::min(kChunkBytes, host.nbytes() - done);
-      checksum.add(bytes + done, count);
-      file.write(bytes + done, count, header.size() + entries[i].begin + done);
-    }
+    uint64_t at = header.size() + entries[i].begin;
+    // In pieces, so that what is hashed is still in the caches when it is written.
+    executor.read(tensors[i].second.detach(), [&](const std::byte* bytes, int64_t count) {
+      checksum.add(bytes, static_cast<size_t>(count));
+      file.write(bytes, static_cast<size_t>(count), at);
+      at += static_cast<uint64_t>(count);
+    });
     written.checksums[tensors[i].first] = checksum.text();
   }
   file.sync();
@@ -103,19 +100,11 @@ void TensorFile::read(
          std::to_string(entry.byte_count() / element_bytes) + " elements; expected " +
          c10::toString(to.scalar_type()) + " of " + std::to_string(begin + to.numel()) + " or more");
   }
-  const uint64_t offset = header_.data_begin + entry.begin + static_cast<uint64_t>(begin) * element_bytes;
-  if (executor.device().is_cpu()) {
-    file_.read(to.data_ptr(), to.nbytes(), offset);
-    return;
-  }
-  const at::NoGradGuard no_grad;
-  const auto chunk_numel = static_cast<int64_t>(kChunkBytes / element_bytes);
-  const at::Tensor host = at::empty({std::min(chunk_numel, to.numel())}, to.options().device(at::kCPU));
-  for (int64_t done = 0; done < to.numel(); done += chunk_numel) {
-    const at::Tensor part = host.narrow(0, 0, std::min(chunk_numel, to.numel() - done));
-    file_.read(part.data_ptr(), part.nbytes(), offset + static_cast<uint64_t>(done) * element_bytes);
-    executor.from_host(to.narrow(0, done, part.numel()), part);
-  }
+  uint64_t at = header_.data_begin + entry.begin + static_cast<uint64_t>(begin) * element_bytes;
+  executor.write(to, [&](std::byte* bytes, int64_t count) {
+    file_.read(bytes, static_cast<size_t>(count), at);
+    at += static_cast<uint64_t>(count);
+  });
 }
 
 at::Tensor TensorFile::read(const std::string& tensor) const {

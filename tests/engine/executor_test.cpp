@@ -2,7 +2,13 @@
 #include "engine/executor.h"
 #include "device/fake_runtime.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
+
+#include <cstring>
 
 namespace zerosched::detail {
 namespace {
@@ -72,6 +78,50 @@ TEST_F(Executor, WhatWasNotedComesBeforeWhoEntersNext) {
     const auto use = executor.enter();
     look_from(first);
     EXPECT_EQ(seen, notes);
+  }
+}
+
+// Three pieces and a part of one.
+constexpr int64_t kBytes = 3 * kPieceBytes + 1000;
+
+at::Tensor some_bytes() { return at::arange(kBytes, at::kInt).div(1021, "floor").to(at::kByte); }
+
+at::Tensor bytes_read(DeviceExecutor& executor, const at::Tensor& tensor) {
+  at::Tensor read = at::empty({kBytes}, at::kByte);
+  int64_t done = 0;
+  executor.read(tensor, [&](const std::byte* bytes, int64_t count) {
+    EXPECT_LE(count, kPieceBytes);
+    std::memcpy(read.mutable_data_ptr<uint8_t>() + done, bytes, static_cast<size_t>(count));
+    done += count;
+  });
+  EXPECT_EQ(done, kBytes);
+  return read;
+}
+
+TEST_F(Executor, ReadsInPiecesWhatTheStreamHolds) {
+  const at::Tensor expected = some_bytes();
+  EXPECT_TRUE(at::equal(bytes_read(executor, runtime.to_device(expected)), expected));
+}
+
+TEST_F(Executor, WritesInPiecesForWhatComesAfter) {
+  const at::Tensor expected = some_bytes(), tensor = runtime.empty(kBytes, at::kByte, 0);
+  const auto* bytes = reinterpret_cast<const std::byte*>(expected.const_data_ptr<uint8_t>());
+  executor.write(tensor, [&](std::byte* to, int64_t count) {
+    std::memcpy(to, bytes, static_cast<size_t>(count));
+    bytes += count;
+  });
+  EXPECT_TRUE(at::equal(runtime.to_host(tensor), expected));
+}
+
+// One piece is the host's while the device has the other: each is waited for, or the bytes are wrong.
+TEST_F(Executor, EveryPieceIsWaitedFor) {
+  const at::Tensor expected = some_bytes(), tensor = runtime.to_device(expected);
+  bytes_read(executor, tensor);
+  // Each piece is asked for when its buffer is to be used, and when it is to be read.
+  for (const int nth : {2, 4, 6, 7}) {
+    runtime.forget_query(nth);
+    EXPECT_FALSE(at::equal(bytes_read(executor, tensor), expected)) << nth;
+    EXPECT_TRUE(runtime.has_forgotten());
   }
 }
 
