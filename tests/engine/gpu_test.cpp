@@ -1,4 +1,4 @@
-// The engine on a GPU: the bits of the CPU, with hooks in two streams.
+// The engine on a GPU: the bits of the CPU, with hooks in two streams by turns.
 #include "device/runtime.h"
 #include "engine/device_training.h"
 #include "support/gather.h"
@@ -8,9 +8,14 @@
 
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/function_hook.h>
 
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <utility>
+#include <vector>
 
 namespace zerosched {
 namespace {
@@ -25,28 +30,56 @@ at::Device own_device() {
       at::kCUDA, static_cast<c10::DeviceIndex>(testing::world_rank() % device::cuda().device_count()));
 }
 
+// Notes the stream in which hooks of the same node come.
+struct NoteStream final : torch::autograd::FunctionPostHook {
+  explicit NoteStream(std::set<c10::StreamId>& streams) : streams(streams) {}
+  torch::autograd::variable_list operator()(
+      const torch::autograd::variable_list& outputs, const torch::autograd::variable_list&) override {
+    streams.insert(c10::cuda::getCurrentCUDAStream().id());
+    return outputs;
+  }
+  std::set<c10::StreamId>& streams;
+};
+
 class GpuTrainer final : public testing::Trainer {
  public:
   explicit GpuTrainer(Transport transport)
       : transport_(transport), guard_(own_device()), side_(c10::cuda::getStreamFromPool()) {}
 
+  size_t streams_of_hooks() const { return streams_of_hooks_.size(); }
+
  private:
   std::shared_ptr<Communicator> communicator() override {
+    make_accumulators();
     return transport_ == Transport::nccl ? nccl_communicator(testing::world(), own_device(), 60)
                                          : testing::world()->duplicate();
   }
   at::Tensor place(const at::Tensor& value) override { return value.to(own_device()); }
   at::Tensor to_host(const at::Tensor& tensor) override { return tensor.cpu(); }
-  // Backward runs in the stream of forward, and accumulates a gradient where the parameter was first used.
+  // Backward runs in the stream of forward.
   std::shared_ptr<void> forward_of(int64_t parameter) override {
     if (parameter % 2 == 0) return nullptr;
     return std::make_shared<c10::cuda::CUDAStreamGuard>(side_);
   }
   at::Tensor make_gradient(const at::Tensor& value, int64_t) override { return value.to(own_device()); }
 
+  // A hook comes in the stream that was current when the parameter's accumulator was made, which is when the engine is,
+  // unless there is one already: of half of the parameters, made in the other stream.
+  void make_accumulators() {
+    for (size_t p = 0; p < parameters_.size(); ++p) {
+      const auto of_forward = forward_of(static_cast<int64_t>(p));
+      accumulators_.push_back(torch::autograd::impl::grad_accumulator(parameters_[p].second));
+      accumulators_.back()->add_post_hook(std::make_unique<NoteStream>(streams_of_hooks_));
+    }
+  }
+
   Transport transport_;
   c10::cuda::CUDAGuard guard_;
   c10::cuda::CUDAStream side_;
+  std::set<c10::StreamId> streams_of_hooks_;
+  // LibTorch's versions differ in the kind of pointer.
+  std::vector<decltype(torch::autograd::impl::grad_accumulator(std::declval<const at::Tensor&>()))>
+      accumulators_;
 };
 
 std::vector<Transport> transports() {
@@ -76,7 +109,9 @@ TEST(EngineOnGpu, TrainsToTheBitsOfTheCpu) {
     const Outcome host = testing::on_host(all[j]);
     for (const Transport transport : transports()) {
       SCOPED_TRACE("job " + std::to_string(j) + (transport == Transport::nccl ? " nccl" : " host"));
-      Outcome gpu = GpuTrainer(transport).run(all[j]);
+      GpuTrainer trainer(transport);
+      Outcome gpu = trainer.run(all[j]);
+      EXPECT_EQ(trainer.streams_of_hooks(), 2);
       expect_near(gpu, host);
       if (all[j].max_grad_norm) {
         for (const auto& [name, y] : host.state.at("y")) {

@@ -27,7 +27,6 @@ class CudaGpuPack : public testing::OnGpu {
     Array read(c.dtype, data.buffer_numel());
     std::memset(read.data(), 0xff, read.byte_count());
     const DeviceMemory buffer(read), report(data.report);
-    ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());
     std::vector<cuda::PackSource> sources = data.sources(testing::addresses_of(gradients));
     const CudaStream stream;
     cuda::pack(c.dtype, data.bucket(buffer.data(), report.data()), sources.data(),

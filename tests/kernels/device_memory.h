@@ -47,8 +47,15 @@ class DeviceMemory {
   T* data() const {
     return reinterpret_cast<T*>(static_cast<std::byte*>(memory_) + offset_);
   }
+  // Both are there when they return, for any stream: cudaMemcpy from pageable memory may return before the device has
+  // it, cudaMemset does, and a stream that is not blocking waits for neither.
   void write(const void* from) const {
     ZEROSCHED_CHECK_CUDA(cudaMemcpy(data(), from, bytes_, cudaMemcpyHostToDevice));
+    ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());
+  }
+  void fill(int byte) const {
+    ZEROSCHED_CHECK_CUDA(cudaMemset(data(), byte, bytes_));
+    ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());
   }
   void read(void* to) const { ZEROSCHED_CHECK_CUDA(cudaMemcpy(to, data(), bytes_, cudaMemcpyDeviceToHost)); }
 

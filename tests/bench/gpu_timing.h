@@ -1,0 +1,54 @@
+#pragma once
+
+#include "kernels/device_memory.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <vector>
+
+// How long a GPU takes, for benchmarks.
+namespace zerosched::testing {
+
+class TimedEvent {
+ public:
+  TimedEvent() { ZEROSCHED_CHECK_CUDA(cudaEventCreate(&event_)); }
+  ~TimedEvent() { cudaEventDestroy(event_); }
+  TimedEvent(const TimedEvent&) = delete;
+  TimedEvent& operator=(const TimedEvent&) = delete;
+  operator cudaEvent_t() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Seconds between two points of the stream, of the median of `repetitions` runs of what `work` queues in between. A few
+/// runs before those do not count: the first loads the kernel, and the clocks rise.
+inline double median_seconds(cudaStream_t stream, int repetitions, const std::function<void()>& work) {
+  constexpr int kWarmUp = 3;
+  const TimedEvent start, end;
+  std::vector<double> seconds;
+  for (int i = -kWarmUp; i < repetitions; ++i) {
+    ZEROSCHED_CHECK_CUDA(cudaEventRecord(start, stream));
+    work();
+    ZEROSCHED_CHECK_CUDA(cudaEventRecord(end, stream));
+    ZEROSCHED_CHECK_CUDA(cudaEventSynchronize(end));
+    float milliseconds = 0;
+    ZEROSCHED_CHECK_CUDA(cudaEventElapsedTime(&milliseconds, start, end));
+    if (i >= 0) seconds.push_back(milliseconds / 1e3);
+  }
+  const auto middle = seconds.begin() + repetitions / 2;
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
+/// Bytes that can be allocated now.
+inline size_t free_gpu_bytes() {
+  size_t free = 0, total = 0;
+  ZEROSCHED_CHECK_CUDA(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+}  // namespace zerosched::testing
