@@ -2,6 +2,7 @@
 
 usage: consumer_test.py CASE    with the variables that CMakeLists.txt sets
 """
+import contextlib
 import os
 import re
 import shutil
@@ -41,14 +42,14 @@ def configure(source, build, *options, expect=0):
     common = [f"-D{name}={cached(name)}" for name in ("CMAKE_BUILD_TYPE", "CMAKE_CXX_COMPILER", "CMAKE_C_COMPILER")]
     if os.environ["ZEROSCHED_LAUNCHER"]:
         # Objects that zerosched's own build made already need not be made again.
-        common.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={os.environ['ZEROSCHED_LAUNCHER']}")
+        common += [f"-DCMAKE_{language}_COMPILER_LAUNCHER={os.environ['ZEROSCHED_LAUNCHER']}" for language in ("CXX", "CUDA")]
     return call("cmake", "-S", source, "-B", build, "-G", cached("CMAKE_GENERATOR"),
                 f"-DLibTorch_ROOT={os.path.dirname(os.path.dirname(cached('LibTorch_CPU_LIBRARY')))}",
                 *common, *options, expect=expect)
 
 
-def build_consumer(project, *options, folder=None):
-    build = os.path.join(SCRATCH, folder or project)
+def build_consumer(project, *options, build=None):
+    build = build or os.path.join(SCRATCH, project)
     configure(os.path.join(HERE, project), build, f"-Dzerosched_ROOT={PREFIX}", *options)
     call("cmake", "--build", build, "--parallel", "2")
     return build
@@ -139,12 +140,18 @@ def headers():
     run_trainer(build_consumer("headers"), 1, 202002, "self")
 
 
-def build_in_tree(folder, *options):
-    return build_consumer("subdirectory", f"-DZEROSCHED_SOURCE_DIR={SOURCE}", "-DZEROSCHED_WERROR=ON", *options, folder=folder)
+@contextlib.contextmanager
+def built_in_tree(case, *options):
+    """The build folder of a project that zerosched is a part of. Beside that of zerosched's own build: so the compiler
+    finds everything under the same relative paths, and the cache knows that the objects are the same."""
+    build = f"{BUILD}-{case}"
+    yield build_consumer("subdirectory", f"-DZEROSCHED_SOURCE_DIR={SOURCE}", "-DZEROSCHED_WERROR=ON", *options, build=build)
+    shutil.rmtree(build)
 
 
 def subdirectory():
-    run_trainer(build_in_tree("subdirectory"), 1, 201703, "self")
+    with built_in_tree("subdirectory") as folder:
+        run_trainer(folder, 1, 201703, "self")
 
 
 def alone():
@@ -152,10 +159,10 @@ def alone():
     def optional(path):
         return set(re.findall(r"NEEDED.*\[(libzerosched|libmpi|libcudart)\.so", call("readelf", "-d", path)))
 
-    folder = build_in_tree("alone", "-DZEROSCHED_MPI=OFF", "-DZEROSCHED_CUDA=OFF", "-DBUILD_SHARED_LIBS=OFF")
-    run_trainer(folder, 1, 201703, "self")
-    needed = optional(os.path.join(folder, "trainer"))
-    check(not needed, f"the trainer needs {needed}")
+    with built_in_tree("alone", "-DZEROSCHED_MPI=OFF", "-DZEROSCHED_CUDA=OFF", "-DBUILD_SHARED_LIBS=OFF") as folder:
+        run_trainer(folder, 1, 201703, "self")
+        needed = optional(os.path.join(folder, "trainer"))
+        check(not needed, f"the trainer needs {needed}")
     needed = optional(symbols.library(PREFIX))
     check(("libmpi" in needed) == HAS_MPI, f"the installed library needs {needed}")
 

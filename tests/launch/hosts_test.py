@@ -108,7 +108,7 @@ class Doctor(unittest.TestCase):
         self.assertIn("No space left", " ".join(result.stdout.split()))
 
     def test_another_build_on_one_host(self):
-        library = os.path.realpath(os.path.join(os.path.dirname(lab.BIN), "src", "libzerosched.so"))
+        library = os.path.realpath(os.path.join(os.path.dirname(lab.BIN), "zerosched", "src", "libzerosched.so"))
         soname = ".".join(os.path.basename(library).split(".")[:4])  # libzerosched.so.0.1 of libzerosched.so.0.1.0
         for host in ("h1", "h2"):
             folder = os.path.join(LAB.dir, host)  # what the host sees as LAB.private

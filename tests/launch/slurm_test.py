@@ -35,10 +35,16 @@ def folder_of(test):
 
 
 class Jobs(unittest.TestCase):
+    def submit(self, folder, *arguments):
+        """The number of the job, which begins some time."""
+        result = LAB.run("sbatch", "--parsable", f"--output={folder}/log", *arguments)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout.strip()
+
     def sbatch(self, folder, script, *program, options=(), wait=True):
-        path = os.path.join(lab.SOURCE, "launch", "slurm", script)
-        result = LAB.run("sbatch", *(["--wait"] if wait else []), "--parsable", f"--output={folder}/log", *options, path, *program)
-        return result.stdout.strip(), result.returncode
+        """Number and exit code of a job; the code is None unless it is waited for."""
+        number = self.submit(folder, *options, os.path.join(lab.SOURCE, "launch", "slurm", script), *program)
+        return number, self.code_of(number) if wait else None
 
     def log(self, folder):
         with open(os.path.join(folder, "log"), encoding="utf-8", errors="replace") as file:
@@ -62,6 +68,11 @@ class Jobs(unittest.TestCase):
             self.assertLess(time.monotonic(), deadline, self.state(number))
             time.sleep(0.2)
         return self.state(number)
+
+    def code_of(self, number):
+        """The exit code of a job once it has ended: `sbatch --wait` would ask for it only every few seconds."""
+        code, by_signal = map(int, self.wait_for_end(number, timeout=120)["ExitCode"].split(":"))
+        return 128 + by_signal if by_signal else code
 
     def test_char_gpt_computes_what_it_computes_under_mpirun(self):
         folder = folder_of(self)
@@ -213,9 +224,9 @@ class Jobs(unittest.TestCase):
         environment = f"--export=ALL,ZEROSCHED_DOCTOR={job.program('zerosched_doctor')}"
         for checkpoints, expected in ((folder, 0), (LAB.private, 3)):
             command = f"{lab.SOURCE}/launch/doctor --json --sizes 1 --checkpoint-dir {checkpoints}"
-            result = LAB.run("sbatch", "--wait", "--parsable", "--nodes=2", "--ntasks-per-node=1", environment,
-                             f"--output={folder}/log", f"--error={folder}/errors", "--wrap", command)
-            self.assertEqual(result.returncode, expected, self.log(folder))
+            number = self.submit(folder, "--nodes=2", "--ntasks-per-node=1", environment, f"--error={folder}/errors",
+                                 "--wrap", command)
+            self.assertEqual(self.code_of(number), expected, self.log(folder))
             report = json.loads(self.log(folder))
             self.assertEqual([rank["host"] for rank in report["ranks"]], ["n1", "n2"])
             self.assertEqual(report["problems"], 1 if expected else 0, report["findings"])
