@@ -2,6 +2,7 @@
 import gzip
 import os
 import re
+import zlib
 
 import numpy
 
@@ -97,6 +98,8 @@ def gnn(folder):
     return arrays
 
 
+# NumPy does not promise that its generators go on giving the same numbers.
+HELD_OUT_CRC = 167498227
 FIELDS = ("s", "d", "dept", "service", "studage", "lectage")  # student, lecturer, ...
 
 
@@ -106,7 +109,9 @@ def recommender(path):
     categories = numpy.stack([columns[field].value - 1 for field in FIELDS], 1).astype("i4")
     ratings = columns["y"].value.astype("f4")
     held_out = numpy.zeros(len(ratings), bool)
-    held_out[numpy.random.RandomState(0).permutation(len(ratings))[:len(ratings) // 10]] = True
+    held_out[numpy.random.default_rng(0).permutation(len(ratings))[:len(ratings) // 10]] = True
+    if zlib.crc32(held_out.tobytes()) != HELD_OUT_CRC:
+        raise ArithmeticError(f"numpy {numpy.__version__} draws other ratings to be held out than numpy 2 did")
     return {"train_categories": categories[~held_out], "train_ratings": ratings[~held_out],
             "test_categories": categories[held_out], "test_ratings": ratings[held_out],
             "levels": numpy.array([len(columns[field].attributes["levels"].value) for field in FIELDS], "i8")}

@@ -135,6 +135,10 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--threads", options.threads, "per rank (default 1)")
       ->check(integer_in(1, 1024))
       ->group("Run");
+  app.add_flag("--flip-batches", options.flip_batches,
+         "each batch in the opposite order: what other orders of addition do by themselves, to compare with "
+         "what other numbers of ranks do")
+      ->group("Run");
   app.add_option("--out", options.out, "file for the JSON lines instead of standard output")->group("Run");
 
   try {

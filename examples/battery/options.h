@@ -23,6 +23,7 @@ struct Options {
   std::vector<int64_t> evaluate_at;  // steps, ascending; 0 is before the first
   uint64_t seed = 0;
   int threads = 1;  // per rank
+  bool flip_batches = false;
   std::string out;  // file for the JSON lines; empty: standard output
 };
 

@@ -109,7 +109,8 @@ void train(const zerosched::Session& session, const Options& options, Task& task
   evaluate_if_due();
   while (step < options.steps && !diverged) {
     const auto start = std::chrono::steady_clock::now();
-    const auto loss = task.loss(order.next(session.rank(), session.world_size()));
+    const auto samples = order.next(session.rank(), session.world_size());
+    const auto loss = task.loss(options.flip_batches ? samples.flip(0) : samples);
     optimizer->step_weight(loss.weight);
     loss.mean.backward();
     schedule_lr(*optimizer, options, ++step);
