@@ -1,8 +1,8 @@
 """Runs the comparison of Schedule-Free with tuned schedules, or what of it is not done yet.
 
-Each arm is tuned in the same way. With seed 0: every learning rate, then every weight decay at the best, then every beta2.
-An optimum at the end of a grid extends it. Then the best two settings with all seeds. Schedule-Free is tuned for the
-longest length only, and each schedule for each length.
+Each arm is tuned in the same way. With seed 0: every learning rate, then every weight decay at the best, then every
+beta2. An optimum at the end of a grid extends it. Then the best two settings with all seeds. Schedule-Free is tuned
+for the longest length only, and each schedule for each length.
 """
 import argparse
 import asyncio
@@ -72,8 +72,9 @@ def machine():
 def commit():
     """Of the tree that this file is in, with + if it has changed; None without git."""
     try:
-        result = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-                                cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True, text=True, check=False)
     except OSError:
         return None
     return result.stdout.strip() or None
@@ -119,7 +120,8 @@ class Runner:
                 "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"), **self.origin,
                 **{name: start[name] for name in ("batch", "warmup", "world_size", "parameters", "state_bytes")},
                 **{name: end[name] for name in ("diverged", "step_s", "cpu_s", "peak_rss_mib")},
-                "evaluations": [{name: value for name, value in line.items() if name != "kind"} for line in evaluations],
+                "evaluations": [{name: value for name, value in line.items() if name != "kind"}
+                                for line in evaluations],
                 "arguments": arguments})
         self.progress.finish(task, steps, was_there)
         return records.runs[tuple(arguments)]
@@ -196,9 +198,10 @@ async def compare(runner, tasks, is_quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="run", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", action="append", choices=list(plan.TASKS), help="only this one; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="one seed, two short lengths and two learning rates per arm")
+    parser.add_argument("--quick", action="store_true", help="one seed, two short lengths, two learning rates")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default 2)")
     parser.add_argument("--out", help="folder for results (default: build/battery, with --quick build/battery_quick)")
     parser.add_argument("--data", default=prepare_data.default_folder(), help="folder of the data")
@@ -223,8 +226,8 @@ def main():
         sys.exit("battery: interrupted; the next start goes on from here")
     print(table.write(out, tasks, arguments.quick))
     figures.draw(out, tasks, arguments.quick)
-    print(f"battery: {runner.started} runs started, {runner.progress.runs - runner.started} were there; results are in {out}",
-          file=sys.stderr)
+    were_there = runner.progress.runs - runner.started
+    print(f"battery: {runner.started} runs started, {were_there} were there; results are in {out}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 
 usage: figures.py [--quick] FOLDER [TASK...]
 
-FOLDER/battery.png: of each task the metric over steps of one Schedule-Free run, with a band over seeds, and the front of
-tuned schedules; below it the difference to the front. FOLDER/averaging.png: Schedule-Free between its two extremes.
+FOLDER/battery.png: of each task the metric over steps of one Schedule-Free run, with a band over seeds, and the front
+of tuned schedules; below it the difference to the front. FOLDER/averaging.png: Schedule-Free between its two extremes.
 """
 import os
 import statistics

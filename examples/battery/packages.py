@@ -37,8 +37,8 @@ class Package:
             with open(os.path.join(folder, path), "rb") as file:
                 found = hashlib.sha256(file.read()).hexdigest()
             if found != expected:
-                raise Missing(f"{os.path.join(folder, path)} has SHA-256 {found}, expected {expected}, that of {self.name} "
-                              f"{self.version}. Remove it if it is damaged; another version may hold other data.")
+                raise Missing(f"{os.path.join(folder, path)} has SHA-256 {found}, expected {expected}, that of "
+                              f"{self.name} {self.version}. Remove it if it is damaged; another version may hold other data.")
         return folder
 
     def fetch(self, unpacked):
@@ -66,13 +66,14 @@ class Package:
                               f"  and copy that folder to {unpacked}") from None
             absent = [path for path in self.files if not os.path.exists(os.path.join(contents, path))]
             if absent:
-                raise Missing(f"{os.path.basename(archive)} holds no {absent[0]}, which {self.name} {self.version} does")
+                raise Missing(f"{os.path.basename(archive)} holds no {absent[0]}, as {self.name} {self.version} does")
             os.rename(contents, unpacked)
 
 
 def run(folder, *command):
     """Runs `command` in `folder`. RuntimeError with the last line that it printed if it fails."""
-    result = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    result = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            check=False)
     if result.returncode != 0:
         lines = result.stdout.strip().splitlines() or [f"{command[0]} ended with exit code {result.returncode}"]
         raise RuntimeError(lines[-1])

@@ -18,7 +18,8 @@ class Axis:
 def learning_rates(*values):
     """A grid that goes on by the ratio at its ends, three times at most."""
     down, up = values[0] / values[1], values[-1] / values[-2]
-    return Axis("lr", values, tuple(values[0] * down**i for i in (1, 2, 3)), tuple(values[-1] * up**i for i in (1, 2, 3)))
+    beyond = (1, 2, 3)
+    return Axis("lr", values, tuple(values[0] * down**i for i in beyond), tuple(values[-1] * up**i for i in beyond))
 
 
 def around(defaults, **ladders):
@@ -61,7 +62,7 @@ ADAMW = {"schedule-free": ("adamw-schedulefree", ()), "scheduled": ("adamw", ())
 SGD = {"schedule-free": ("sgd-schedulefree", ()), "scheduled": ("sgd", ("--momentum", "0.9", "--nesterov"))}
 
 TASKS = {task.name: task for task in (
-    Task("transformer", "Transformer: King James Bible, bytes", "nats_per_byte", "nats per byte", 1024, 3, 0.0113, ADAMW,
+    Task("transformer", "Transformer: King James Bible", "nats_per_byte", "nats per byte", 1024, 3, 0.0113, ADAMW,
          {"scheduled": learning_rates(1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
           "schedule-free": learning_rates(2.5e-3, 5e-3, 10e-3, 20e-3, 40e-3),
           "polyak": learning_rates(0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3),
@@ -101,7 +102,7 @@ def quick(task):
     """The task in two lengths of a sixteenth and an eighth, with one seed and two learning rates."""
     return dataclasses.replace(
         task, steps=task.steps // 8, seeds=1, other=(),
-        lr={arm: Axis("lr", axis.values[1:3]) for arm, axis in task.lr.items() if arm in ("schedule-free", "scheduled")})
+        lr={arm: Axis("lr", task.lr[arm].values[1:3]) for arm in ("schedule-free", "scheduled")})
 
 
 def lengths(task, is_quick=False):

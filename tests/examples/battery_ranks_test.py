@@ -1,4 +1,4 @@
-"""The battery's tasks with the same global batch on 1, 2 and 4 ranks: the same curves, within the noise of summation."""
+"""The battery with the same global batch on 1, 2 and 4 ranks: the same curves but for the order of additions."""
 import json
 import os
 import subprocess
