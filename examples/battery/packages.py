@@ -38,7 +38,7 @@ class Package:
                 found = hashlib.sha256(file.read()).hexdigest()
             if found != expected:
                 raise Missing(f"{os.path.join(folder, path)} has SHA-256 {found}, expected {expected}, that of "
-                              f"{self.name} {self.version}. Remove it if it is damaged; another version may hold other data.")
+                              f"{self.name} {self.version}. Remove it if it is damaged.")
         return folder
 
     def fetch(self, unpacked):

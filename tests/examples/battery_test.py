@@ -97,7 +97,7 @@ class Battery(unittest.TestCase):
             with self.subTest(optimizer):
                 lines = self.battery(f"--task convex --optimizer {optimizer} {options} --steps 500 --evaluate-at 0,500")
                 start, end = (line["metrics"]["suboptimality"] for line in lines if line["kind"] == "evaluation")
-                self.assertLess(end, 0.1 * start)
+                self.assertLess(end, 0.3 * start)
                 self.assertFalse(lines[-1]["diverged"])
 
     def test_divergence_is_a_result(self):
