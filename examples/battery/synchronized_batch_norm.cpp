@@ -1,23 +1,28 @@
 #include "synchronized_batch_norm.h"
 
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
 
 namespace {
+
+/// What SumOverRanks keeps for its backward.
+struct Kept : torch::CustomClassHolder {
+  explicit Kept(std::shared_ptr<zerosched::Communicator> over) : communicator(std::move(over)) {}
+  std::shared_ptr<zerosched::Communicator> communicator;
+};
 
 /// The sum over ranks. Its gradient is the sum over ranks, too: what a rank adds reaches every rank's loss.
 struct SumOverRanks : torch::autograd::Function<SumOverRanks> {
   static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& part,
-      zerosched::Communicator* communicator) {
-    // Outlives the graph, because the layer that keeps it does.
-    context->saved_data["communicator"] = reinterpret_cast<int64_t>(communicator);
+      const std::shared_ptr<zerosched::Communicator>& communicator) {
+    context->saved_data["kept"] = c10::IValue::make_capsule(c10::make_intrusive<Kept>(communicator));
     return summed(part, *communicator);
   }
 
   static torch::autograd::variable_list backward(
       torch::autograd::AutogradContext* context, const torch::autograd::variable_list& gradients) {
-    auto* communicator =
-        reinterpret_cast<zerosched::Communicator*>(context->saved_data["communicator"].toInt());
-    return {summed(gradients[0], *communicator), torch::Tensor()};
+    const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["kept"].toCapsule());
+    return {summed(gradients[0], *kept->communicator), torch::Tensor()};
   }
 
   static torch::Tensor summed(const torch::Tensor& part, zerosched::Communicator& communicator) {
@@ -32,11 +37,12 @@ struct SumOverRanks : torch::autograd::Function<SumOverRanks> {
 torch::Tensor SynchronizedBatchNorm2dImpl::forward(const torch::Tensor& input) {
   if (!is_training() || communicator_->size() == 1) return BatchNorm2dImpl::forward(input);
   const int64_t channels = input.size(1);
-  const auto count = static_cast<double>(input.numel() / channels * communicator_->size());
+  const int64_t per_channel = input.numel() / channels * communicator_->size();
+  const auto count = static_cast<double>(per_channel);
   // float64, because the variance is the difference of two sums.
   const auto sums = SumOverRanks::apply(torch::cat({input.sum({0, 2, 3}, false, torch::kDouble),
                                             input.square().sum({0, 2, 3}, false, torch::kDouble)}),
-      communicator_.get());
+      communicator_);
   const auto mean = sums.narrow(0, 0, channels) / count;
   const auto variance = sums.narrow(0, channels, channels) / count - mean.square();
   update_running_statistics(mean.detach(), variance.detach() * (count / (count - 1)));
