@@ -3,6 +3,7 @@
 #include <torch/nn.h>
 
 #include <cstdint>
+#include <functional>
 
 // at::linear is one fused kernel for sequences too; torch::nn::Linear::forward adds the bias in a pass of
 // its own.
@@ -65,10 +66,21 @@ class GptImpl : public torch::nn::Module {
     for (int64_t i = 0; i < layers; ++i) blocks->push_back(Block(dim, heads, dropout));
   }
 
+  /// Called with each part right before forward uses its parameters, which may be on their way until then:
+  /// ShardedOptimizer::ready() goes here.
+  std::function<void(const torch::nn::Module&)> before_use = [](const torch::nn::Module&) {};
+
   /// [batch, seq] bytes as int64 -> [batch, seq, 256] logits.
   torch::Tensor forward(const torch::Tensor& bytes) {
+    before_use(*tok);
+    before_use(*pos);
     auto x = tok(bytes) + pos(torch::arange(bytes.size(1), bytes.options()));
-    for (const auto& block : *blocks) x = block->as<Block>()->forward(x);
+    for (const auto& block : *blocks) {
+      before_use(*block);
+      x = block->as<Block>()->forward(x);
+    }
+    before_use(*ln);
+    before_use(*head);
     return apply_linear(head, ln(x));
   }
 

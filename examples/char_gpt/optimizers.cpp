@@ -26,6 +26,7 @@ struct Job {
   OptimizerPointer make(const OptimizerOptions& optimizer_options) const {
     zerosched::ShardingOptions sharding;
     sharding.max_grad_norm(options.max_grad_norm);
+    sharding.overlap_forward(options.overlap_forward).check_ready(options.check_ready);
     if (options.bucket_bytes) sharding.bucket_bytes(*options.bucket_bytes);
     return std::make_unique<Optimizer>(*model, session.communicator(), optimizer_options, sharding);
   }

@@ -100,6 +100,13 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--bucket-bytes", options.bucket_bytes, "bytes of parameters per bucket")
       ->check(integer_in(1, int64_t{1} << 40))
       ->group("Optimizer");
+  auto* overlap_forward = app.add_flag("--overlap-forward", options.overlap_forward,
+                                 "begin the next forward while the parameters it uses later arrive")
+                              ->group("Optimizer");
+  app.add_flag("--check-ready", options.check_ready,
+         "find parameters that forward uses before they are there: they are NaN until then")
+      ->needs(overlap_forward)
+      ->group("Optimizer");
 
   app.add_option("--device", options.device,
          "where the model lives; auto: the rank's GPU, or the CPU if there is none")

@@ -25,6 +25,8 @@ struct Options {
   int64_t warmup_steps = 50;
   std::optional<double> max_grad_norm;
   std::optional<int64_t> bucket_bytes;
+  bool overlap_forward = false;
+  bool check_ready = false;
 
   std::string dtype = "float32";
   std::string device = "auto";

@@ -142,6 +142,9 @@ std::optional<TrainResult> train(const zerosched::Session& session, const Option
   }
   if (!every_rank_is_ready(session, problem)) return std::nullopt;
   zerosched::ShardedOptimizer& optimizer = *made;
+  if (options.overlap_forward) {
+    model->before_use = [&optimizer](const torch::nn::Module& part) { optimizer.ready(part); };
+  }
   const auto tokens_per_step = static_cast<double>(options.batch * options.seq * session.world_size());
   Progress progress(session.rank() == 0 ? options.progress : "off", options.steps);
   StepTimes times;

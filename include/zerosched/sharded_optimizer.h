@@ -89,12 +89,33 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// rank steps with rank 0's.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
+  /// With ShardingOptions::overlap_forward: has what follows come after the last step's y is in these parameters. On the CPU
+  /// the call returns once it is; on a GPU the current stream waits, and others do not. Waits for the buckets of these
+  /// parameters alone, so it is to be called bit by bit, with each block of a model right before its forward.
+  ///
+  /// Local: any number of times, in any order, from any thread. Takes microseconds for what is there already, and does
+  /// nothing without the option. What this optimizer does not train is passed over: buffers, frozen parameters, those of
+  /// other optimizers. A tied weight may be named by any of its modules. Parameters are known by their identity, also after
+  /// set_data(); a view of one is not it.
+  ///
+  /// Throws what the last step's collectives have come to, where a rank has failed, and if one of the parameters was written
+  /// since step() without waiting for it: by then it may hold parts of both values. On a GPU throws while the current stream
+  /// is being captured into a CUDA graph: call it with all of the model before each replay.
+  void ready(const torch::nn::Module& module);
+  /// The same of a TorchScript module.
+  void ready(const torch::jit::Module& module);
+  /// The same of parameters by name, as groups have them; the names do not matter.
+  void ready(const NamedParameters& parameters);
+  /// The same of one tensor or a list of them.
+  void ready(at::TensorList parameters);
+
   /// Drops gradients. Local while none has arrived since the last step, otherwise collective. In overlapping
   /// mode .grad is undefined anyway, so `set_to_none` matters in compatible mode only. Called through
   /// torch::optim::Optimizer&, or by the module, zero_grad() is LibTorch's own: it sees .grad and no bucket.
   void zero_grad(bool set_to_none = true);
 
-  /// Parameters := y, where gradients are taken. The mode after construction. Does nothing in train mode.
+  /// Parameters := y, where gradients are taken. The mode after construction. Does nothing in train mode, but waits for y
+  /// with ShardingOptions::overlap_forward.
   /// Throws on every rank if a gradient has arrived in eval mode, or a parameter was replaced or written.
   void train();
   /// Parameters := x, what is evaluated and shipped; buffers of the module := rank 0's where ranks differ, see

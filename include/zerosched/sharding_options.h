@@ -52,6 +52,20 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   /// true: hooks move gradients into buckets and reduce them while backward runs, and .grad stays undefined.
   /// false: no hooks; .grad is left as LibTorch leaves it, and step() collects and reduces it.
   TORCH_ARG(bool, overlap_backward) = true;
+  /// true: step() returns before the other ranks' parts of y are here, and forward begins while they arrive: on the CPU once
+  /// this rank's shards are updated, on a GPU without holding up the caller's stream. What forward uses first is sent first.
+  /// Results are the same, bit for bit.
+  ///
+  /// It asks of the trainer to call ShardedOptimizer::ready() with each module, or with tensors, right before forward uses
+  /// their parameters, and with all of the model before anything else reads or writes parameters after step(): a copy, an
+  /// average of the trainer's own, clamp_(). The optimizer's collective functions wait by themselves for what is not here
+  /// yet, and so does the first gradient of a backward that is not under no_sync(); zero_grad(), and grad_norm() where it is
+  /// known, do not.
+  TORCH_ARG(bool, overlap_forward) = false;
+  /// For debugging, with overlap_forward: parameters are NaN from step() until ready(), or a function that waits by itself,
+  /// puts y there, also in a world of one. So a forgotten ready() shows in the loss, and in the error of gradients that are
+  /// not finite. Costs the memory of a second copy of the parameters, and copying it in each step.
+  TORCH_ARG(bool, check_ready) = false;
   /// What to do about gradients that are not finite.
   TORCH_ARG(NonFinite, non_finite) = NonFinite::error;
   /// For debugging: whatever uses .grad between backward and step(), in overlapping mode, gets an error that names the

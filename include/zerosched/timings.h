@@ -25,8 +25,13 @@ struct Timings {
   double wait_reduce_scatter = 0;  ///< blocked in step() until reduced gradients were there
   double norm = 0;                 ///< global gradient norm, its all-reduce included
   double update = 0;               ///< the fused update of this rank's shard
-  double wait_all_gather = 0;      ///< blocked in step() until every rank's y was there
-  double step = 0;                 ///< all of step(), without a closure
+  /// Blocked in step() until every rank's y was there. With ShardingOptions::overlap_forward: until that of the step
+  /// before was there, which is wait_ready, and what launching its own takes in step().
+  double wait_all_gather = 0;
+  double step = 0;  ///< all of step(), without a closure
+  /// With ShardingOptions::overlap_forward the part of wait_all_gather that is a part of between_steps: blocked in
+  /// ready(), hooks and whatever else waited for y. Not in wait_between_steps.
+  double wait_ready = 0;
 };
 
 /// A phase by name, to go through all of them.
@@ -34,11 +39,12 @@ struct TimingPhase {
   const char* name;          ///< as in Timings
   double Timings::*seconds;  ///< the member of this name
 };
-inline constexpr std::array<TimingPhase, 9> kTimingPhases = {{{"between_steps", &Timings::between_steps},
-    {"wait_between_steps", &Timings::wait_between_steps}, {"backward", &Timings::backward},
-    {"collect_gradients", &Timings::collect_gradients},
-    {"wait_reduce_scatter", &Timings::wait_reduce_scatter}, {"norm", &Timings::norm},
-    {"update", &Timings::update}, {"wait_all_gather", &Timings::wait_all_gather}, {"step", &Timings::step}}};
+inline constexpr std::array<TimingPhase, 10> kTimingPhases = {
+    {{"between_steps", &Timings::between_steps}, {"wait_between_steps", &Timings::wait_between_steps},
+        {"backward", &Timings::backward}, {"collect_gradients", &Timings::collect_gradients},
+        {"wait_reduce_scatter", &Timings::wait_reduce_scatter}, {"norm", &Timings::norm},
+        {"update", &Timings::update}, {"wait_all_gather", &Timings::wait_all_gather},
+        {"step", &Timings::step}, {"wait_ready", &Timings::wait_ready}}};
 
 /// Where the steps of all ranks spent their time. What ShardedOptimizer::timing_report() returns is the same
 /// on every rank.

@@ -55,8 +55,8 @@ bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
 
 bool Engine::run_step(const GroupOptions& options, std::optional<double> loss_scale) {
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
-  timings_ = {};
+  const auto use = enter();
+  begin_timings();
   const StepTimings::Recorder recorder(step_timings_, timings_);
   const PhaseTimer whole_step(timings_.step);
   begin_call(loss_scale ? Call::step_scaled : Call::step, options, loss_scale.value_or(1));
@@ -158,6 +158,7 @@ bool Engine::update_and_gather(bool checks_gradients) {
       if (!are_finite && checks_gradients) fail_not_finite(buckets.front());
       finite = finite && are_finite;
     }
+    if (gathers_) continue;  // after all updates
     // Launching counts as waiting: a backend may move data right away.
     const PhaseTimer timer(timings_.wait_all_gather);
     for (const int64_t bucket : buckets) {
@@ -170,6 +171,10 @@ bool Engine::update_and_gather(bool checks_gradients) {
     for (const auto& gather : gathers) gather->wait();  // rule 7
   }
   parameters_->mark_written();
+  if (gathers_) {
+    const PhaseTimer timer(timings_.wait_all_gather);
+    launch_gathers();
+  }
   return finite;
 }
 

@@ -10,6 +10,7 @@
 #include "engine/late_reports.h"
 #include "engine/model.h"
 #include "engine/parameter_claim.h"
+#include "engine/parameter_gathers.h"
 #include "engine/shard_updater.h"
 #include "engine/steering.h"
 #include "engine/step_timings.h"
@@ -47,6 +48,9 @@ struct DeviceBackend {
 ///     update           z, x, v and this rank's slice of y, in one pass
 ///     all_gather       y, asynchronously, while the next bucket is updated
 ///   wait for all y
+///
+/// With ShardingOptions::overlap_forward the gathers are launched after all updates, and waited for by ready() and
+/// enter().
 ///
 /// On a GPU all of this is queued, and every wait is one of the caller's stream; executor.h has the rules.
 ///
@@ -93,7 +97,16 @@ class ZEROSCHED_EXPORT Engine {
   void check_not_replaced() const { claim_->check_not_replaced(); }
   void check_can_step() const;
 
-  // What src/io saves and replaces, after executor().enter().
+  /// With ShardingOptions::overlap_forward: has the caller come after the gathers of these parameters' buckets.
+  void ready(at::TensorList tensors);
+  /// False: ready() has nothing to do. Local.
+  bool may_be_in_flight() const { return gathers_ != nullptr && gathers_->may_be_in_flight(); }
+
+  /// Begins a use of the parameters and the state, in a stream that comes after all uses before, and after all of y has
+  /// been gathered: what every call from outside begins with that may touch either. The result ends it. Local.
+  [[nodiscard]] std::unique_ptr<device::DeviceScope> enter();
+
+  // What src/io saves and replaces, after enter().
   Executor& executor() const { return *executor_; }
   const Model& model() const { return model_; }
   const Layout& layout() const { return layout_; }
@@ -197,7 +210,7 @@ class ZEROSCHED_EXPORT Engine {
   void agree_not_finite(bool norm_follows);
   [[noreturn]] void throw_not_finite(const std::string& own_error);
   void warn_of_skip() const;
-  static std::string not_finite_text(const std::string& what, int64_t step);
+  std::string not_finite_text(const std::string& what, int64_t step) const;
   std::string not_finite_gradient(int64_t parameter) const;
   int64_t not_finite_in_shard(int64_t bucket) const;
 
@@ -215,8 +228,17 @@ class ZEROSCHED_EXPORT Engine {
   bool state_is_finite() const;
   void start_state_at_parameters();
 
+  // engine_forward.cpp
+  template <typename Wait>
+  void wait_for_y(const Wait& wait);
+  void settle();
+  void launch_gathers();
+  void begin_timings();
+
   // engine_module.cpp
   void hand_over() noexcept;
+  void settle_others() noexcept;
+  void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
 
   std::shared_ptr<Communicator> communicator_;
@@ -229,6 +251,7 @@ class ZEROSCHED_EXPORT Engine {
   std::unique_ptr<GradientReducer> reducer_;
   std::vector<ShardState> state_;
   std::unique_ptr<ShardUpdater> updater_;
+  std::unique_ptr<ParameterGathers> gathers_;  ///< if they overlap forward
   std::vector<GroupState> groups_;
   std::unique_ptr<Steering> steering_;
   std::unique_ptr<LateReports> late_reports_;  ///< on a device

@@ -34,7 +34,7 @@ bool Engine::may_have_been_written() {
   // On a device nobody could be told in time.
   if (model_.device.is_cuda() && communicator_->size() > 1) return false;
   if (!parameters_->changed().empty()) return true;
-  return looks_at_bits() && !written_by_others().empty();
+  return looks_at_bits() && (!gathers_ || gathers_->are_shown()) && !written_by_others().empty();
 }
 
 // Compares the bits of this rank's part of every parameter with what the state says that the optimizer wrote there.
@@ -97,16 +97,23 @@ void Engine::check_values_of_last_step() {
 
 void Engine::check_in_step(const std::string& caller) {
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   read_late_reports(true);
   check_writes(caller);
   check_values_of_last_step();
 }
 
-std::string Engine::not_finite_text(const std::string& what, int64_t step) {
+std::string Engine::not_finite_text(const std::string& what, int64_t step) const {
+  const char* ready =
+      sharding_.check_ready()
+          ? " Or forward used a parameter without ready(): with check_ready it is NaN until then."
+      : sharding_.overlap_forward()
+          ? " Or forward used a parameter without ready(), as overlap_forward asks for: "
+            "ShardingOptions().check_ready(true) makes it NaN until then, to find out."
+          : "";
   return what + " held an inf or a NaN in step " + std::to_string(step) +
-         ". Look for what made it: the loss, a division by zero, too large a learning rate. "
-         "ShardingOptions().non_finite(NonFinite::skip) leaves such steps out.";
+         ". Look for what made it: the loss, a division by zero, too large a learning rate." + ready +
+         " ShardingOptions().non_finite(NonFinite::skip) leaves such steps out.";
 }
 
 std::string Engine::not_finite_gradient(int64_t parameter) const {

@@ -97,6 +97,7 @@ void Engine::join(const GroupOptions& options) {
     const at::NoGradGuard no_grad;
     const auto use = executor_->enter();
     for (;;) {
+      settle();  // of the step before, which the others have waited for in theirs
       reducer_->set_joined();
       reducer_->launch_report();
       if (reducer_->report().joined == communicator_->size()) break;
@@ -108,7 +109,7 @@ void Engine::join(const GroupOptions& options) {
 
 // One step of the ranks that have data.
 void Engine::follow(const GroupOptions& options) {
-  timings_ = {};
+  begin_timings();
   const StepTimings::Recorder recorder(step_timings_, timings_);
   const PhaseTimer whole_step(timings_.step);
   collect(options);
@@ -142,7 +143,7 @@ void Engine::follow(const GroupOptions& options) {
 
 void Engine::zero_grad(bool set_to_none) {
   check();
-  const auto use = executor_->enter();
+  const auto use = executor_->enter();  // not for y: a trainer drops gradients between step and forward
   tell_peers_of_errors([&] {
     const bool reduces = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
     if (reduces && reducer_->in_flight() && !current_.collected) {

@@ -29,7 +29,7 @@ void Engine::set_point(Point point) {
 
 void Engine::write_point(Point point) {
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   std::vector<std::shared_ptr<Work>> gathers;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
     write_shard(b, point, parameters_->slice(b, communicator_->rank()));
@@ -45,9 +45,8 @@ void Engine::write_shard(int64_t bucket, Point point, const at::Tensor& out) con
   updater_->interpolate(bucket, out, algorithm_->interpolation(point, groups_[group]));
 }
 
-void Engine::train() {
-  if (!training_) set_point(Point::y);
-}
+// In train mode parameters may yet be on their way to y.
+void Engine::train() { training_ ? settle() : set_point(Point::y); }
 
 void Engine::eval() {
   if (!training_) return;

@@ -12,7 +12,8 @@ namespace zerosched::detail {
 
 void Engine::settle_module() {
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
+  ParameterClaim::settle(model_.frozen);  // what of the module other optimizers train
   buffer_sync_->run();
   untrained_->run(groups_.front().k > first_k_, [this] { return reducer_->used_so_far(); });
 }
@@ -29,6 +30,26 @@ void Engine::hand_over() noexcept {
     reducer_->drop(true, /*everywhere=*/true);
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: gradients in flight when an optimizer was replaced: ", message_of(error));
+  }
+}
+
+// Of optimizers that train a part of the module by now: a predecessor, or others beside this one. What has failed there
+// need not keep this one from being made.
+void Engine::settle_others() noexcept {
+  try {
+    ParameterClaim::settle(model_.parameters);
+    ParameterClaim::settle(model_.frozen);
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: parameters on their way when an optimizer was constructed: ", message_of(error));
+  }
+}
+
+void Engine::finish_gathers() noexcept {
+  try {
+    const auto use = executor_->enter();
+    if (gathers_ && communicator_->failure().empty()) gathers_->wait_all();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: parameters on their way at an optimizer's end: ", message_of(error));
   }
 }
 

@@ -20,7 +20,7 @@ double Engine::clip_grad_norm(const GroupOptions& options, double max_norm, doub
     TORCH_CHECK(
         norm_type > 0, "clip_grad_norm_: norm_type must be positive or infinity, got ", norm_type, ".");
     const at::NoGradGuard no_grad;
-    const auto use = executor_->enter();
+    const auto use = enter();
     begin_call(Call::clip_norm, options, max_norm, norm_type);
     return make_norm_clip(max_norm, norm_type);
   });
@@ -59,7 +59,7 @@ void Engine::clip_grad_value(const GroupOptions& options, double clip_value) {
   tell_peers_of_errors([&] {
     TORCH_CHECK(clip_value >= 0, "clip_grad_value_: clip_value must not be negative, got ", clip_value, ".");
     const at::NoGradGuard no_grad;
-    const auto use = executor_->enter();
+    const auto use = enter();
     begin_call(Call::clip_value, options, clip_value);
     make_value_clip(clip_value);
   });
@@ -85,7 +85,8 @@ void Engine::measure_grad_norm(std::optional<double> max_norm, bool must_be_fini
 
 double Engine::grad_norm() {
   check();
-  const auto use = executor_->enter();
+  // One that is known is for the log of every step, which should not end the overlap with forward.
+  const auto use = has_grad_norm_ ? executor_->enter() : enter();
   if (!has_grad_norm_) {
     agree(*communicator_, why_no_norm());
     measure_grad_norm(std::nullopt, false);
@@ -101,7 +102,7 @@ std::string Engine::why_no_norm() const {
 
 std::map<std::string, double> Engine::grad_norms() {
   check();
-  const auto use = executor_->enter();
+  const auto use = enter();
   agree(*communicator_, why_no_norm());
   const auto count = static_cast<int64_t>(model_.names.size());
   const at::Tensor squares = updater_->squares_by_parameter(count);

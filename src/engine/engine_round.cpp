@@ -21,6 +21,9 @@ constexpr const char* kTooLateToReset =
 // From a hook, usually: in the midst of backward.
 OwnReport Engine::own_report() {
   OwnReport report;
+  // What forward has not asked for; but what check_ready has made NaN stays it for all of backward, or gradients would not
+  // tell.
+  if (gathers_ && !sharding_.check_ready()) gathers_->wait_all();
   if (options_source_) report.values = steering_->values(options_source_(), 0);
   report.last_values = last_values_;
   report.suspects_writes = may_have_been_written();

@@ -36,6 +36,7 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
         communicator_->size());
   });
   check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));
+  settle_others();
 
   std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model_.frozen);
   kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
@@ -46,7 +47,8 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
     all.insert(all.end(), kept_equal.begin(), kept_equal.end());
     check_same_values(*communicator_, all);
   }
-  claim_ = std::make_unique<ParameterClaim>(model_.parameters, model_.names, [this] { hand_over(); });
+  claim_ = std::make_unique<ParameterClaim>(
+      model_.parameters, model_.names, [this] { hand_over(); }, [this] { settle(); });
   DeviceExecutor* on_device = nullptr;
   if (model_.device.is_cuda()) {
     auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
@@ -81,6 +83,10 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
   updater_ = on_device == nullptr ? make_host_updater(parts)
                                   : make_device_updater(parts, *on_device, *communicator_, kernels,
                                         late_reports_->not_finite_flag());
+  if (sharding.overlap_forward()) {
+    gathers_ = std::make_unique<ParameterGathers>(
+        model_.parameters, *parameters_, layout_, *communicator_, *executor_, sharding.check_ready());
+  }
   buffer_sync_ =
       std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding.broadcast_buffers());
   untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
@@ -94,6 +100,7 @@ Engine::~Engine() {
                          ": an exception ended the scope of its optimizer; that rank says which.");
   }
   hooks_.clear();
+  finish_gathers();
   finish_in_flight();
   parameters_->release();
   try {
@@ -167,7 +174,7 @@ void Engine::reset_from_parameters() {
   check();
   agree(*communicator_, why_not_replaceable());
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   parameters_->adopt();
   broadcast_parameters();
   put_into_boxes();
@@ -215,7 +222,7 @@ void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
   first_k_ = groups_.front().k;
   has_grad_norm_ = false;
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   parameters_->adopt();
   put_state_into_boxes();
   write_point(training_ ? Point::y : Point::x);
@@ -224,7 +231,7 @@ void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
 
 at::Tensor Engine::gathered(int64_t bucket, Point point) {
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
   at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
   write_shard(bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
@@ -242,6 +249,7 @@ int64_t Engine::state_bytes() const {
 
 TimingReport Engine::timing_report() {
   check();
+  settle();
   const char* in_flight =
       "timing_report() with gradient buckets in flight: call step() or zero_grad() first.";
   agree(*communicator_, reducer_->in_flight() ? in_flight : "");
@@ -266,7 +274,7 @@ std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   agree(*communicator_, error);
 
   const at::NoGradGuard no_grad;
-  const auto use = executor_->enter();
+  const auto use = enter();
   std::map<std::string, at::Tensor> result;
   for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
     const Bucket& bucket = layout_.buckets[static_cast<size_t>(b)];

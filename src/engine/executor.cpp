@@ -14,6 +14,12 @@ at::Tensor HostExecutor::empty(int64_t numel, at::ScalarType dtype) {
   return at::empty({numel}, at::TensorOptions().dtype(dtype));
 }
 
+bool HostExecutor::note_in(std::vector<device::Stream>& noted) const {
+  if (!noted.empty()) return false;
+  noted.emplace_back();
+  return true;
+}
+
 void HostExecutor::assign(const at::Tensor& to, const at::Tensor& from) { to.copy_(from); }
 void HostExecutor::fill(const at::Tensor& tensor, double value) { tensor.fill_(value); }
 // What of a module is not trained may be on a device all the same.
@@ -95,11 +101,12 @@ void DeviceExecutor::note() {
   note_in(noted_);
 }
 
-void DeviceExecutor::note_in(std::vector<device::Stream>& noted) const {
+bool DeviceExecutor::note_in(std::vector<device::Stream>& noted) const {
   const device::Stream stream = current_stream();
-  if (std::find(noted.begin(), noted.end(), stream) != noted.end()) return;
+  if (std::find(noted.begin(), noted.end(), stream) != noted.end()) return false;
   refuse_capture(stream);
   noted.push_back(stream);
+  return true;
 }
 
 // Events and tables of the optimizer outlive a capture, and a graph would repeat one step's collectives and scalars.
@@ -115,6 +122,12 @@ std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {
   const device::Stream stream = current_stream();
   refuse_capture(stream);
   follow(stream);
+  return scope;
+}
+
+std::unique_ptr<device::DeviceScope> DeviceExecutor::visit() {
+  auto scope = std::make_unique<device::DeviceScope>(runtime_, device_);
+  refuse_capture(current_stream());
   return scope;
 }
 

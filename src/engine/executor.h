@@ -33,7 +33,9 @@ namespace zerosched::detail {
 ///    SpanTable::add) Where we read a gradient in the caller's stream, it keeps its memory until it was read.
 /// 5. (SpanTable::upload, DeviceExecutor::upload, PiecewiseCopy) The host overwrites what is copied to the device after the copy.
 /// 6. (DeviceUpdater::norm, PiecewiseCopy) The host reads what is copied from the device after the copy.
-/// 7. (Engine::run_step, write_point) The caller comes after the parameters have been gathered.
+/// 7. (Engine::update_and_gather, write_point) The caller comes after the parameters have been gathered. (ParameterGathers)
+///    Or, with ShardingOptions::overlap_forward, whoever is about to use some of them comes after the gathers of these, and
+///    Engine::enter() after all.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
 class ZEROSCHED_EXPORT Executor {
  public:
@@ -45,6 +47,11 @@ class ZEROSCHED_EXPORT Executor {
   /// Begins a use: rule 1. The device is this thread's current one while the result lives. Throws where the thread's
   /// current stream is being captured into a graph.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
+  /// As enter(), but comes after nobody: for who waits for just what he needs.
+  [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> visit() = 0;
+  /// Adds this thread's stream to `noted`; whether it was not there. Throws if it is new and being captured. The CPU is
+  /// one stream.
+  virtual bool note_in(std::vector<device::Stream>& noted) const = 0;
   /// A use in a stream of its own, which is this thread's current one while the result lives, so that the caller's goes
   /// on. `after_all`: after all users so far. Users to come are not made to come after this one.
   [[nodiscard]] virtual std::unique_ptr<device::StreamScope> beside(bool after_all) = 0;
@@ -82,6 +89,8 @@ class ZEROSCHED_EXPORT HostExecutor final : public Executor {
   at::Device device() const override { return at::kCPU; }
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override { return nullptr; }
+  std::unique_ptr<device::DeviceScope> visit() override { return nullptr; }
+  bool note_in(std::vector<device::Stream>& noted) const override;
   std::unique_ptr<device::StreamScope> beside(bool) override { return nullptr; }
   void note() override {}
   void assign(const at::Tensor& to, const at::Tensor& from) override;
@@ -108,12 +117,12 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
 
   device::Runtime& runtime() const { return runtime_; }
   device::Stream current_stream() const { return runtime_.current_stream(device_); }
-  /// Adds this thread's stream to `noted`, unless it is there; throws if it is being captured into a CUDA graph.
-  void note_in(std::vector<device::Stream>& noted) const;
 
   at::Device device() const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override;
+  std::unique_ptr<device::DeviceScope> visit() override;
+  bool note_in(std::vector<device::Stream>& noted) const override;
   std::unique_ptr<device::StreamScope> beside(bool after_all) override;
   void note() override;
   void assign(const at::Tensor& to, const at::Tensor& from) override { runtime_.assign(to, from); }

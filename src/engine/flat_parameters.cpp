@@ -107,6 +107,15 @@ std::string FlatParameters::changed() const {
   return {};
 }
 
+std::string FlatParameters::written(int64_t bucket) const {
+  for (const Slot& slot : layout_.buckets[static_cast<size_t>(bucket)].slots) {
+    const auto p = static_cast<size_t>(slot.parameter);
+    const bool is_in_place = parameters_[p].const_data_ptr() == expected_[p].data;
+    if (is_in_place && parameters_[p]._version() != expected_[p].version) return names_[p];
+  }
+  return {};
+}
+
 std::string FlatParameters::text_of_write(int64_t parameter) const {
   return text(static_cast<size_t>(parameter), "written (an in-place operation on it outside the optimizer?)");
 }

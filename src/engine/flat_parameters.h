@@ -39,6 +39,8 @@ class FlatParameters {
   std::string changed() const;
   /// The same of parameters that were given other storage.
   std::string replaced() const;
+  /// The name of a parameter of the bucket that was written since, in its place in the buffer; empty if none.
+  std::string written(int64_t bucket) const;
   /// What to tell a user who has written parameter `parameter`.
   std::string text_of_write(int64_t parameter) const;
   /// Takes the writes since mark_written() for none: they left the bits as they were.

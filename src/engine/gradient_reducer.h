@@ -75,8 +75,8 @@ class GradientReducer {
       std::shared_ptr<Communicator> communicator, const ShardingOptions& options, Executor& executor,
       std::unique_ptr<GradientPacker> packer, int64_t report_values, Reporter reporter);
 
-  /// From hooks, on whatever thread runs backward. Never blocks on a peer, never throws: with what goes wrong
-  /// the communicator gives up, so that the next call into the library throws it on every rank.
+  /// From hooks, on whatever thread runs backward. Never blocks on a peer, but for parameters that are still on their
+  /// way (ParameterGathers), never throws: with what goes wrong the communicator gives up, so that the next call into the library throws it on every rank.
   void gradient_ready(int64_t parameter) noexcept;
 
   /// From hooks where .grad is the user's: backward has left a gradient there. Never throws.

@@ -49,6 +49,9 @@ void check_options(const std::vector<ParameterGroup>& groups, const torch::optim
   }
   TORCH_CHECK(sharding.bucket_buffers() >= 1, "ShardingOptions::bucket_buffers must be at least 1, got ",
       sharding.bucket_buffers(), ".");
+  TORCH_CHECK(!sharding.check_ready() || sharding.overlap_forward(),
+      "ShardingOptions::check_ready looks for parameters that are used before ready(), which only "
+      "overlap_forward asks for: set overlap_forward(true) too.");
   TORCH_CHECK(!sharding.max_grad_norm() || *sharding.max_grad_norm() > 0,
       "ShardingOptions::max_grad_norm must be positive, got ", sharding.max_grad_norm().value_or(0), ".");
 }
@@ -67,6 +70,7 @@ std::vector<std::string> describe(const Model& model, const std::vector<Paramete
           << (sharding.reduce_dtype() ? c10::toString(*sharding.reduce_dtype()) : "default")
           << ", gradients=" << (sharding.gradients() == GradientInput::local ? "local" : "already_averaged")
           << ", overlap_backward=" << sharding.overlap_backward()
+          << ", overlap_forward=" << sharding.overlap_forward() << ", check_ready=" << sharding.check_ready()
           << ", non_finite=" << name_of(sharding.non_finite()) << ", check_grad=" << sharding.check_grad()
           << ", broadcast_parameters=" << sharding.broadcast_parameters()
           << ", broadcast_buffers=" << sharding.broadcast_buffers() << ")";

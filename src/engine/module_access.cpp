@@ -2,6 +2,8 @@
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/trainable.h>
 
+#include "engine/engine.h"
+
 #include <torch/nn/module.h>
 #include <torch/serialize/archive.h>
 
@@ -28,6 +30,10 @@ Trainable::Trainable(const torch::nn::Module& module) : module_(tensors_of(modul
     if (!alive) return std::nullopt;
     return tensors_of(*alive);
   };
+}
+
+void ShardedOptimizer::ready(const torch::nn::Module& module) {
+  if (engine().may_be_in_flight()) engine_->ready(module.parameters());
 }
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {

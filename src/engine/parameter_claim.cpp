@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <map>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
@@ -56,8 +57,8 @@ void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std:
 }
 
 ParameterClaim::ParameterClaim(const std::vector<at::Tensor>& parameters,
-    const std::vector<std::string>& names, std::function<void()> replaced)
-    : count_(parameters.size()), replaced_(std::move(replaced)) {
+    const std::vector<std::string>& names, std::function<void()> replaced, std::function<void()> settle)
+    : count_(parameters.size()), replaced_(std::move(replaced)), settle_(std::move(settle)) {
   Registry& all = registry();
   std::function<void()> tell_predecessor;
   {
@@ -88,6 +89,18 @@ void ParameterClaim::check_not_replaced() const {
       "another optimizer was constructed over the same parameters since, and has taken them over. Use that "
       "one; "
       "of this one nothing but its destruction is left.");
+}
+
+void ParameterClaim::settle(const std::vector<at::Tensor>& tensors) {
+  Registry& all = registry();
+  std::map<const ParameterClaim*, std::function<void()>> owners;
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    for (const at::Tensor& tensor : tensors) {
+      if (const Entry* entry = all.find(tensor)) owners.emplace(entry->owner, entry->owner->settle_);
+    }
+  }
+  for (const auto& [owner, settle] : owners) settle();
 }
 
 std::vector<at::Tensor> ParameterClaim::unclaimed(const std::vector<at::Tensor>& tensors) {

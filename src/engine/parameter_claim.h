@@ -19,16 +19,20 @@ class ParameterClaim {
   /// Local; changes nothing.
   static void check(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names);
 
-  /// After check(). Calls `replaced` of the claim that this one replaces, if there is one. The parameters live
-  /// as long as this at least.
+  /// After check(). Calls `replaced` of the claim that this one replaces, if there is one. `settle`: what settle() has to
+  /// call. The parameters live as long as this at least.
   ParameterClaim(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names,
-      std::function<void()> replaced);
+      std::function<void()> replaced, std::function<void()> settle);
   ~ParameterClaim();
   ParameterClaim(const ParameterClaim&) = delete;
   ParameterClaim& operator=(const ParameterClaim&) = delete;
 
   /// Throws if another optimizer has replaced this one. Local.
   void check_not_replaced() const;
+
+  /// Has every optimizer that trains one of `tensors` wait until its parameters have been gathered. Throws what that
+  /// throws. Local.
+  static void settle(const std::vector<at::Tensor>& tensors);
 
   /// Those of `tensors` that no optimizer trains.
   static std::vector<at::Tensor> unclaimed(const std::vector<at::Tensor>& tensors);
@@ -37,7 +41,7 @@ class ParameterClaim {
 
  private:
   size_t count_ = 0;  ///< of parameters
-  std::function<void()> replaced_;
+  std::function<void()> replaced_, settle_;
   bool is_replaced_ = false;
 };
 

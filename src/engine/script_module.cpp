@@ -1,5 +1,8 @@
 // What looks into TorchScript modules, whose headers are slow to compile.
+#include <zerosched/sharded_optimizer.h>
 #include <zerosched/trainable.h>
+
+#include "engine/engine.h"
 
 #include <torch/csrc/jit/api/module.h>
 
@@ -27,6 +30,10 @@ Trainable::Trainable(const torch::jit::Module& module) : module_(tensors_of(modu
     if (!alive) return std::nullopt;
     return tensors_of(torch::jit::Module(alive));
   };
+}
+
+void ShardedOptimizer::ready(const torch::jit::Module& module) {
+  if (engine().may_be_in_flight()) ready(tensors_of(module).parameters);
 }
 
 }  // namespace zerosched

@@ -84,6 +84,15 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
   return loss;
 }
 
+void ShardedOptimizer::ready(at::TensorList parameters) { engine().ready(parameters); }
+
+void ShardedOptimizer::ready(const NamedParameters& parameters) {
+  if (!engine().may_be_in_flight()) return;
+  std::vector<at::Tensor> tensors;
+  for (const auto& named : parameters) tensors.push_back(named.second);
+  engine_->ready(tensors);
+}
+
 bool ShardedOptimizer::step_scaled(double loss_scale) {
   check_param_groups();
   return engine().step_scaled(group_options(), loss_scale);

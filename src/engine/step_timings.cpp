@@ -21,7 +21,7 @@ void StepTimings::begin(Timings& timings) const {
   timings.between_steps = seconds(Clock::now() - last_end_->time);
   // A thread may have the id of one that is gone, and has waited less then.
   if (last_end_->thread == std::this_thread::get_id()) {
-    timings.wait_between_steps = std::max(0.0, seconds(waited() - last_end_->waited));
+    timings.wait_between_steps = std::max(0.0, seconds(waited() - last_end_->waited) - timings.wait_ready);
   }
 }
 

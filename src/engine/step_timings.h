@@ -38,7 +38,7 @@ class ZEROSCHED_EXPORT StepTimings {
     std::thread::id thread;
   };
 
-  /// For a step that begins now; fills in what was between steps.
+  /// For a step that begins now; fills in what was between steps but wait_ready, which is there.
   void begin(Timings& timings) const;
   /// For a step that ends now.
   void add(const Timings& timings);

@@ -29,7 +29,8 @@ struct OwnWork {
 // Backward is a part of what is between steps, and says more.
 constexpr OwnWork kOwnWork[] = {{"backward", [](const Timings& mean) { return mean.backward; }},
     {"update", [](const Timings& mean) { return mean.update; }},
-    {"between_steps", [](const Timings& mean) { return mean.between_steps - mean.wait_between_steps; }}};
+    {"between_steps",
+        [](const Timings& mean) { return mean.between_steps - mean.wait_between_steps - mean.wait_ready; }}};
 
 /// The phase in which `rank` is slower than the others by at least half of what they wait.
 std::string slow_phase(const std::vector<TimingReport::Rank>& ranks, size_t rank, double waited) {

@@ -1,8 +1,10 @@
+#include <zerosched/trainable.h>
 #include <zerosched/update_batch_norm.h>
 
 #include "comm/agree.h"
 #include "comm/message_of.h"
 #include "engine/norm_layer.h"
+#include "engine/parameter_claim.h"
 
 #include <ATen/ATen.h>
 
@@ -16,6 +18,11 @@ class BatchNormPass::Impl {
   template <typename Module>
   explicit Impl(Module& module) {
     try {
+      // What forward is going to use, whether it says so or not.
+      std::vector<at::Tensor> parameters;
+      const Trainable trainable(module);
+      for (const auto& named : trainable.module()->parameters) parameters.push_back(named.second);
+      ParameterClaim::settle(parameters);
       layers_ = norm_layers_of(module);
     } catch (const std::exception& exception) {
       error_ = detail::message_of(exception);  // for finish(), where all ranks hear of it

@@ -85,7 +85,7 @@ void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
     detail::agree_on(communicator, [&] {
       if (communicator.rank() != 0) return;
       const detail::TensorFile file(path);
-      const auto use = engine.executor().enter();
+      const auto use = engine.enter();
       for (size_t i = 0; i < targets.size(); ++i) {
         engine.executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
       }

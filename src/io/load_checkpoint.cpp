@@ -181,7 +181,7 @@ CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, con
   const at::NoGradGuard no_grad;
   try {
     agree_on(communicator, [&] {
-      const auto use = engine.executor().enter();
+      const auto use = engine.enter();
       state->read_into_shards();
       if (rank != 0) return;
       const TensorFile file(dir + '/' + kModuleFileName);

@@ -133,7 +133,7 @@ void save_checkpoint(Engine& engine, const GroupOptions& options, const std::str
       for (const auto& [name, tensor] : extra.local.tensors)
         tensors.emplace_back(tensor_name::kLocal + name, tensor);
       const std::string name = rank_file_name(rank);
-      const auto use = engine.executor().enter();
+      const auto use = engine.enter();
       report.files[name] = write_tensors(folder->file(name), tensors, engine.executor());
       if (rank == 0) {
         report.files[kModuleFileName] =

@@ -2,6 +2,8 @@
 #include "engine/device_trainer.h"
 #include "io/scratch.h"
 
+#include <limits>
+
 namespace zerosched::testing {
 namespace {
 
@@ -17,6 +19,54 @@ TEST(EngineOnDevice, TrainsToTheBitsOfTheCpu) {
         expect_same_bits(DeviceTrainer(runtime, transport).run(all[j]), host);
       }
     }
+  }
+}
+
+TEST(EngineOnDevice, OverlappingForwardChangesNoBits) {
+  for (Job job : jobs()) {
+    if (!job.overlaps_forward) continue;
+    const Outcome overlapping = on_host(job);
+    for (const Transport transport : transports()) {
+      for (uint64_t seed = 0; seed < 3; ++seed) {
+        FakeRuntime runtime(1, seed);
+        DeviceTrainer trainer(runtime, transport);
+        // Each has to wait, also for what the other has waited for.
+        trainer.reads_in_both_streams = true;
+        trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+          if (step == 0) runtime.order(streams[0], streams[1]);  // that the optimizer was constructed in
+        };
+        trainer.before_it_goes = [&] { trainer.reads_in_both_streams = false; };
+        expect_same_bits(trainer.run(job), overlapping);
+      }
+    }
+    job.overlaps_forward = job.checks_ready = false;
+    expect_same_bits(overlapping, on_host(job));
+  }
+}
+
+// Each parameter is a bucket, so that no other's ready() is its own.
+TEST(EngineOnDevice, AForgottenReadyReadsNaN) {
+  Job job;
+  job.bucket_bytes = 1;
+  const Outcome right = on_host(job);
+  job.overlaps_forward = job.checks_ready = true;
+  job.forgets_ready = 2;
+  const auto expect_nan = [&](const Outcome& outcome) {
+    EXPECT_TRUE(
+        same_bits(outcome.y_at_start.front(), right.y_at_start.front()));  // no step, nothing is on its way
+    for (size_t step = 1; step < right.y_at_start.size(); ++step) {
+      at::Tensor expected = right.y_at_start[step].clone();
+      const auto& shapes = job.shapes;
+      const int64_t begin = shapes[0][0] + shapes[1][0] * shapes[1][1];
+      expected.narrow(0, begin, shapes[2][0]).fill_(std::numeric_limits<double>::quiet_NaN());
+      EXPECT_TRUE(at::allclose(outcome.y_at_start[step], expected, 0, 0, /*equal_nan=*/true));
+    }
+    expect_same_bits(outcome.state, right.state);
+  };
+  expect_nan(on_host(job));
+  for (const Transport transport : transports()) {
+    FakeRuntime runtime;
+    expect_nan(DeviceTrainer(runtime, transport).run(job));
   }
 }
 
@@ -84,6 +134,24 @@ TEST(EngineOnDevice, RefusesToBecomePartOfAGraph) {
           [&] { trainer.engine().full_state("z"); },
           [&] { detail::save_checkpoint(trainer.engine(), {&options}, scratch / "step", {}, {}); }};
       for (const auto& call : calls) testing::expect_error(call, {kWhatToCapture});
+      runtime.set_capturing(streams[0], false);
+    };
+    testing::expect_same_bits(trainer.run(job), host);
+  }
+}
+
+TEST(EngineOnDevice, ReadyRefusesToBecomePartOfAGraph) {
+  Job job;
+  const Outcome host = on_host(job);
+  job.overlaps_forward = true;
+  for (const bool checks : {false, true}) {
+    job.checks_ready = checks;
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transports().front());
+    trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+      if (step == 0) return;
+      runtime.set_capturing(streams[0], true);
+      testing::expect_error([&] { trainer.engine().ready(at::TensorList()); }, {kWhatToCapture});
       runtime.set_capturing(streams[0], false);
     };
     testing::expect_same_bits(trainer.run(job), host);

@@ -8,8 +8,7 @@
 #include "support/world.h"
 
 #ifdef ZEROSCHED_TEST_NCCL
-#include "comm/fake_nccl.h"
-#include "comm/nccl/nccl_backend.h"
+#include "comm/over_fake_nccl.h"
 #endif
 
 #include <chrono>
@@ -36,7 +35,9 @@ class DeviceTrainer final : public Trainer {
 
   double watch_seconds = 0.005;
   const FakeKernels& kernels() const { return kernels_; }
-  bool backward_is_beside = false;  ///< hooks come in the second stream only
+  bool backward_is_beside = false;     ///< hooks come in the second stream only
+  bool reads_in_both_streams = false;  ///< y of every other parameter in the second
+  std::function<void(bool)> in_ready = [](bool) {};
   using Streams = std::vector<device::Stream>;
   std::function<void(int64_t step, size_t buckets, const Streams&)> at_step = [](int64_t, size_t,
                                                                                   const Streams&) {};
@@ -49,16 +50,7 @@ class DeviceTrainer final : public Trainer {
   std::shared_ptr<Communicator> communicator() override {
     std::shared_ptr<Communicator> made;
 #ifdef ZEROSCHED_TEST_NCCL
-    if (transport_ == Transport::nccl) {
-      auto& fake = FakeNccl::instance();
-      fake.reset(runtime_);
-      detail::NcclOptions options;
-      options.timeout_seconds = 20;
-      options.watch_seconds = watch_seconds;
-      options.api = &fake.api();
-      options.runtime = &runtime_;
-      made = detail::make_nccl_communicator(*world(), std::nullopt, options);
-    }
+    if (transport_ == Transport::nccl) made = over_fake_nccl(runtime_, watch_seconds);
 #endif
     if (transport_ == Transport::staged) {
       detail::MpiOptions options;
@@ -79,11 +71,24 @@ class DeviceTrainer final : public Trainer {
     for (const auto& [name, parameter] : parameters_) numel += parameter.numel();
     at::Tensor all = runtime_.empty(numel, parameters_.front().second.scalar_type(), 0);
     int64_t begin = 0;
-    for (const auto& [name, parameter] : parameters_) {
+    for (size_t p = 0; p < parameters_.size(); ++p) {
+      const at::Tensor& parameter = parameters_[p].second;
+      if (reads_in_both_streams) runtime_.set_current_stream(p % 2 == 0 ? main_ : side_);
+      ready(p);
       runtime_.assign(all.narrow(0, begin, parameter.numel()), parameter.detach().reshape({-1}));
       begin += parameter.numel();
     }
+    if (reads_in_both_streams) {
+      runtime_.set_current_stream(main_);
+      runtime_.order(side_, main_);
+    }
     return all;
+  }
+
+  void ready(size_t index) override {
+    in_ready(!job().waits_by_train);
+    Trainer::ready(index);
+    in_ready(false);
   }
 
   at::Tensor make_gradient(const at::Tensor& value, int64_t parameter) override {

@@ -47,7 +47,7 @@ NamedParameters first_parameters(at::ScalarType dtype) { return first_parameters
 std::vector<std::vector<int64_t>> usual_shapes() { return {{40}, {7, 5}, {3}, {64}, {90}, {11}}; }
 
 std::vector<Job> jobs() {
-  std::vector<Job> all(15);
+  std::vector<Job> all(20);
   all[1].buffers = 1;
   all[2].overlaps = false;
   all[3].max_grad_norm = 1.0;
@@ -70,6 +70,13 @@ std::vector<Job> jobs() {
   all[13].max_grad_norm = 1;
   all[14].overlaps = false;
   all[14].clips_by_function = true;
+  for (size_t j = 15; j < all.size(); ++j) all[j].overlaps_forward = true;
+  all[16].checks_ready = true;
+  all[17].overlaps = false;
+  all[17].max_grad_norm = 1;
+  all[18].weighs = all[18].joins = all[18].checks_ready = true;
+  all[19].dtype = at::kHalf;
+  all[19].loss_scaling = all[19].overflows = true;
   return all;
 }
 
@@ -106,6 +113,7 @@ Outcome Trainer::run(const Job& job) {
   }
   ShardingOptions sharding = buckets_of(job.bucket_bytes);
   sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
+  sharding.overlap_forward(job.overlaps_forward).check_ready(job.checks_ready);
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
@@ -154,8 +162,16 @@ Outcome Trainer::run(const Job& job) {
 
 at::Tensor Trainer::y_now() {
   std::vector<at::Tensor> all;
-  for (const auto& [name, parameter] : parameters_) all.push_back(parameter.detach().reshape({-1}));
+  for (size_t p = 0; p < parameters_.size(); ++p) {
+    ready(p);
+    all.push_back(parameters_[p].second.detach().reshape({-1}));
+  }
   return at::cat(all);
+}
+
+void Trainer::ready(size_t index) {
+  if (!engine_ || static_cast<int64_t>(index) == job_.forgets_ready) return;
+  job_.waits_by_train ? engine_->train() : engine_->ready(parameters_[index].second);
 }
 
 void Trainer::backward(int64_t step) {

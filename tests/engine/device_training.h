@@ -38,6 +38,10 @@ struct Job {
   bool joins = false;   ///< all but rank 0 run out before the last step
   bool clips_by_function = false;
   bool clips_values = false;
+  bool overlaps_forward = false;  ///< and y is read parameter by parameter, each after a ready() of its own
+  bool checks_ready = false;
+  int64_t forgets_ready = -1;   ///< a parameter that is read without
+  bool waits_by_train = false;  ///< for all of y at once, by a call that does nothing else
   int64_t steps = 3;
 };
 
@@ -73,6 +77,8 @@ class Trainer {
   virtual at::Tensor to_host(const at::Tensor& tensor) = 0;
   /// A copy of all parameters, flat, as they are when the trainer's stream gets there.
   virtual at::Tensor y_now();
+  /// Before parameter `index` is read.
+  virtual void ready(size_t index);
   /// Around what the parameter's part of forward queues.
   virtual std::shared_ptr<void> forward_of(int64_t) { return nullptr; }
   /// Called by backward.
@@ -85,6 +91,7 @@ class Trainer {
   virtual void end() {}
 
   NamedParameters parameters_;
+  const Job& job() const { return job_; }
 
  private:
   void backward(int64_t step);

@@ -21,6 +21,7 @@ CHAR_GPT = [
     ("--data {text} --dim many", "--dim"),
     ("--data {text} --dim 99999999999999999999", "--dim"),
     ("--data {text} --dim 100 --heads 3", "--heads 3"),
+    ("--data {text} --check-ready", "--check-ready requires --overlap-forward"),
     ("--data {text} --layers 0", "--layers"),
     ("--data {text} --batch 0", "--batch"),
     ("--data {text} --steps 0", "--steps"),

@@ -130,6 +130,12 @@ class CharGpt(unittest.TestCase):
         for loss in ("first_loss", "last_loss", "eval_loss_x", "eval_loss_y"):
             self.assertEqual(again[loss], self.report[loss], loss)
 
+    def test_forward_while_parameters_arrive_gives_the_same_bits(self):
+        for flags in ([], ["--check-ready"]):
+            report, _ = self.train(2, "--bucket-bytes", "20000", "--overlap-forward", *flags)  # several per block
+            for loss in ("first_loss", "last_loss", "eval_loss_x", "eval_loss_y"):
+                self.assertEqual(report[loss], self.report[loss], (loss, flags))
+
     def test_alone(self):
         report, _ = self.train(1)
         self.assertEqual(report["world_size"], 1)
