@@ -1,6 +1,7 @@
 #include "arrays.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/DefaultDtype.h>
 #include <nlohmann/json.hpp>
 
 #include <cerrno>
@@ -11,7 +12,7 @@
 
 namespace {
 
-constexpr int kFormat = 1;  // that of prepare_data.py
+constexpr int kFormat = 2;  // that of prepare_data.py
 
 at::ScalarType dtype_of(const std::string& name) {
   static const std::map<std::string, at::ScalarType> dtypes = {{"uint8", at::kByte}, {"int8", at::kChar},
@@ -56,4 +57,8 @@ const at::Tensor& Arrays::operator[](const std::string& name) const {
   const auto found = arrays_.find(name);
   if (found == arrays_.end()) throw std::runtime_error(description_ + " names no array " + name);
   return found->second;
+}
+
+at::Tensor Arrays::real(const std::string& name) const {
+  return (*this)[name].to(c10::get_default_dtype_as_scalartype());
 }

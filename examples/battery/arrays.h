@@ -14,6 +14,8 @@ class Arrays {
 
   /// By name, in the dtype and shape of the file. Throws std::runtime_error if there is none of that name.
   const at::Tensor& operator[](const std::string& name) const;
+  /// As `operator[]`, in LibTorch's default dtype, which --dtype sets: what a model takes as input.
+  at::Tensor real(const std::string& name) const;
 
  private:
   std::string description_;  // path of the JSON file

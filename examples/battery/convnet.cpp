@@ -59,7 +59,8 @@ struct Images {
 
   /// [n, 1, 28, 28] of about zero mean and unit variance over the training images.
   torch::Tensor input(const torch::Tensor& samples) const {
-    return pixels.index_select(0, samples).unsqueeze(1).to(torch::kFloat).div_(255).sub_(0.286).div_(0.353);
+    const auto images = pixels.index_select(0, samples).unsqueeze(1);
+    return images.to(torch::get_default_dtype_as_scalartype()).div_(255).sub_(0.286).div_(0.353);
   }
   torch::Tensor target(const torch::Tensor& samples) const {
     return labels.index_select(0, samples).to(torch::kLong);

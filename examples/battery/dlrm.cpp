@@ -48,8 +48,8 @@ struct Ratings {
 class Recommender : public Task {
  public:
   explicit Recommender(const Arrays& arrays)
-      : train_{arrays["train_categories"].to(torch::kLong), arrays["train_ratings"]},
-        test_{arrays["test_categories"].to(torch::kLong), arrays["test_ratings"]},
+      : train_{arrays["train_categories"].to(torch::kLong), arrays.real("train_ratings")},
+        test_{arrays["test_categories"].to(torch::kLong), arrays.real("test_ratings")},
         mean_(train_.ratings.mean().item<double>()),
         model_(arrays["levels"]) {}
 

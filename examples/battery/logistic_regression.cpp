@@ -19,8 +19,8 @@ struct Letters {
 class LogisticRegression : public Task {
  public:
   explicit LogisticRegression(const Arrays& arrays)
-      : train_{arrays["train_features"], arrays["train_labels"]},
-        test_{arrays["test_features"], arrays["test_labels"]},
+      : train_{arrays.real("train_features"), arrays["train_labels"]},
+        test_{arrays.real("test_features"), arrays["test_labels"]},
         optimum_(arrays["optimum"].item<double>()),
         model_(train_.features.size(1), kLetters) {
     init::zeros_(model_->weight);

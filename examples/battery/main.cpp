@@ -76,6 +76,8 @@ int run(zerosched::Session& session, const CommandLine& line) {
     try {
       at::set_num_threads(options.threads);
       torch::manual_seed(options.seed);
+      torch::set_default_dtype(
+          c10::scalarTypeToTypeMeta(options.dtype == "float64" ? at::kDouble : at::kFloat));
       task = make_task(options.task, options.data, session, options.batch);
       lines = std::make_unique<Lines>(session, options.out);
     } catch (const std::exception& error) {

@@ -72,11 +72,11 @@ TORCH_MODULE(MessagePassing);
 /// Molecules one after the other: the atoms of the i-th are those from atom_begin[i] up to atom_begin[i + 1].
 struct Molecules {
   Molecules(const Arrays& arrays, const std::string& part)
-      : atoms(arrays[part + "_atoms"].to(torch::kFloat)),
+      : atoms(arrays.real(part + "_atoms")),
         bonds(arrays[part + "_bonds"].to(torch::kLong)),
         atom_begin(arrays[part + "_atom_begin"]),
         bond_begin(arrays[part + "_bond_begin"]),
-        log_solubility(arrays[part + "_log_solubility"]) {}
+        log_solubility(arrays.real(part + "_log_solubility")) {}
 
   Graph graph_of(const torch::Tensor& samples) const {
     const auto atoms_from = atom_begin.accessor<int64_t, 1>();
@@ -100,7 +100,7 @@ struct Molecules {
     const auto counts = atom_begin.index_select(0, samples + 1) - atom_begin.index_select(0, samples);
     return {torch::cat(features), torch::tensor(from, torch::kLong), torch::tensor(to, torch::kLong),
         torch::tensor(type, torch::kLong), torch::tensor(molecule, torch::kLong),
-        counts.unsqueeze(1).to(torch::kFloat)};
+        counts.unsqueeze(1).to(atoms.scalar_type())};
   }
 
   torch::Tensor atoms;  // features, [atoms, 25]

@@ -135,9 +135,11 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--threads", options.threads, "per rank (default 1)")
       ->check(integer_in(1, 1024))
       ->group("Run");
-  app.add_flag("--flip-batches", options.flip_batches,
-         "each batch in the opposite order: what other orders of addition do by themselves, to compare with "
-         "what other numbers of ranks do")
+  app.add_option("--dtype", options.dtype,
+         "of parameters and inputs; float64 to compare numbers of ranks, whose sums differ in their last "
+         "digits")
+      ->check(CLI::IsMember({"float32", "float64"}))
+      ->capture_default_str()
       ->group("Run");
   app.add_option("--out", options.out, "file for the JSON lines instead of standard output")->group("Run");
 

@@ -22,9 +22,9 @@ struct Options {
   int64_t batch = 0;                 // of all ranks together
   std::vector<int64_t> evaluate_at;  // steps, ascending; 0 is before the first
   uint64_t seed = 0;
-  int threads = 1;  // per rank
-  bool flip_batches = false;
-  std::string out;  // file for the JSON lines; empty: standard output
+  int threads = 1;                // per rank
+  std::string dtype = "float32";  // of parameters and inputs
+  std::string out;                // file for the JSON lines; empty: standard output
 };
 
 /// What a command line asks for: to run with `options`, to print `help`, or neither because of `problem`.

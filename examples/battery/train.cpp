@@ -47,7 +47,7 @@ Json description(const zerosched::Session& session, const Options& options, Task
       {"weight_decay", options.weight_decay}, {"beta1", or_null(options.beta1)},
       {"beta2", or_null(options.beta2)}, {"momentum", or_null(options.momentum)},
       {"nesterov", options.nesterov}, {"schedule", options.schedule}, {"warmup", options.warmup},
-      {"steps", options.steps}, {"batch", options.batch}, {"seed", options.seed},
+      {"steps", options.steps}, {"batch", options.batch}, {"seed", options.seed}, {"dtype", options.dtype},
       {"world_size", session.world_size()}, {"parameters", parameters}, {"state_bytes", state_bytes}};
 }
 
@@ -110,7 +110,7 @@ void train(const zerosched::Session& session, const Options& options, Task& task
   while (step < options.steps && !diverged) {
     const auto start = std::chrono::steady_clock::now();
     const auto samples = order.next(session.rank(), session.world_size());
-    const auto loss = task.loss(options.flip_batches ? samples.flip(0) : samples);
+    const auto loss = task.loss(samples);
     optimizer->step_weight(loss.weight);
     loss.mean.backward();
     schedule_lr(*optimizer, options, ++step);
