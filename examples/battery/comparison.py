@@ -2,21 +2,24 @@
 
 Each arm is tuned in the same way. With seed 0: every learning rate, then every weight decay at the best, then every
 beta2. An optimum at the end of a grid extends it. Then the best two settings with all seeds. Schedule-Free is tuned
-for the longest length only, and each schedule for each length.
+for the longest length only, and each schedule for each length. Tasks that take least come first; table and figures are
+made anew after each.
 """
 import argparse
 import asyncio
-import datetime
+import collections
+import contextlib
+import fcntl
 import itertools
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import time
 
 import figures
+import origin
 import plan
 import prepare_data
 import table
@@ -59,25 +62,16 @@ class Progress:
         print(f"\r{text:<100}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
 
 
-def machine():
-    """The processor's name and the number of cores."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def commit():
-    """Of the tree that this file is in, with + if it has changed; None without git."""
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            cwd=os.path.dirname(os.path.abspath(__file__)), capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return result.stdout.strip() or None
+@contextlib.contextmanager
+def alone_in(folder):
+    """Keeps others from recording runs in the folder at the same time, which would do all of them twice."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"battery: another run is at work in {folder}; wait until it has ended, or give another --out")
+        yield
 
 
 class Runner:
@@ -89,16 +83,22 @@ class Runner:
         self.records = {}
         self.running = {}
         self.progress = Progress()
-        self.origin = {"commit": commit(), "machine": machine()}
         self.started = 0
-
-    def runs_of(self, task):
-        return self.recorded(task).runs.values()
 
     def recorded(self, task):
         if task.name not in self.records:
             self.records[task.name] = Records(self.out, task.name)
         return self.records[task.name]
+
+    def say_what_is_of_other_commits(self, tasks):
+        """Records are kept by command line alone: whether another program would do the same is for the user to say."""
+        own = origin.commit()
+        for task in tasks:
+            records = self.recorded(task)
+            others = collections.Counter(run["commit"] for run in records.runs.values() if run["commit"] != own)
+            for other, count in others.items():
+                print(f"battery: {count} runs of {task.name} are there of commit {other}, this is {own}; to have them "
+                      f"done again, move {records.path} away", file=sys.stderr)
 
     async def run(self, task, arm, steps, seed, settings):
         """The record of the run, which may have been made before or be asked for twice at once."""
@@ -117,7 +117,7 @@ class Runner:
             start, *evaluations, end = lines
             records.add({
                 "task": task.name, "arm": arm, "steps": steps, "seed": seed, "settings": settings,
-                "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"), **self.origin,
+                **origin.origin(),
                 **{name: start[name] for name in ("batch", "warmup", "world_size", "parameters", "state_bytes")},
                 **{name: end[name] for name in ("diverged", "step_s", "cpu_s", "peak_rss_mib")},
                 "evaluations": [{name: value for name, value in line.items() if name != "kind"}
@@ -185,16 +185,21 @@ def searches(task, is_quick):
             yield schedule, steps, task.lr["scheduled"], task.other
     for arm in plan.EXTREMES:
         if arm in task.lr:
-            yield arm, task.steps, task.lr[arm], ()
+            yield arm, task.steps, task.lr[arm], task.other
 
 
-async def compare(runner, tasks, is_quick):
+async def compare(runner, tasks, is_quick, report):
+    """All that is not done; `report` is called with the names of those that are, after each."""
     for task in tasks:
         for _, steps, lr, other in searches(task, is_quick):
             settings = len(lr.values) + sum(len(axis.values) - 1 for axis in other)
             runner.progress.expect(task, steps, settings + 2 * (task.seeds - 1))
-    for task in tasks:  # one after the other, so that an interrupted comparison has whole panels
+    done = []
+    # One after the other, so that an interrupted comparison has whole panels.
+    for task in sorted(tasks, key=lambda task: task.steps * task.step_s):
         await asyncio.gather(*(tune(runner, task, *search) for search in searches(task, is_quick)))
+        done.append(task.name)
+        report(done)
 
 
 def main():
@@ -218,14 +223,24 @@ def main():
         sys.exit(3)
     tasks = [plan.quick(plan.TASKS[name]) if arguments.quick else plan.TASKS[name] for name in names]
     runner = Runner(arguments.program, arguments.data, out, arguments.jobs)
+
+    def report(done):
+        """Table and figures of these tasks and of what else is in the folder."""
+        shown = [plan.quick(task) if arguments.quick else task for name, task in plan.TASKS.items()
+                 if name in done or (name not in names and os.path.exists(Records(out, name).path))]
+        table.write(out, shown, arguments.quick)
+        figures.draw(out, shown, arguments.quick)
+
     try:
-        asyncio.run(compare(runner, tasks, arguments.quick))
+        with alone_in(out):
+            runner.say_what_is_of_other_commits(tasks)
+            asyncio.run(compare(runner, tasks, arguments.quick, report))
     except RuntimeError as error:
         sys.exit(f"battery: {error}")
     except KeyboardInterrupt:
         sys.exit("battery: interrupted; the next start goes on from here")
-    print(table.write(out, tasks, arguments.quick))
-    figures.draw(out, tasks, arguments.quick)
+    with open(os.path.join(out, "table.md"), encoding="utf-8") as file:
+        print(file.read())
     were_there = runner.progress.runs - runner.started
     print(f"battery: {runner.started} runs started, {were_there} were there; results are in {out}", file=sys.stderr)
 

@@ -6,6 +6,7 @@ usage: figures.py [--quick] FOLDER [TASK...]
 FOLDER/battery.png: of each task the metric over steps of one Schedule-Free run, with a band over seeds, and the front
 of tuned schedules; below it the difference to the front. FOLDER/averaging.png: Schedule-Free between its two extremes.
 """
+import math
 import os
 import statistics
 import sys
@@ -41,6 +42,9 @@ def show_upper_part(axes, task, comparison):
     low = min(min(arms[0].values(last)), min(arms[2].values(last)))
     if task.log_metric:
         axes.set_yscale("log")
+    if not math.isfinite(high):
+        return  # every seed of a shortest run has diverged
+    if task.log_metric:
         axes.set_ylim(low / 1.3, 4 * high)
     else:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low))

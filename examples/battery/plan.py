@@ -55,7 +55,9 @@ class Task:
     lr: dict  # "schedule-free", "scheduled", and for some EXTREMES: Axis
     defaults: dict  # of the settings but the learning rate
     other: tuple  # Axis of each of these that is tuned, the same for every arm
+    second: tuple = ()  # (metric, title) that the table shows beside it
     log_metric: bool = False
+    points: tuple = (13, 7)  # read-off points of a Schedule-Free run, and of one with a schedule
 
 
 ADAMW = {"schedule-free": ("adamw-schedulefree", ()), "scheduled": ("adamw", ())}
@@ -71,17 +73,17 @@ TASKS = {task.name: task for task in (
     Task("lstm", "LSTM: CMUdict, letters to phonemes", "nats_per_phoneme", "nats per phoneme", 3200, 3, 0.0058, ADAMW,
          {"scheduled": learning_rates(4e-3, 8e-3, 16e-3, 24e-3, 32e-3),
           "schedule-free": learning_rates(10e-3, 14e-3, 20e-3, 30e-3, 40e-3)},
-         *adamw(0.05, 0.95)),
+         *adamw(0.05, 0.95), second=("phoneme_error", "phoneme error")),
     Task("cnn", "CNN with BatchNorm: Fashion-MNIST, SGD", "error", "test error", 2800, 3, 0.0059, SGD,
          {"scheduled": learning_rates(0.02, 0.05, 0.1, 0.2, 0.4),
           "schedule-free": learning_rates(0.25, 0.5, 1.0, 2.0, 4.0),
           "polyak": learning_rates(0.05, 0.1, 0.2, 0.4, 0.8),
           "primal": learning_rates(0.25, 0.5, 1.0, 2.0, 4.0)},
-         *sgd(1e-4)),
+         *sgd(1e-4), second=("cross_entropy", "cross-entropy")),
     Task("gnn", "GNN: solubility of molecules", "mae", "mean absolute error, log10 mol/l", 1600, 5, 0.0037, ADAMW,
          {"scheduled": learning_rates(1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
           "schedule-free": learning_rates(1e-3, 2.5e-3, 5e-3, 10e-3, 20e-3)},
-         *adamw(0.05, 0.999)),
+         *adamw(0.05, 0.999), second=("rmse", "RMSE")),
     Task("recommender", "DLRM: InstEval, ratings", "rmse", "RMSE of ratings", 8192, 5, 0.0009, ADAMW,
          {"scheduled": learning_rates(0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3),
           "schedule-free": learning_rates(0.5e-3, 1e-3, 2e-3, 4e-3, 8e-3)},
@@ -91,7 +93,7 @@ TASKS = {task.name: task for task in (
           "schedule-free": learning_rates(0.01, 0.02, 0.03, 0.05, 0.07, 0.1),
           "polyak": learning_rates(0.01, 0.02, 0.03, 0.05, 0.07, 0.1),
           "primal": learning_rates(0.002, 0.005, 0.01, 0.02, 0.03, 0.05)},
-         {"weight_decay": 0.0, "beta2": 0.999}, (), log_metric=True),
+         {"weight_decay": 0.0, "beta2": 0.999}, (), second=("test_error", "test error"), log_metric=True),
 )}
 
 SCHEDULES = ("cosine", "linear")
@@ -99,9 +101,9 @@ EXTREMES = ("polyak", "primal")  # Schedule-Free with beta1 0 and 1
 
 
 def quick(task):
-    """The task in two lengths of a sixteenth and an eighth, with one seed and two learning rates."""
+    """The task in two lengths of a thirty-second and a sixteenth, with one seed and two learning rates."""
     return dataclasses.replace(
-        task, steps=task.steps // 8, seeds=1, other=(),
+        task, steps=task.steps // 32 * 2, seeds=1, other=(), points=(7, 3),
         lr={arm: Axis("lr", task.lr[arm].values[1:3]) for arm in ("schedule-free", "scheduled")})
 
 
@@ -120,7 +122,7 @@ def arguments(task, arm, steps, seed, settings):
     scheduled = arm in SCHEDULES
     optimizer, further = task.optimizers["scheduled" if scheduled else "schedule-free"]
     result = ["--task", task.name, "--optimizer", optimizer, *further, "--steps", steps, "--seed", seed]
-    result += ["--evaluate-at", ",".join(map(str, read_off_points(steps, 7 if scheduled else 13)))]
+    result += ["--evaluate-at", ",".join(map(str, read_off_points(steps, task.points[scheduled])))]
     # Of its own length; or a fixed count, because Schedule-Free is not to know when it will be stopped.
     result += ["--warmup", max(1, round(0.05 * steps if scheduled else 0.0125 * task.steps))]
     if scheduled:

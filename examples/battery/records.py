@@ -62,16 +62,21 @@ class Chosen:
         self.metric = task.metric
         self.runs = min(whole, key=lambda group: statistics.fmean(value_at(run, task.metric, steps) for run in group))
         self.settings = self.runs[0]["settings"]
+        tried = {name: {json.loads(setting)[name] for setting in by_setting} for name in self.settings}
+        # Of those settings that several values were tried of; no decay at all is an end of its own.
+        self.at_end = [name for name, value in self.settings.items()
+                       if len(tried[name]) > 1 and value in (min(tried[name]), max(tried[name])) and value != 0]
 
-    def values(self, step):
-        return [value_at(run, self.metric, step) for run in self.runs]
+    def values(self, step, metric=None):
+        """Of each seed; of the metric that the setting was chosen by, or of another."""
+        return [value_at(run, metric or self.metric, step) for run in self.runs]
 
-    def mean(self, step):
-        return statistics.fmean(self.values(step))
+    def mean(self, step, metric=None):
+        return statistics.fmean(self.values(step, metric))
 
-    def deviation(self, step):
+    def deviation(self, step, metric=None):
         """Over seeds; 0 where there is one."""
-        values = self.values(step)
+        values = self.values(step, metric)
         return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else 0.0
 
 

@@ -7,39 +7,60 @@ import argparse
 import os
 
 import plan
-from records import Comparison, Records
+from records import Chosen, Comparison, Records
 
 EXPLANATION = """
 Values after T/8, T/4, T/2 and T steps, ± the standard deviation over seeds; less is better. Schedule-Free is one run
-per seed, tuned for T alone; each schedule is tuned at each length. Settings in brackets are at T: the learning rate,
-weight decay and beta2 chosen, of how many tried there. Verdict: "below" where Schedule-Free's mean is at most that of
-the better schedule, "above, in noise" where it is above by at most the pooled deviation.
+per seed, tuned for T alone, and so are its extremes; each schedule is tuned at each length. Settings in brackets are
+those at T: learning rate, weight decay and beta2 chosen, and of how many tried; * is an end of the values tried.
+Verdict: "below" where Schedule-Free's mean is at most that of the better schedule, "above, in noise" where it is above
+by at most the pooled deviation. Settings are chosen by the first metric, which is named with the task.
 """
+NAMES = {"schedule-free": "Schedule-Free", "polyak": "Polyak averaging (beta1 0)",
+         "primal": "primal averaging (beta1 1)"}
 
 
 def number(value):
     return f"{value:.2e}" if 0 < abs(value) < 0.01 else f"{value:.4f}"
 
 
-def values(chosen, steps):
-    deviation = f" ± {number(chosen.deviation(steps))}" if len(chosen.runs) > 1 else ""
-    return number(chosen.mean(steps)) + deviation
+def values(chosen, steps, metric=None):
+    deviation = f" ± {number(chosen.deviation(steps, metric))}" if len(chosen.runs) > 1 else ""
+    return number(chosen.mean(steps, metric)) + deviation
 
 
 def settings(chosen):
-    return f"[{', '.join(f'{value:g}' for value in chosen.settings.values())}; {chosen.tried}]"
+    chosen_values = ", ".join(f"{value:g}{'*' * (name in chosen.at_end)}" for name, value in chosen.settings.items())
+    return f"[{chosen_values}; {chosen.tried}]"
 
 
 def rows(task, records, is_quick):
-    """Of one task, one line per arm; without those arms that are not done."""
-    lengths = plan.lengths(task, is_quick)
-    comparison = Comparison(task, list(records.runs.values()), plan.SCHEDULES, lengths)
+    """Of one task, one line per arm and metric; LookupError if an arm is not done."""
+    lengths, runs = plan.lengths(task, is_quick), list(records.runs.values())
+    comparison = Comparison(task, runs, plan.SCHEDULES, lengths)
+    extremes = {arm: Chosen(task, runs, arm, task.steps) for arm in plan.EXTREMES if arm in task.lr}
+    chosen = {"schedule-free": dict.fromkeys(lengths, comparison.schedule_free), **comparison.scheduled,
+              **{arm: dict.fromkeys(lengths, extreme) for arm, extreme in extremes.items()}}
     yield [f"**{task.title}**, {task.metric_title}, T = {task.steps}, seeds: {task.seeds}"] + [""] * (len(lengths) + 1)
-    chosen = comparison.schedule_free
-    yield ["Schedule-Free", *(values(chosen, steps) for steps in lengths), settings(chosen)]
-    for schedule, by_length in comparison.scheduled.items():
-        yield [schedule, *(values(by_length[steps], steps) for steps in lengths), settings(by_length[lengths[-1]])]
+    for arm, by_length in chosen.items():
+        yield [NAMES.get(arm, arm), *(values(by_length[steps], steps) for steps in lengths),
+               settings(by_length[lengths[-1]])]
     yield ["verdict", *(comparison.verdict(steps) for steps in lengths), ""]
+    if task.second:
+        metric, title = task.second
+        for arm in ("schedule-free", *plan.SCHEDULES):
+            yield [f"{title}, {NAMES.get(arm, arm)}",
+                   *(values(chosen[arm][steps], steps, metric) for steps in lengths), ""]
+
+
+def made(folder, tasks):
+    """One line on when, by what and where the runs of these tasks were made, and what they took."""
+    runs = [run for task in tasks for run in Records(folder, task.name).runs.values()]
+    dates = sorted(run["date"][:10] for run in runs)
+    commits, machines = (", ".join(sorted({str(run[name]) for run in runs})) for name in ("commit", "machine"))
+    hours = sum(run["cpu_s"] for run in runs) / 3600
+    return (f"{len(runs)} runs, {hours:.2g} CPU hours, {' to '.join(sorted({dates[0], dates[-1]}))}, commit {commits}, on "
+            f"{machines}.\n") if runs else ""
 
 
 def write(folder, tasks, is_quick):
@@ -51,7 +72,7 @@ def write(folder, tasks, is_quick):
             lines += rows(task, Records(folder, task.name), is_quick)
         except LookupError as error:
             lines.append([f"**{task.title}**: {error}"] + [""] * (len(lengths) + 1))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + EXPLANATION
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + EXPLANATION + "\n" + made(folder, tasks)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "table.md"), "w", encoding="utf-8") as file:
         file.write(text)
