@@ -33,6 +33,10 @@ double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel);
 /// for p = 2 are those of sum_of_squares; other powers are those of std::pow, and slow.
 double sum_of_powers(c10::ScalarType dtype, const void* data, int64_t numel, double p);
 
+/// `weight` times <g, z - x>, in double, in the same order. z, x: of the dtype of the state of grad_dtype parameters.
+double inner_product(
+    c10::ScalarType grad_dtype, const void* g, const void* z, const void* x, int64_t numel, double weight);
+
 /// The largest |g|; NaN if an element is NaN, 0 of nothing.
 double max_abs(c10::ScalarType dtype, const void* data, int64_t numel);
 

@@ -8,13 +8,14 @@ namespace zerosched::kernels {
 /// The arithmetic of a step, one header each in rules/. The state tensors of each in order, by their names in
 /// arXiv 2405.15682; for adamw and sgd x is the parameters themselves in the state's precision.
 enum class Rule {
-  adamw_schedule_free,  ///< z, x, v
-  sgd_schedule_free,    ///< z, x
-  adamw,                ///< x, m, v
-  sgd,                  ///< x, m
+  adamw_schedule_free,           ///< z, x, v
+  adamw_schedule_free_momentum,  ///< z, x, m, v
+  sgd_schedule_free,             ///< z, x
+  adamw,                         ///< x, m, v
+  sgd,                           ///< x, m
 };
 
-inline constexpr size_t kMaxStateTensors = 3;
+inline constexpr size_t kMaxStateTensors = 4;
 
 /// The scalars of one step of one parameter group, computed on the host in double. Plain data, so that a GPU
 /// kernel can read the same struct from device memory. A rule reads those it needs.
@@ -27,6 +28,7 @@ struct StepScalars {
   double bias_correction2 = 1;  ///< what v is divided by
   double eps = 0;
   double weight_decay = 0;
+  double z_shrink = 1;  ///< adamw_schedule_free_momentum: what z is multiplied with, for weight decay at z
   double y_weight_before = 0;  ///< 1 - beta1 of the step that made the current y: y = lerp(x, z, this)
   double c = 0;                ///< weight of z in the average: x = lerp(x, z, c)
   double y_weight = 0;         ///< 1 - beta1 now: y = lerp(x, z, this)

@@ -33,6 +33,8 @@ inline std::vector<Variant> all_rules() {
   not_adaptive.adaptive = false;
   StepScalars nesterov = decays;
   nesterov.nesterov = true;
+  StepScalars decays_at_z = s;
+  decays_at_z.z_shrink = 0.9975;
   const auto in_box = [](StepScalars scalars) {
     scalars.clamp_low = -0.8, scalars.clamp_high = 0.3;  // of iterates that are normal about 0
     return scalars;
@@ -40,9 +42,12 @@ inline std::vector<Variant> all_rules() {
   return {{"AdamW Schedule-Free", Rule::adamw_schedule_free, 3, s},
       {"AdamW Schedule-Free with weight decay", Rule::adamw_schedule_free, 3, decays},
       {"AdamW Schedule-Free not adaptive", Rule::adamw_schedule_free, 3, not_adaptive},
+      {"AdamW Schedule-Free with momentum", Rule::adamw_schedule_free_momentum, 4, decays},
+      {"AdamW Schedule-Free with momentum, decay at z", Rule::adamw_schedule_free_momentum, 4, decays_at_z},
       {"SGD Schedule-Free", Rule::sgd_schedule_free, 2, decays}, {"AdamW", Rule::adamw, 3, decays},
       {"SGD", Rule::sgd, 2, decays}, {"SGD with Nesterov", Rule::sgd, 2, nesterov},
       {"AdamW Schedule-Free in a box", Rule::adamw_schedule_free, 3, in_box(decays)},
+      {"AdamW Schedule-Free with momentum in a box", Rule::adamw_schedule_free_momentum, 4, in_box(decays)},
       {"SGD Schedule-Free in a box", Rule::sgd_schedule_free, 2, in_box(decays)},
       {"AdamW in a box", Rule::adamw, 3, in_box(decays)}, {"SGD in a box", Rule::sgd, 2, in_box(nesterov)}};
 }
@@ -67,11 +72,14 @@ struct Shard {
     std::mt19937 generator(seed);
     fill_normal(y, generator, 1.0);
     fill_normal(g, generator, 0.1);
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 4; ++i) {
       state.emplace_back(state_dtype(types.param), numel);
-      fill_normal(state.back(), generator, i == 2 ? 0.1 : 1.0);
+      fill_normal(state.back(), generator, i >= 2 ? 0.1 : 1.0);
     }
-    for (int64_t i = 0; i < numel; ++i) state[2].set(i, state[2][i] * state[2][i]);
+    for (int64_t i = 0; i < numel; ++i) {
+      state[2].set(i, state[2][i] * state[2][i]);
+      state[3].set(i, state[3][i] * state[3][i]);
+    }
     for (size_t i = 0; i < sizes.size(); ++i) {
       used.push_back(!some_unused || i % 3 != 1);
       flags.set(static_cast<int64_t>(i), used.back() ? 2 : 0);
@@ -101,6 +109,15 @@ struct Shard {
   double sum_of_powers_on_cpu(double sum, double p) {
     for (size_t i = 0; i < sizes.size(); ++i) {
       if (used[i]) sum += sum_of_powers(dtypes.grad, at(g, begins[i]), sizes[i], p);
+    }
+    return sum;
+  }
+  /// Of what the rules call z and x.
+  double inner_product_on_cpu(double sum, double weight) {
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      if (!used[i]) continue;
+      sum += inner_product(
+          dtypes.grad, at(g, begins[i]), at(state[0], begins[i]), at(state[1], begins[i]), sizes[i], weight);
     }
     return sum;
   }

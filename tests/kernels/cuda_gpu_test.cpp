@@ -86,6 +86,12 @@ struct OnDevice {
           workspace.data<double>(), sum.data<double>(), stream);
     });
   }
+  double inner_product(ScalarType grad_dtype, double weight, const CudaStream& stream) const {
+    return reduced(stream, [&] {
+      cuda::inner_product(grad_dtype, weight, state[0].data(), state[1].data(), spans.data<GradientSpan>(),
+          span_count, numel, workspace.data<double>(), sum.data<double>(), stream);
+    });
+  }
   double max_abs(ScalarType grad_dtype, const CudaStream& stream) const {
     return reduced(stream, [&] {
       cuda::max_abs(grad_dtype, spans.data<GradientSpan>(), span_count, numel, workspace.data<double>(),
@@ -191,6 +197,7 @@ TEST_F(CudaGpu, SumsOfPowersAreThoseOfTheCpu) {
       const double general = expected.sum_of_powers_on_cpu(0, 3.5);
       EXPECT_NEAR(shard.sum_of_powers(dtype, 3.5, stream), general, 1e-12 * general);
       EXPECT_EQ(shard.max_abs(dtype, stream), expected.max_abs_on_cpu());
+      EXPECT_EQ(shard.inner_product(dtype, 0.3, stream), expected.inner_product_on_cpu(0, 0.3));
     }
     Shard bad({dtype, dtype}, {20000, 100}, false, 5);
     bad.g.set(3, std::numeric_limits<double>::quiet_NaN());

@@ -27,6 +27,8 @@ TEST(CudaNotBuilt, EveryCallNamesTheOption) {
   expect_names_the_option([&] { sum_of_squares_workspace_numel(0, 0); });
   expect_names_the_option([&] { sum_of_squares(dtype, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { sum_of_powers(dtype, 1, nullptr, 0, 0, nullptr, nullptr, nullptr); });
+  expect_names_the_option(
+      [&] { inner_product(dtype, 1, nullptr, nullptr, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { squares_by_parameter(dtype, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { max_abs(dtype, nullptr, 0, 0, nullptr, nullptr, nullptr); });
   expect_names_the_option([&] { clamp_gradient(dtype, nullptr, 0, 0, 1, nullptr); });

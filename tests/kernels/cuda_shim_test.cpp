@@ -76,6 +76,14 @@ struct OnDevice {
     cuda::sum_of_powers(grad_dtype, p, spans.data(), count, numel, workspace.data(), &sum, nullptr);
     return sum;
   }
+  double inner_product(ScalarType grad_dtype, double weight, double sum) const {
+    const auto count = static_cast<int64_t>(spans.size());
+    std::vector<double> workspace(static_cast<size_t>(cuda::sum_of_squares_workspace_numel(numel, count)),
+        std::numeric_limits<double>::quiet_NaN());
+    cuda::inner_product(grad_dtype, weight, state[0].data(), state[1].data(), spans.data(), count, numel,
+        workspace.data(), &sum, nullptr);
+    return sum;
+  }
   double max_abs(ScalarType grad_dtype) const {
     const auto count = static_cast<int64_t>(spans.size());
     std::vector<double> workspace(static_cast<size_t>(cuda::sum_of_squares_workspace_numel(numel, count)),
@@ -311,6 +319,7 @@ TEST_F(CudaShim, SumsOfPowersAreThoseOfTheCpu) {
         const double cubes = expected.sum_of_powers_on_cpu(0.5, 3.5);
         EXPECT_NEAR(shard.sum_of_powers(dtype, 3.5, 0.5), cubes, 1e-12 * cubes);
         EXPECT_EQ(shard.max_abs(dtype), expected.max_abs_on_cpu());
+        EXPECT_EQ(shard.inner_product(dtype, 0.3, 0.5), expected.inner_product_on_cpu(0.5, 0.3));
       }
     }
     Shard bad({dtype, dtype}, {20000, 100}, false, 5);

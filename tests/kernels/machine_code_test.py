@@ -26,7 +26,8 @@ BANDWIDTH, CLOCK, MULTIPROCESSORS, ISSUE = 3.35e12, 1.7e9, 132, 128
 ISSUE_TO_MEMORY_BAR = 0.5
 
 SIZES = {"float": 4, "double": 8, "BFloat16": 2, "Float16": 2}
-STATE_TENSORS = {"AdamWScheduleFreeRule": 3, "AdamWRule": 3, "SGDScheduleFreeRule": 2, "SGDRule": 2}
+STATE_TENSORS = {"AdamWScheduleFreeRule": 3, "AdamWScheduleFreeMomentumRule": 4, "AdamWRule": 3,
+                 "SGDScheduleFreeRule": 2, "SGDRule": 2}
 
 NVCC = None
 ARCHITECTURES = []
@@ -129,8 +130,8 @@ class Kernels(unittest.TestCase):
         # g, z, x, v read, z, x, v, y written.
         self.assertEqual(bytes_of_update("AdamWScheduleFreeRule", "float", "float", "float"), 32)
         self.assertEqual(bytes_of_update("AdamWScheduleFreeRule", "BFloat16", "BFloat16", "float"), 28)
-        # 7 rules; float32 and float64 with their own gradients, the 16-bit types also with float32's.
-        self.check(r"update_kernel<(\w+)(?:<[^>]*>)?, (\w+), (\w+), (\w+)>", 42, shape)
+        # 9 rules; float32 and float64 with their own gradients, the 16-bit types also with float32's.
+        self.check(r"update_kernel<(\w+)(?:<[^>]*>)?, (\w+), (\w+), (\w+)>", 54, shape)
 
     def test_interpolate(self):
         def shape(match, _):
@@ -147,6 +148,15 @@ class Kernels(unittest.TestCase):
 
         # Any other power is a call of pow, whose instructions outweigh the memory.
         self.check(r"sum_tiles_kernel<(\w+), (?:Squares|Magnitudes|Largest)>", 12, shape)
+
+    def test_inner_product(self):
+        def shape(match, kernel):
+            grad, real = (SIZES[name] for name in match.groups())
+            size = grad + 2 * real
+            loads = sum(1 for i in kernel.hot_loop() or [] if i.is_global_access)
+            return max(1, loads) * 16 // size, size
+
+        self.check(r"inner_product_of_tiles_kernel<(\w+), (\w+)>", 4, shape)
 
     def test_clamp_gradient(self):
         def shape(match, _):

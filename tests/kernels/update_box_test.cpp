@@ -25,7 +25,10 @@ using testing::Range;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-bool averages(Rule rule) { return rule == Rule::adamw_schedule_free || rule == Rule::sgd_schedule_free; }
+bool averages(Rule rule) {
+  return rule == Rule::adamw_schedule_free || rule == Rule::adamw_schedule_free_momentum ||
+         rule == Rule::sgd_schedule_free;
+}
 
 std::string describe(const NamedStep& step, Dtypes dtypes) {
   return step.name + " " + c10::toString(dtypes.param) + " with " + c10::toString(dtypes.grad) + " gradients";

@@ -15,13 +15,15 @@ namespace zerosched::kernels::testing {
 /// What a kernel works on. Offsets differ from array to array, so that no two have the same alignment.
 struct Range {
   Array y, g, z, x, v;
+  Array last;  ///< of rules with four state tensors, which is their v; `v` is their m then
 
   explicit Range(Dtypes dtypes, int64_t numel, int64_t offset = 0)
       : y(dtypes.param, numel, offset),
         g(dtypes.grad, numel, offset == 0 ? 0 : offset + 1),
         z(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 2),
         x(state_dtype(dtypes.param), numel, offset),
-        v(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 3) {}
+        v(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 3),
+        last(state_dtype(dtypes.param), numel, offset == 0 ? 0 : offset + 1) {}
 
   static Range random(Dtypes dtypes, int64_t numel, uint32_t seed = 1) {
     std::mt19937 generator(seed);
@@ -31,18 +33,21 @@ struct Range {
     fill_normal(range.x, generator, 1.0);
     fill_normal(range.v, generator, 0.1);
     for (int64_t i = 0; i < numel; ++i) range.v.set(i, range.v[i] * range.v[i]);
+    fill_normal(range.last, generator, 0.1);
+    for (int64_t i = 0; i < numel; ++i) range.last.set(i, range.last[i] * range.last[i]);
     return range;
   }
 
   UpdateRange raw() {
-    return {y.dtype(), g.dtype(), y.data(), g.data(), {z.data(), x.data(), v.data()}, y.numel()};
+    return {y.dtype(), g.dtype(), y.data(), g.data(), {z.data(), x.data(), v.data(), last.data()}, y.numel()};
   }
   bool same_bits(const Range& other) const {
-    return y.same_bits(other.y) && z.same_bits(other.z) && x.same_bits(other.x) && v.same_bits(other.v);
+    return y.same_bits(other.y) && z.same_bits(other.z) && x.same_bits(other.x) && v.same_bits(other.v) &&
+           last.same_bits(other.last);
   }
   bool canaries_intact() const {
     return y.canaries_intact() && g.canaries_intact() && z.canaries_intact() && x.canaries_intact() &&
-           v.canaries_intact();
+           v.canaries_intact() && last.canaries_intact();
   }
 };
 
@@ -84,11 +89,16 @@ inline std::vector<NamedStep> every_rule() {
   with_momentum.beta1 = nesterov.beta1 = 0.9;
   with_momentum.bias_correction1 = 0.4;
   nesterov.nesterov = true;
+  StepScalars decays_at_z = with_momentum;
+  decays_at_z.weight_decay = 0;
+  decays_at_z.z_shrink = 0.9975;
   std::vector<NamedStep> steps = {{"adamw_schedule_free", Rule::adamw_schedule_free, plain},
       {"adamw_schedule_free without decay", Rule::adamw_schedule_free, without_decay},
       {"adamw_schedule_free not adaptive", Rule::adamw_schedule_free, first_of_radam},
       {"adamw_schedule_free second step", Rule::adamw_schedule_free, second_step},
       {"adamw_schedule_free beta1 = 0", Rule::adamw_schedule_free, no_average},
+      {"adamw_schedule_free_momentum", Rule::adamw_schedule_free_momentum, with_momentum},
+      {"adamw_schedule_free_momentum, decay at z", Rule::adamw_schedule_free_momentum, decays_at_z},
       {"sgd_schedule_free", Rule::sgd_schedule_free, plain},
       {"sgd_schedule_free second step", Rule::sgd_schedule_free, second_step},
       {"adamw", Rule::adamw, with_momentum}, {"sgd", Rule::sgd, with_momentum},

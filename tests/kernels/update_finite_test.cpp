@@ -26,6 +26,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Array& last_state(Range& range, Rule rule) {
+  if (rule == Rule::adamw_schedule_free_momentum) return range.last;
   return rule == Rule::adamw_schedule_free || rule == Rule::adamw ? range.v : range.x;
 }
 

@@ -86,6 +86,53 @@ TEST(Update, FollowsTheFormulas) {
   }
 }
 
+TEST(Update, WithMomentumFollowsTheFormulas) {
+  const Dtypes dtypes{ScalarType::Double, ScalarType::Double};
+  const Range before = Range::random(dtypes, 4097);
+  for (const double weight_decay : {0.0, 0.1}) {
+    for (const double z_shrink : {1.0, 0.99}) {
+      StepScalars s = ordinary_scalars();
+      s.beta1 = 0.8, s.bias_correction1 = 0.4, s.weight_decay = weight_decay, s.z_shrink = z_shrink;
+      Range after = before;
+      update(Rule::adamw_schedule_free_momentum, after.raw(), s);
+      for (int64_t i = 0; i < before.y.numel(); ++i) {
+        const double g = before.g[i] * s.grad_scale;
+        const double m = s.beta1 * before.v[i] + (1 - s.beta1) * g;
+        const double v = s.beta2 * before.last[i] + (1 - s.beta2) * g * g;
+        const double y_before = lerp(before.x[i], before.z[i], s.y_weight_before);
+        const double u =
+            m / s.bias_correction1 / (std::sqrt(v / s.bias_correction2) + s.eps) + weight_decay * y_before;
+        const double z = z_shrink * before.z[i] - s.lr * u;
+        const double x = lerp(before.x[i], z, s.c);
+        ASSERT_LE(relative_to(after.v[i] - m, m), 1e-15) << i;
+        ASSERT_LE(relative_to(after.last[i] - v, v), 1e-15) << i;
+        ASSERT_LE(relative_to(after.z[i] - z, z), 1e-15) << i;
+        ASSERT_LE(relative_to(after.x[i] - x, x), 1e-15) << i;
+        ASSERT_LE(relative_to(after.y[i] - lerp(x, z, s.y_weight), x), 1e-15) << i;
+      }
+    }
+  }
+}
+
+// A running mean of one gradient is that gradient, and multiplying with 1 changes nothing.
+TEST(Update, WithoutMomentumTheRuleOfMomentumGivesTheBitsOfTheOther) {
+  for (const Dtypes dtypes : all_dtypes()) {
+    for (const double weight_decay : {0.0, 0.1}) {
+      StepScalars s = ordinary_scalars();
+      s.weight_decay = weight_decay;
+      Range with = Range::random(dtypes, 1000);
+      Range without = with;
+      without.v = with.last;
+      update(Rule::adamw_schedule_free_momentum, with.raw(), s);
+      update(kRule, without.raw(), s);
+      EXPECT_TRUE(with.y.same_bits(without.y));
+      EXPECT_TRUE(with.z.same_bits(without.z));
+      EXPECT_TRUE(with.x.same_bits(without.x));
+      EXPECT_TRUE(with.last.same_bits(without.v));
+    }
+  }
+}
+
 TEST(Update, SameBitsOnEveryInstructionSet) {
   const std::vector<const Variant*> variants = runnable_variants();
   for (const NamedStep& step : every_rule()) {
@@ -100,7 +147,7 @@ TEST(Update, SameBitsOnEveryInstructionSet) {
             for (const int64_t offset : {0, 1, 4}) {
               Range after(dtypes, numel, offset);
               after.y = before.y, after.g = before.g, after.z = before.z, after.x = before.x,
-              after.v = before.v;
+              after.v = before.v, after.last = before.last;
               variant->update(step.rule, after.raw(), step.scalars, out_of_cache);
               ASSERT_TRUE(after.same_bits(expected))
                   << describe(*variant, dtypes, numel, out_of_cache) << " at offset " << offset;

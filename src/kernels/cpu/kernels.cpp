@@ -136,6 +136,16 @@ double sum_of_powers(c10::ScalarType dtype, const void* data, int64_t numel, dou
   });
 }
 
+// Weighed tile by tile, as on a GPU.
+double inner_product(
+    c10::ScalarType grad_dtype, const void* g, const void* z, const void* x, int64_t numel, double weight) {
+  const c10::ScalarType state = state_dtype(grad_dtype);
+  return add_tiles(1, numel, [&](int64_t begin, int64_t count) {
+    return weight * active().inner_product_of_tile(grad_dtype, at(g, begin, grad_dtype), at(z, begin, state),
+                        at(x, begin, state), count);
+  });
+}
+
 double max_abs(c10::ScalarType dtype, const void* data, int64_t numel) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   return add_tiles(kInfinity, numel, [&](int64_t begin, int64_t count) {

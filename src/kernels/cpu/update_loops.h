@@ -21,18 +21,22 @@ constexpr int64_t kChunkNumel = 128 / static_cast<int64_t>(sizeof(Real));
 /// sum, and would not vectorise it.
 template <typename UpdateRule, typename Param, typename Grad, typename Real, typename Coefficients>
 ZEROSCHED_ELEMENT void update_elements(Param* __restrict y, const Grad* __restrict g, Real* __restrict a,
-    Real* __restrict b, Real* __restrict c, Real* __restrict finite, int64_t numel, const Coefficients& s) {
+    Real* __restrict b, Real* __restrict c, Real* __restrict d, Real* __restrict finite, int64_t numel,
+    const Coefficients& s) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  constexpr bool kHasFourth = UpdateRule::kStateTensors > 3;
   for (int64_t i = 0; i < numel; ++i) {
     Real a_i = a[i];
     Real b_i = b[i];
     Real c_i = kHasThird ? c[i] : Real(0);
-    const Real y_i = UpdateRule::apply(static_cast<Real>(load(g[i])), a_i, b_i, c_i, s);
+    Real d_i = kHasFourth ? d[i] : Real(0);
+    const Real y_i = UpdateRule::apply(static_cast<Real>(load(g[i])), a_i, b_i, c_i, d_i, s);
     a[i] = a_i;
     b[i] = b_i;
     if (kHasThird) c[i] = c_i;
+    if (kHasFourth) d[i] = d_i;
     store(y[i], y_i);
-    finite[i] = zero_if_finite(zero_if_finite(finite[i], a_i), kHasThird ? c_i : b_i);
+    finite[i] = zero_if_finite(zero_if_finite(finite[i], a_i), kHasFourth ? d_i : kHasThird ? c_i : b_i);
   }
 }
 
@@ -40,29 +44,34 @@ template <bool kOutOfCache, typename UpdateRule, typename Param, typename Grad, 
     typename Coefficients>
 bool update_chunks(const Coefficients& s, const UpdateRange& r) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  constexpr bool kHasFourth = UpdateRule::kStateTensors > 3;
   constexpr int64_t kNumel = kChunkNumel<Real>;
   auto* y = static_cast<Param*>(r.y);
   const auto* g = static_cast<const Grad*>(r.g);
   auto* a = static_cast<Real*>(r.state[0]);
   auto* b = static_cast<Real*>(r.state[1]);
   auto* c = static_cast<Real*>(r.state[2]);
+  auto* d = static_cast<Real*>(r.state[3]);
   alignas(64) Real finite[kNumel] = {};
   int64_t i = 0;
   for (; i + kNumel <= r.numel; i += kNumel) {
     Real* const c_chunk = kHasThird ? c + i : c;
+    Real* const d_chunk = kHasFourth ? d + i : d;
     if constexpr (kOutOfCache) {
       prefetch_chunk<kNumel>(g + i);
       prefetch_chunk<kNumel>(a + i);
       prefetch_chunk<kNumel>(b + i);
       if (kHasThird) prefetch_chunk<kNumel>(c_chunk);
+      if (kHasFourth) prefetch_chunk<kNumel>(d_chunk);
       alignas(64) Param chunk[kNumel];
-      update_elements<UpdateRule>(chunk, g + i, a + i, b + i, c_chunk, finite, kNumel, s);
+      update_elements<UpdateRule>(chunk, g + i, a + i, b + i, c_chunk, d_chunk, finite, kNumel, s);
       stream_chunk<kNumel>(y + i, chunk);
     } else {
-      update_elements<UpdateRule>(y + i, g + i, a + i, b + i, c_chunk, finite, kNumel, s);
+      update_elements<UpdateRule>(y + i, g + i, a + i, b + i, c_chunk, d_chunk, finite, kNumel, s);
     }
   }
-  update_elements<UpdateRule>(y + i, g + i, a + i, b + i, kHasThird ? c + i : c, finite, r.numel - i, s);
+  update_elements<UpdateRule>(
+      y + i, g + i, a + i, b + i, kHasThird ? c + i : c, kHasFourth ? d + i : d, finite, r.numel - i, s);
   if (kOutOfCache) finish_streaming();
   Real all_finite = 0;
   for (int64_t j = 0; j < kNumel; ++j) all_finite += finite[j];

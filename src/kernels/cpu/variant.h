@@ -21,6 +21,9 @@ struct Variant {
   double (*sum_tile)(c10::ScalarType dtype, const void* data, int64_t numel);
   /// The same of |g|^p, and the largest |g| for p = infinity.
   double (*sum_powers_of_tile)(double p, c10::ScalarType dtype, const void* data, int64_t numel);
+  /// As kernels::inner_product without a weight, of a tile.
+  double (*inner_product_of_tile)(
+      c10::ScalarType grad_dtype, const void* g, const void* z, const void* x, int64_t numel);
   /// As kernels::copy_gradient; `out_of_cache` as for update.
   bool (*copy_gradient)(c10::ScalarType to_dtype, void* to, c10::ScalarType from_dtype, const void* from,
       int64_t numel, double weight, bool out_of_cache);

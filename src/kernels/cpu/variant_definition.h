@@ -7,6 +7,7 @@
 #endif
 
 #include "kernels/cpu/gradient_loops.h"
+#include "kernels/cpu/inner_product_loops.h"
 #include "kernels/cpu/interpolate_loops.h"
 #include "kernels/cpu/sum_loops.h"
 #include "kernels/cpu/update_loops.h"
@@ -17,6 +18,7 @@ namespace zerosched::kernels {
 extern const Variant ZEROSCHED_VARIANT;
 // NOLINTNEXTLINE(misc-definitions-in-headers): it is a part of the one file that includes it
 const Variant ZEROSCHED_VARIANT = {ZEROSCHED_VARIANT_NAME, update_by_rule, interpolate_range,
-    sum_squares_of_tile, sum_powers_of_tile, copy_gradient_range, clamp_gradient_range};
+    sum_squares_of_tile, sum_powers_of_tile, inner_product_of_tile, copy_gradient_range,
+    clamp_gradient_range};
 
 }  // namespace zerosched::kernels

@@ -140,6 +140,19 @@ void sum_of_powers(ScalarType grad_dtype, double p, const GradientSpan* spans, i
   add_powers(p, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
+void inner_product(ScalarType grad_dtype, double weight, const void* z, const void* x,
+    const GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    Stream stream) {
+  if (span_count == 0) return;
+  check_aligned(z, "z");
+  check_aligned(x, "x");
+  with_element_type(grad_dtype, [&](auto grad) {
+    launch_inner_product<decltype(grad)>(
+        weight, z, x, spans, span_count, range_numel, workspace, sum, stream);
+  });
+  check(cudaGetLastError(), "the launch of an inner product");
+}
+
 void squares_by_parameter(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* squares, Stream stream) {
   if (span_count == 0) return;

@@ -30,7 +30,7 @@ void update(Rule rule, const StepScalars& scalars, c10::ScalarType param_dtype, 
 void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
     int64_t numel, Stream stream);
 
-/// Elements that sum_of_squares and the three after it need as their workspace. range_numel, here and below: elements
+/// Elements that sum_of_squares and the four after it need as their workspace. range_numel, here and below: elements
 /// from the first span's begin to the last one's end, or more.
 int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count);
 
@@ -42,6 +42,12 @@ void sum_of_squares(c10::ScalarType grad_dtype, const GradientSpan* spans, int64
 /// The same of |g|^p, 0 < p < infinity: the bits of kernels::sum_of_powers for p = 1 and p = 2.
 void sum_of_powers(c10::ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream);
+
+/// *sum = (*sum + s0) + s1 + ..., s of each used span: `weight` times <g, z - x> as kernels::inner_product gives it. z, x:
+/// flat, as spans count, of the dtype of the state of grad_dtype parameters; aligned to 16 bytes.
+void inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
+    const GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    Stream stream);
 
 /// squares[span.parameter] += s of each span: as many sums in two launches. No two spans are of one parameter.
 void squares_by_parameter(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,

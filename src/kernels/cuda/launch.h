@@ -43,6 +43,11 @@ template <typename Grad>
 void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream);
 
+/// z, x: in the state's dtype, flat, as spans count.
+template <typename Grad>
+void launch_inner_product(double weight, const void* z, const void* x, const GradientSpan* spans,
+    int64_t span_count, int64_t range_numel, double* workspace, double* sum, Stream stream);
+
 template <typename Grad>
 void launch_squares_by_parameter(const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* squares, Stream stream);

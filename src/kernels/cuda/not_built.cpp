@@ -24,6 +24,10 @@ void sum_of_squares(c10::ScalarType, const GradientSpan*, int64_t, int64_t, doub
 void sum_of_powers(c10::ScalarType, double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
   not_built();
 }
+void inner_product(c10::ScalarType, double, const void*, const void*, const GradientSpan*, int64_t, int64_t,
+    double*, double*, Stream) {
+  not_built();
+}
 void squares_by_parameter(c10::ScalarType, const GradientSpan*, int64_t, int64_t, double*, double*, Stream) {
   not_built();
 }

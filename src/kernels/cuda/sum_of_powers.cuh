@@ -36,11 +36,10 @@ struct SumShape {
   static constexpr int kThreads = kLanes * static_cast<int>(kSumGroups);
 };
 
-/// Row `row` of the thread's columns; zeros past the end.
-template <typename Grad>
-__device__ __forceinline__ Pack<Grad, SumShape<Grad>::kCount> load_bounded(const Grad* from, int64_t left) {
-  constexpr int kCount = SumShape<Grad>::kCount;
-  Pack<Grad, kCount> pack = {};
+/// A row of the thread's columns; zeros past the end.
+template <int kCount, typename T>
+__device__ __forceinline__ Pack<T, kCount> load_bounded(const T* from, int64_t left) {
+  Pack<T, kCount> pack = {};
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     if (j < left) pack.values[j] = from[j];
@@ -55,6 +54,29 @@ __device__ __forceinline__ void add_row(
   for (int j = 0; j < SumShape<Grad>::kCount; ++j) {
     columns[j] = power.with(columns[j], static_cast<double>(load(pack.values[j])));
   }
+}
+
+/// Pairwise over the columns of a tile, and then over its groups. Thread 0 gets the sum, others 0.
+template <typename Grad, typename Power>
+__device__ __forceinline__ double add_columns(double* columns, double (&group_sums)[kSumGroups]) {
+  using Shape = SumShape<Grad>;
+  const int group = threadIdx.x / Shape::kLanes;
+  const int lane = threadIdx.x % Shape::kLanes;
+  // Of other threads first, then the thread's own.
+#pragma unroll
+  for (int half = Shape::kLanes / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int j = 0; j < Shape::kCount; ++j) {
+      columns[j] = Power::add(columns[j], __shfl_down_sync(kWholeWarp, columns[j], half, Shape::kLanes));
+    }
+  }
+  if (lane == 0) group_sums[group] = add_pairwise<Shape::kCount, Power>(columns);
+  __syncthreads();
+  if (threadIdx.x < kSumGroups) {
+    const double sum = add_lanes<kSumGroups, Power>(group_sums[threadIdx.x]);
+    if (threadIdx.x == 0) return sum;
+  }
+  return 0;
 }
 
 /// tile_sums[tile]: 0 for tiles that no span needs or whose parameter nobody used. One block a tile.
@@ -80,24 +102,12 @@ __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
 #pragma unroll 1
       for (int64_t row = 0; row < kSumRows; ++row) {
         const int64_t i = first + row * kSumColumns;
-        add_row(power, columns, load_bounded(gradient + i, tile.numel - i));
+        add_row(power, columns, load_bounded<Shape::kCount>(gradient + i, tile.numel - i));
       }
     }
   }
-  // Pairwise over the columns: of other threads first, then the thread's own.
-#pragma unroll
-  for (int half = Shape::kLanes / 2; half > 0; half /= 2) {
-#pragma unroll
-    for (int j = 0; j < Shape::kCount; ++j) {
-      columns[j] = Power::add(columns[j], __shfl_down_sync(kWholeWarp, columns[j], half, Shape::kLanes));
-    }
-  }
-  if (lane == 0) group_sums[group] = add_pairwise<Shape::kCount, Power>(columns);
-  __syncthreads();
-  if (threadIdx.x < kSumGroups) {
-    const double sum = add_lanes<kSumGroups, Power>(group_sums[threadIdx.x]);
-    if (threadIdx.x == 0) tile_sums[blockIdx.x] = sum;
-  }
+  const double sum = add_columns<Grad, Power>(columns, group_sums);
+  if (threadIdx.x == 0) tile_sums[blockIdx.x] = sum;
 }
 
 /// span_sums[i]: the sum of span `base` + i, for all i below `count`, which is at most the block's threads.

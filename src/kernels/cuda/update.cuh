@@ -11,7 +11,7 @@
 namespace zerosched::kernels::cuda {
 
 inline constexpr int kUpdateThreads = 256;
-// As many blocks as leave registers for every load of a pack to be in flight at once: 3 to 7 of 16 bytes a thread.
+// As many blocks as leave registers for every load of a pack to be in flight at once: 3 to 9 of 16 bytes a thread.
 template <typename Param>
 inline constexpr int kUpdateBlocksPerMultiprocessor = sizeof(Param) == 8 ? 2 : 3;
 
@@ -32,23 +32,29 @@ __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& 
     const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr int kCount = 16 / sizeof(Param);
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  constexpr bool kHasFourth = UpdateRule::kStateTensors > 3;
   const Pack<Grad, kCount> g = load_pack<kCount>(gradient);
   Pack<Real, kCount> first = load_pack<kCount>(a.state[0] + i);
   Pack<Real, kCount> second = load_pack<kCount>(a.state[1] + i);
   Pack<Real, kCount> third = {};
   if constexpr (kHasThird) third = load_pack<kCount>(a.state[2] + i);
+  Pack<Real, kCount> fourth = {};
+  if constexpr (kHasFourth) fourth = load_pack<kCount>(a.state[3] + i);
   Pack<Param, kCount> y;
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
-    const Real y_j = UpdateRule::apply(
-        static_cast<Real>(load(g.values[j])), first.values[j], second.values[j], third.values[j], s);
+    const Real y_j = UpdateRule::apply(static_cast<Real>(load(g.values[j])), first.values[j],
+        second.values[j], third.values[j], fourth.values[j], s);
     store(y.values[j], y_j);
     finite = zero_if_finite(finite, first.values[j]);
-    finite = zero_if_finite(finite, kHasThird ? third.values[j] : second.values[j]);
+    finite = zero_if_finite(finite, kHasFourth  ? fourth.values[j]
+                                    : kHasThird ? third.values[j]
+                                                : second.values[j]);
   }
   store_pack(a.state[0] + i, first);
   store_pack(a.state[1] + i, second);
   if constexpr (kHasThird) store_pack(a.state[2] + i, third);
+  if constexpr (kHasFourth) store_pack(a.state[3] + i, fourth);
   store_pack(to, y);
 }
 
@@ -56,15 +62,19 @@ template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __device__ __forceinline__ void update_element(const UpdateArguments<Param, Real>& a, int64_t i, Param* to,
     const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
+  constexpr bool kHasFourth = UpdateRule::kStateTensors > 3;
   Real first = a.state[0][i];
   Real second = a.state[1][i];
   Real third = 0;
   if constexpr (kHasThird) third = a.state[2][i];
-  store(*to, UpdateRule::apply(static_cast<Real>(load(*gradient)), first, second, third, s));
+  Real fourth = 0;
+  if constexpr (kHasFourth) fourth = a.state[3][i];
+  store(*to, UpdateRule::apply(static_cast<Real>(load(*gradient)), first, second, third, fourth, s));
   a.state[0][i] = first;
   a.state[1][i] = second;
   if constexpr (kHasThird) a.state[2][i] = third;
-  finite = zero_if_finite(zero_if_finite(finite, first), kHasThird ? third : second);
+  if constexpr (kHasFourth) a.state[3][i] = fourth;
+  finite = zero_if_finite(zero_if_finite(finite, first), kHasFourth ? fourth : kHasThird ? third : second);
 }
 
 /// One step of a part of the shards. Blocks take tiles in turn; an element's result depends on that element alone.

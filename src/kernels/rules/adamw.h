@@ -32,7 +32,8 @@ struct AdamWRule {
   };
 
   template <typename Real>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& x, Real& m, Real& v, const Coefficients<Real>& s) {
+  static ZEROSCHED_ELEMENT Real apply(
+      Real gradient, Real& x, Real& m, Real& v, Real&, const Coefficients<Real>& s) {
     const Real g = gradient * s.grad_scale;
     m = fused_multiply_add(s.one_minus_beta1, g, s.beta1 * m);
     v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);

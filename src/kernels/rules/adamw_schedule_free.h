@@ -35,7 +35,7 @@ struct AdamWScheduleFreeRule {
 
   /// One element of one step; returns y. Without weight decay the old y is not needed.
   template <typename Real, typename Scalars>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real& v, const Scalars& s) {
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real& v, Real&, const Scalars& s) {
     const Real g = gradient * s.grad_scale;
     v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
     Real u = kAdaptive ? g / (square_root(v * s.inverse_bias_correction2) + s.eps) : g;

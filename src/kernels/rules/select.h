@@ -2,6 +2,7 @@
 
 #include "kernels/rules/adamw.h"
 #include "kernels/rules/adamw_schedule_free.h"
+#include "kernels/rules/adamw_schedule_free_momentum.h"
 #include "kernels/rules/box.h"
 #include "kernels/rules/sgd.h"
 #include "kernels/rules/sgd_schedule_free.h"
@@ -19,6 +20,9 @@ inline __attribute__((always_inline)) void with_rule_in(
       if (!scalars.adaptive) return function(AdamWScheduleFreeRule<true, false, Bounds>());
       if (scalars.weight_decay != 0) return function(AdamWScheduleFreeRule<true, true, Bounds>());
       return function(AdamWScheduleFreeRule<false, true, Bounds>());
+    case Rule::adamw_schedule_free_momentum:
+      if (scalars.weight_decay != 0) return function(AdamWScheduleFreeMomentumRule<true, Bounds>());
+      return function(AdamWScheduleFreeMomentumRule<false, Bounds>());
     case Rule::sgd_schedule_free:
       return function(SGDScheduleFreeRule<Bounds>());
     case Rule::adamw:

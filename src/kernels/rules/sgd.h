@@ -26,7 +26,8 @@ struct SGDRule {
   };
 
   template <typename Real>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& x, Real& m, Real&, const Coefficients<Real>& s) {
+  static ZEROSCHED_ELEMENT Real apply(
+      Real gradient, Real& x, Real& m, Real&, Real&, const Coefficients<Real>& s) {
     const Real g = fused_multiply_add(s.weight_decay, x, gradient * s.grad_scale);
     m = fused_multiply_add(s.momentum, m, g);
     x = s.bounds.clamp(

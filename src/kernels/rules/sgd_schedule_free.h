@@ -29,7 +29,7 @@ struct SGDScheduleFreeRule {
   };
 
   template <typename Real, typename Scalars>
-  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, const Scalars& s) {
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real&, Real&, const Scalars& s) {
     const Real u =
         fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), gradient * s.grad_scale);
     z = s.bounds.clamp(fused_multiply_add(s.minus_lr, u, z));

@@ -115,16 +115,17 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
   expect(spans.shard_numel() == kShard, "the shard's size");
   Memory<Param> y(kShard);
   for (GradientSpan& span : spans.table) span.y = y.data() + span.begin;
-  Memory<Real> a(kShard), b(kShard), c(kShard);
+  Memory<Real> a(kShard), b(kShard), c(kShard), d(kShard);
   fill_normal(gradient, kShard + skew, 0.1, 1);
   fill_normal(a, kShard, 1, 2), fill_normal(b, kShard, 1, 3), fill_normal(c, kShard, 0.1, 4);
-  for (int64_t i = 0; i < kShard; ++i) c[i] = c[i] * c[i];
+  fill_normal(d, kShard, 0.1, 5);
+  for (int64_t i = 0; i < kShard; ++i) c[i] = c[i] * c[i], d[i] = d[i] * d[i];
   // Of several threads, which all say so.
   for (const int64_t i : {0, 777, 9000}) {
     if (with_nan) store(gradient[i + skew], std::numeric_limits<float>::quiet_NaN());
   }
   Memory<Param> expected_y(y);
-  Memory<Real> expected_a(a), expected_b(b), expected_c(c);
+  Memory<Real> expected_a(a), expected_b(b), expected_c(c), expected_d(d);
 
   StepScalars scalars = ordinary_scalars(weight_decay);
   scalars.lr /= ++launches;
@@ -140,20 +141,22 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
         for (int64_t j = 0; j < span.numel && spans.used(k); ++j) {
           const int64_t i = span.begin + j;
           const auto g = static_cast<Real>(load(static_cast<const Grad*>(span.values)[j]));
-          store(expected_y[i], Chosen::apply(g, expected_a[i], expected_b[i], expected_c[i], s));
+          store(
+              expected_y[i], Chosen::apply(g, expected_a[i], expected_b[i], expected_c[i], expected_d[i], s));
         }
       }
     });
   }
-  const bool has_third = rule == Rule::adamw_schedule_free || rule == Rule::adamw;
+  const bool has_fourth = rule == Rule::adamw_schedule_free_momentum;
+  const bool has_third = has_fourth || rule == Rule::adamw_schedule_free || rule == Rule::adamw;
   int32_t not_finite = 0;
   cuda::launch_update<Param, Grad>(rule, scalars,
-      {{a.data(), b.data(), has_third ? c.data() : nullptr}, kShard, spans.table.data(), spans.count(),
-          &scalars, &norm, &not_finite},
+      {{a.data(), b.data(), has_third ? c.data() : nullptr, has_fourth ? d.data() : nullptr}, kShard,
+          spans.table.data(), spans.count(), &scalars, &norm, &not_finite},
       1, nullptr);
   expect(not_finite == (with_nan && !found_inf ? 1 : 0), "not finite");
   expect(y.same_bits(expected_y) && a.same_bits(expected_a) && b.same_bits(expected_b) &&
-             c.same_bits(expected_c),
+             c.same_bits(expected_c) && d.same_bits(expected_d),
       "update");
 }
 
@@ -296,6 +299,7 @@ int main() {
     cuda_shim::set_order(order);
     run_update<float, float>(Rule::adamw_schedule_free, 0.1, false);
     run_update<BFloat16, BFloat16>(Rule::adamw_schedule_free, 0, false);
+    run_update<BFloat16, BFloat16>(Rule::adamw_schedule_free_momentum, 0.1, false);
     run_update<float, float>(Rule::adamw_schedule_free, 0.1, true);
     run_update<float, float>(Rule::sgd, 0, false, 1);
     run_update<float, float>(Rule::sgd_schedule_free, 0, false, 1, true);

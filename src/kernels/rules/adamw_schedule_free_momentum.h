@@ -1,0 +1,56 @@
+#pragma once
+
+#include "kernels/math.h"
+#include "kernels/rules/box.h"
+#include "kernels/step_scalars.h"
+
+namespace zerosched::kernels {
+
+/// Schedule-Free AdamW that goes along a running mean m of the gradients: with inner momentum (facebookresearch/
+/// schedule_free), of generalized primal averaging (arXiv 2512.17131, which decays z), and of ScheduleFree+ (arXiv
+/// 2605.19095). State: z, x, m, v.
+template <bool kDecays, template <typename> class Bounds>
+struct AdamWScheduleFreeMomentumRule {
+  static constexpr bool kInterpolates = true;
+  static constexpr int kStateTensors = 4;
+
+  template <typename Real, template <typename> class Interpolated = Interpolation>
+  struct Coefficients {
+    Real grad_scale, beta1, one_minus_beta1, inverse_bias_correction1, beta2, one_minus_beta2,
+        inverse_bias_correction2, eps, weight_decay, z_shrink, minus_lr;
+    Interpolated<Real> y_before, average, y_after;
+    Bounds<Real> bounds;
+
+    ZEROSCHED_ELEMENT explicit Coefficients(const StepScalars& s)
+        : grad_scale(static_cast<Real>(s.grad_scale)),
+          beta1(static_cast<Real>(s.beta1)),
+          one_minus_beta1(static_cast<Real>(1 - s.beta1)),
+          inverse_bias_correction1(static_cast<Real>(1 / s.bias_correction1)),
+          beta2(static_cast<Real>(s.beta2)),
+          one_minus_beta2(static_cast<Real>(1 - s.beta2)),
+          inverse_bias_correction2(static_cast<Real>(1 / s.bias_correction2)),
+          eps(static_cast<Real>(s.eps)),
+          weight_decay(static_cast<Real>(s.weight_decay)),
+          z_shrink(static_cast<Real>(s.z_shrink)),
+          minus_lr(static_cast<Real>(-s.lr)),
+          y_before(s.y_weight_before),
+          average(s.c),
+          y_after(s.y_weight),
+          bounds(s) {}
+  };
+
+  /// One element of one step; returns y. Without weight decay the old y is not needed.
+  template <typename Real, typename Scalars>
+  static ZEROSCHED_ELEMENT Real apply(Real gradient, Real& z, Real& x, Real& m, Real& v, const Scalars& s) {
+    const Real g = gradient * s.grad_scale;
+    m = fused_multiply_add(s.one_minus_beta1, g, s.beta1 * m);
+    v = fused_multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
+    Real u = m * s.inverse_bias_correction1 / (square_root(v * s.inverse_bias_correction2) + s.eps);
+    if (kDecays) u = fused_multiply_add(s.weight_decay, interpolate_element(x, z, s.y_before), u);
+    z = s.bounds.clamp(fused_multiply_add(s.minus_lr, u, z * s.z_shrink));
+    x = interpolate_element(x, z, s.average);
+    return interpolate_element(x, z, s.y_after);
+  }
+};
+
+}  // namespace zerosched::kernels
