@@ -5,6 +5,7 @@
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/gpa_adamw.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/sgd.h>
 #include <zerosched/sgd_schedulefree.h>
@@ -64,6 +65,14 @@ const std::map<std::string, std::function<OptimizerPointer(const Job&)>>& makers
                                                             .momentum(o.beta1)
                                                             .weight_decay(o.weight_decay)
                                                             .warmup_steps(o.warmup_steps));
+          }},
+      {"gpa-adamw",
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::GPAAdamW>(zerosched::GPAAdamWOptions(o.lr)
+                                                     .betas({o.beta1, o.beta2})
+                                                     .weight_decay(o.weight_decay)
+                                                     .warmup_steps(o.warmup_steps));
           }},
       {"adamw",
           [](const Job& job) {

@@ -35,6 +35,14 @@ struct ZEROSCHED_EXPORT AdamWScheduleFreeOptions
   TORCH_ARG(double, r) = 0;
   /// Step k also weighs lr_max^weight_lr_power in the average x.
   TORCH_ARG(double, weight_lr_power) = 2;
+  /// Refined Schedule-Free (arXiv 2507.09846), which parts the length of the average from beta1: z weighs (1 - beta1) C
+  /// times its share of the weights in x, at most 1, with C this number. 1/(1 - beta1) is the method without it, larger
+  /// ones forget the start sooner. 0: off.
+  TORCH_ARG(double, refinement) = 0;
+  /// z moves along a running mean of the gradients with this decay, corrected for its start, instead of the gradient
+  /// itself. 0: off. Not to be raised from 0 in all groups after construction, because the mean is another 4 bytes of state
+  /// per parameter (8 for float64), which is there only if some group has it then.
+  TORCH_ARG(double, inner_momentum) = 0;
 
  public:
   /// @{
@@ -47,7 +55,8 @@ struct ZEROSCHED_EXPORT AdamWScheduleFreeOptions
 };
 
 /// Schedule-Free AdamW ("The Road Less Scheduled", arXiv 2405.15682), in the form of the authors' Python
-/// package, sharded. State: z, x and v, 12 bytes per parameter over all ranks (24 for float64).
+/// package, sharded. State: z, x and v, 12 bytes per parameter over all ranks (24 for float64); with inner momentum m,
+/// too.
 class ZEROSCHED_EXPORT AdamWScheduleFree : public ShardedOptimizer {
  public:
   /// Over a module, or over groups of parameters with options of their own: see Trainable. Collective. Throws

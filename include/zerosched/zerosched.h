@@ -7,6 +7,7 @@
 #include <zerosched/checkpoint.h>
 #include <zerosched/clip_grad.h>
 #include <zerosched/communicator.h>
+#include <zerosched/gpa_adamw.h>
 #include <zerosched/grad_scaler.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/radam_schedulefree.h>

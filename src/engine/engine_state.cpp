@@ -63,11 +63,12 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
   if (sharding.broadcast_parameters()) broadcast_parameters();
   put_into_boxes();
 
-  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
-  start_state_at_parameters();
   std::vector<const torch::optim::OptimizerOptions*> options;
   for (const ParameterGroup& group : what.groups())
     options.push_back(group.has_options() ? &group.options() : &defaults);
+  algorithm_->settle(options);
+  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
+  start_state_at_parameters();
   steering_ = std::make_unique<Steering>(*algorithm_, options);
   DeviceKernels& kernels = devices.kernels == nullptr ? DeviceKernels::library() : *devices.kernels;
   std::unique_ptr<GradientPacker> packer;

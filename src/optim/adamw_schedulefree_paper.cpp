@@ -19,8 +19,7 @@ class AdamWScheduleFreePaperAlgorithm final : public AdamWScheduleFreeAlgorithm 
     PreparedStep prepared = AdamWScheduleFreeAlgorithm::prepare(options, state);
     prepared.scalars.lr *= std::sqrt(prepared.scalars.bias_correction2);
     prepared.scalars.bias_correction2 = 1;
-    const auto& o = static_cast<const AdamWScheduleFreePaperOptions&>(options);
-    average(prepared, state, std::get<0>(o.betas()), o.r(), o.weight_lr_power());
+    average_by(options, prepared, state);
     return prepared;
   }
 };

@@ -18,15 +18,19 @@ OptionValues Algorithm::values(const torch::optim::OptimizerOptions& options) co
 
 void Algorithm::assign(torch::optim::OptimizerOptions& options, const OptionValues& values) const {
   const std::vector<OptionField> targets = fields(options);
-  TORCH_CHECK(
-      values.size() == targets.size(), name(), " has ", targets.size(), " options, not ", values.size(), ".");
-  for (size_t i = 0; i < targets.size(); ++i) {
-    TORCH_CHECK(values[i].first == targets[i].name, "option ", i, " of ", name(), " is ", targets[i].name,
-        ", not ", values[i].first, ".");
+  std::vector<double> given;
+  size_t used = 0;
+  for (const OptionField& target : targets) {
+    const bool is_there = used < values.size() && values[used].first == target.name;
+    TORCH_CHECK(is_there || target.if_absent, "option ", used, " of ", name(), " is ", target.name, ", not ",
+        used < values.size() ? values[used].first : "absent", ".");
+    given.push_back(is_there ? values[used].second : *target.if_absent);
+    if (is_there) ++used;
   }
+  TORCH_CHECK(used == values.size(), name(), " has no option ", values[used].first, ".");
   for (size_t i = 0; i < targets.size(); ++i) {
     std::visit(
-        [given = values[i].second](auto* value) {
+        [given = given[i]](auto* value) {
           using Value = std::remove_pointer_t<decltype(value)>;
           if constexpr (std::is_same_v<Value, bool>) {
             *value = given != 0;

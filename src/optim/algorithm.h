@@ -6,6 +6,7 @@
 #include <torch/optim/optimizer.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -36,6 +37,8 @@ struct Interpolation {
 struct OptionField {
   const char* name;
   std::variant<double*, int64_t*, bool*> value;
+  /// What it is in checkpoints from before the option was there; nullopt: it is in all of them.
+  std::optional<double> if_absent = std::nullopt;
 };
 
 /// An optimizer's arithmetic: the scalars of a step, and the rule that takes them. Knows nothing of ranks.
@@ -46,8 +49,10 @@ class Algorithm {
   /// The public class's name.
   virtual const char* name() const = 0;
   virtual kernels::Rule rule() const = 0;
-  /// In the rule's order.
+  /// In the rule's order. This and rule() are the same for the life of an optimizer, from settle() on.
   virtual const std::vector<StateTensor>& state() const = 0;
+  /// Settles what rule() and state() depend on, by the options of every group at construction, which have been checked.
+  virtual void settle(const std::vector<const torch::optim::OptimizerOptions*>& /*options*/) {}
 
   /// Throws if the options are of another optimizer or out of range; names the option.
   virtual void check(const torch::optim::OptimizerOptions& options) const = 0;
@@ -57,7 +62,8 @@ class Algorithm {
 
   /// What fields() point at: for comparison across ranks, and for checkpoints.
   OptionValues values(const torch::optim::OptimizerOptions& options) const;
-  /// The inverse of values(). Throws, without changing anything, unless `values` has exactly these options.
+  /// The inverse of values(). Throws, without changing anything, unless `values` has exactly these options, but for those
+  /// that may be absent.
   void assign(torch::optim::OptimizerOptions& options, const OptionValues& values) const;
 
   /// Changes nothing: a step that is skipped after this leaves no trace.

@@ -11,8 +11,8 @@ Interpolation ScheduleFreeAlgorithm::interpolation(Point point, const GroupState
   return {1, 0, point == Point::y ? state.y_weight : 0.0};
 }
 
-void ScheduleFreeAlgorithm::average(
-    PreparedStep& prepared, const GroupState& state, double beta1, double r, double weight_lr_power) {
+void ScheduleFreeAlgorithm::average(PreparedStep& prepared, const GroupState& state, double beta1, double r,
+    double weight_lr_power, double c_factor) {
   kernels::StepScalars& s = prepared.scalars;
   const auto step = static_cast<double>(state.k + 1);
   GroupState& next = prepared.next;
@@ -32,7 +32,7 @@ void ScheduleFreeAlgorithm::average(
       " that is below the smallest number, so x would never move. Choose a smaller "
       "weight_lr_power.");
   // lr = 0 so far: nothing has weight yet, and 0/0 must not reach x.
-  s.c = next.weight_sum == 0 ? 0 : weight / next.weight_sum;
+  s.c = next.weight_sum == 0 ? 0 : std::min(1.0, c_factor * weight / next.weight_sum);
   s.y_weight_before = state.y_weight;
   s.y_weight = 1 - beta1;
   next.k = state.k + 1;

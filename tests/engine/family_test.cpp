@@ -41,6 +41,10 @@ const std::vector<Kind>& kinds() {
           RAdamScheduleFreeOptions(0.01).weight_decay(0.1).silent_sgd_phase(false)),
       kind<SGDScheduleFree>(
           "SGDScheduleFree", {"z", "x"}, SGDScheduleFreeOptions(0.1).weight_decay(0.1).warmup_steps(3)),
+      kind<AdamWScheduleFree>("AdamWScheduleFree with inner momentum", {"z", "x", "m", "v"},
+          AdamWScheduleFreeOptions(0.01).weight_decay(0.1).warmup_steps(3).inner_momentum(0.8).refinement(5)),
+      kind<GPAAdamW>("GPAAdamW", {"z", "x", "m", "v"},
+          GPAAdamWOptions(0.01).weight_decay(0.1).warmup_steps(3).eval_interp_coeff(0.9)),
       kind<AdamW>("AdamW", {"x", "m", "v"}, AdamWOptions(0.01)),
       kind<SGD>("SGD", {"x", "m"}, SGDOptions(0.1).momentum(0.9).weight_decay(0.1).nesterov(true))};
   return all;
@@ -178,7 +182,11 @@ TEST(FamilyOptions, SurviveSerialization) {
                                             .weight_decay(0.5)
                                             .warmup_steps(6)
                                             .r(0.7)
-                                            .weight_lr_power(0.8));
+                                            .weight_lr_power(0.8)
+                                            .refinement(9)
+                                            .inner_momentum(0.95));
+  EXPECT_EQ(adamw.refinement(), 9);
+  EXPECT_EQ(adamw.inner_momentum(), 0.95);
   EXPECT_EQ(adamw.lr(), 0.1);
   EXPECT_EQ(adamw.betas(), std::make_tuple(0.2, 0.3));
   EXPECT_EQ(adamw.eps(), 0.4);
@@ -215,6 +223,22 @@ TEST(FamilyOptions, SurviveSerialization) {
   EXPECT_FALSE(radam.silent_sgd_phase());
   expect_lr_of_a_clone(radam);
 
+  const auto gpa = through_an_archive(GPAAdamWOptions(0.1)
+                                          .betas({0.2, 0.3})
+                                          .eps(0.4)
+                                          .weight_decay(0.5)
+                                          .train_interp_coeff(0.6)
+                                          .eval_interp_coeff(0.7)
+                                          .warmup_steps(8));
+  EXPECT_EQ(gpa.lr(), 0.1);
+  EXPECT_EQ(gpa.betas(), std::make_tuple(0.2, 0.3));
+  EXPECT_EQ(gpa.eps(), 0.4);
+  EXPECT_EQ(gpa.weight_decay(), 0.5);
+  EXPECT_EQ(gpa.train_interp_coeff(), 0.6);
+  EXPECT_EQ(gpa.eval_interp_coeff(), 0.7);
+  EXPECT_EQ(gpa.warmup_steps(), 8);
+  expect_lr_of_a_clone(gpa);
+
   const auto plain_adamw = through_an_archive(AdamWOptions(0.1).betas({0.2, 0.3}).eps(0.4).weight_decay(0.5));
   EXPECT_EQ(plain_adamw.lr(), 0.1);
   EXPECT_EQ(plain_adamw.betas(), std::make_tuple(0.2, 0.3));
@@ -244,6 +268,13 @@ TEST(FamilyOptions, AreChecked) {
   expect_refused<SGDScheduleFree>(SGDScheduleFreeOptions().warmup_steps(-1), "warmup_steps");
   expect_refused<RAdamScheduleFree>(RAdamScheduleFreeOptions().betas({0.9, 1}), "beta2");
   expect_refused<RAdamScheduleFree>(RAdamScheduleFreeOptions().eps(-1), "eps");
+  expect_refused<AdamWScheduleFree>(AdamWScheduleFreeOptions().refinement(-1), "refinement");
+  expect_refused<AdamWScheduleFree>(
+      AdamWScheduleFreeOptions().refinement(5).betas({1, 0.9}), "refinement multiplies");
+  expect_refused<AdamWScheduleFree>(AdamWScheduleFreeOptions().inner_momentum(1), "inner_momentum");
+  expect_refused<GPAAdamW>(GPAAdamWOptions().betas({1, 0.9}), "beta1");
+  expect_refused<GPAAdamW>(GPAAdamWOptions().train_interp_coeff(1.1), "train_interp_coeff");
+  expect_refused<GPAAdamW>(GPAAdamWOptions().eval_interp_coeff(1), "eval_interp_coeff");
   expect_refused<AdamW>(AdamWOptions().betas({1, 0.9}), "beta1");  // it would never move
   expect_refused<AdamW>(AdamWOptions().weight_decay(-1), "weight_decay");
   expect_refused<SGD>(SGDOptions().momentum(-1), "momentum");
