@@ -144,9 +144,9 @@ class Runner:
         return lines
 
 
-async def tune(runner, task, arm, steps, lr, other):
+async def tune(runner, task, arm, steps, lr, defaults, other):
     """Runs an arm at one length over its grids, so that its best two settings are recorded with all seeds."""
-    best = {"lr": None, **task.defaults}
+    best = {"lr": None, **defaults}
     scores = {}  # setting -> metric of seed 0 after the last step
 
     async def score(settings):
@@ -178,22 +178,24 @@ async def tune(runner, task, arm, steps, lr, other):
 
 
 def searches(task, is_quick):
-    """Arm, length and grids of all that is to be tuned of a task."""
-    yield "schedule-free", task.steps, task.lr["schedule-free"], task.other
+    """Arm, length, grid of learning rates, other settings and their grids, of all that is to be tuned of a task."""
+    yield "schedule-free", task.steps, task.lr["schedule-free"], task.defaults, task.other
     for schedule in plan.SCHEDULES:
         for steps in plan.lengths(task, is_quick):
-            yield schedule, steps, task.lr["scheduled"], task.other
+            yield schedule, steps, task.lr["scheduled"], task.defaults, task.other
     for arm in plan.EXTREMES:
         if arm in task.lr:
-            yield arm, task.steps, task.lr[arm], task.other
+            yield arm, task.steps, task.lr[arm], task.defaults, task.other
+    for arm, relative in task.relatives.items():
+        yield arm, task.steps, relative.lr, relative.defaults, relative.other
 
 
 async def compare(runner, tasks, is_quick, report):
     """All that is not done; `report` is called with the names of those that are, after each."""
     for task in tasks:
-        for _, steps, lr, other in searches(task, is_quick):
+        for _, steps, lr, _, other in searches(task, is_quick):
             settings = len(lr.values) + sum(len(axis.values) - 1 for axis in other)
-            runner.progress.expect(task, steps, settings + 2 * (task.seeds - 1))
+            runner.progress.expect(task, steps, settings + min(2, settings) * (task.seeds - 1))
     done = []
     # One after the other, so that an interrupted comparison has whole panels.
     for task in sorted(tasks, key=lambda task: task.steps * task.step_s):

@@ -5,6 +5,7 @@ usage: figures.py [--quick] FOLDER [TASK...]
 
 FOLDER/battery.png: of each task the metric over steps of one Schedule-Free run, with a band over seeds, and the front
 of tuned schedules; below it the difference to the front. FOLDER/averaging.png: Schedule-Free between its two extremes.
+FOLDER/family.png: beside its relatives.
 """
 import math
 import os
@@ -13,10 +14,11 @@ import sys
 
 import plan
 import table
-from records import Chosen, Comparison, Records, curve
+from records import Comparison, Records, curve, done
 
 COLOURS = {"schedule-free": "tab:blue", "cosine": "tab:orange", "linear": "tab:green", "polyak": "tab:red",
-           "primal": "tab:purple"}
+           "primal": "tab:purple", "plus": "tab:pink", "plus-tuned": "tab:red", "refined": "tab:purple",
+          "inner": "tab:cyan", "gpa": "tab:olive"}
 LABELS = {"schedule-free": "Schedule-Free (beta1 0.9)", "cosine": "cosine schedules", "linear": "linear schedules",
           "polyak": "Polyak averaging (beta1 0)", "primal": "primal averaging (beta1 1)"}
 
@@ -105,23 +107,31 @@ def draw_battery(pyplot, folder, drawn):
     pyplot.close(figure)
 
 
-def draw_averaging(pyplot, folder, drawn):
+def draw_arms(pyplot, path, drawn):
+    """One panel per task: the schedule that is better at the longest length, Schedule-Free, and other arms, labelled."""
     figure, axes = pyplot.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.4), dpi=150, squeeze=False,
                                    layout="constrained")
-    for panel, (task, comparison, extremes) in zip(axes[0], drawn):
+    for panel, (task, comparison, others) in zip(axes[0], drawn):
         front = comparison.front(task.steps)
         schedule = front.runs[0]["arm"]
         band(panel, front, schedule, f"{schedule} schedule")
-        for arm, chosen in (("schedule-free", comparison.schedule_free), *extremes.items()):
-            band(panel, chosen, arm, f"{LABELS[arm]}, lr {chosen.settings['lr']:g}")
+        band(panel, comparison.schedule_free, "schedule-free")
+        for arm, (chosen, label) in others.items():
+            band(panel, chosen, arm, f"{label}, lr {chosen.settings['lr']:g}")
         panel.set_title(task.title, fontsize=9)
         panel.set_ylabel(task.metric_title, fontsize=8)
         panel.set_xlabel("steps", fontsize=8)
         show_upper_part(panel, task, comparison)
         style(panel, comparison)
         panel.legend(frameon=False, fontsize=6)
-    figure.savefig(os.path.join(folder, "averaging.png"))
+    figure.savefig(path)
     pyplot.close(figure)
+
+
+def labelled(task, chosen):
+    """arm -> (Chosen, what the legend calls it)."""
+    names = {**LABELS, **{arm: relative.title for arm, relative in task.relatives.items()}}
+    return {arm: (each, names[arm]) for arm, each in chosen.items()}
 
 
 def draw(folder, tasks, is_quick):
@@ -133,22 +143,25 @@ def draw(folder, tasks, is_quick):
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot  # pylint: disable=import-outside-toplevel
-    battery, averaging = [], []
+    battery, averaging, family = [], [], []
     for task in tasks:
         runs = list(Records(folder, task.name).runs.values())
         try:
             comparison = Comparison(task, runs, plan.SCHEDULES, plan.lengths(task, is_quick))
-            battery.append((task, comparison))
-            extremes = {arm: Chosen(task, runs, arm, task.steps) for arm in plan.EXTREMES if arm in task.lr}
         except LookupError as error:
             print(f"battery: {error}; it is not in the figures", file=sys.stderr)
             continue
-        if extremes:
-            averaging.append((task, comparison, extremes))
+        battery.append((task, comparison))
+        for panels, arms in ((averaging, plan.EXTREMES), (family, task.relatives)):
+            others = labelled(task, done(task, runs, arms))
+            if others:
+                panels.append((task, comparison, others))
     if battery:
         draw_battery(pyplot, folder, battery)
     if averaging:
-        draw_averaging(pyplot, folder, averaging)
+        draw_arms(pyplot, os.path.join(folder, "averaging.png"), averaging)
+    if family:
+        draw_arms(pyplot, os.path.join(folder, "family.png"), family)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/adamw_schedulefree_plus.h>
+#include <zerosched/gpa_adamw.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/sgd.h>
 #include <zerosched/sgd_schedulefree.h>
@@ -46,12 +48,26 @@ struct Kind {
 const std::map<std::string, Kind>& kinds() {
   using namespace zerosched;  // NOLINT(google-build-using-namespace): the family, by its names
   static const std::map<std::string, Kind> table = {
-      {"adamw-schedulefree", {{"--beta1", "--beta2", "--warmup"},
+      {"adamw-schedulefree", {{"--beta1", "--beta2", "--warmup", "--refinement", "--inner-momentum"},
                                  [](const Job& job) {
                                    return job.make<AdamWScheduleFree>(
                                        job.with_betas(AdamWScheduleFreeOptions(job.options.lr))
-                                           .warmup_steps(job.options.warmup));
+                                           .warmup_steps(job.options.warmup)
+                                           .refinement(job.options.refinement.value_or(0))
+                                           .inner_momentum(job.options.inner_momentum.value_or(0)));
                                  }}},
+      {"adamw-schedulefree-plus", {{"--beta1", "--beta2"},
+                                      [](const Job& job) {
+                                        return job.make<AdamWScheduleFreePlus>(
+                                            job.with_betas(AdamWScheduleFreePlusOptions(job.options.lr)));
+                                      }}},
+      {"gpa-adamw", {{"--beta1", "--beta2", "--warmup", "--eval-interp"},
+                        [](const Job& job) {
+                          GPAAdamWOptions options(job.options.lr);
+                          options.warmup_steps(job.options.warmup);
+                          if (job.options.eval_interp) options.eval_interp_coeff(*job.options.eval_interp);
+                          return job.make<GPAAdamW>(job.with_betas(options));
+                        }}},
       {"adamw-schedulefree-paper", {{"--beta1", "--beta2", "--warmup"},
                                        [](const Job& job) {
                                          return job.make<AdamWScheduleFreePaper>(
@@ -93,8 +109,10 @@ std::string problem_with_optimizer(const Options& options) {
   const auto& takes = kinds().at(options.optimizer).takes;
   const std::map<std::string, bool> given = {{"--beta1", options.beta1.has_value()},
       {"--beta2", options.beta2.has_value()}, {"--momentum", options.momentum.has_value()},
-      {"--nesterov", options.nesterov}, {"--warmup", options.warmup > 0},
-      {"--schedule", options.schedule != "constant"}};
+      {"--refinement", options.refinement.has_value()},
+      {"--inner-momentum", options.inner_momentum.has_value()},
+      {"--eval-interp", options.eval_interp.has_value()}, {"--nesterov", options.nesterov},
+      {"--warmup", options.warmup > 0}, {"--schedule", options.schedule != "constant"}};
   for (const auto& [name, is_given] : given) {
     if (is_given && takes.count(name) == 0) return name + " is no option of --optimizer " + options.optimizer;
   }

@@ -96,12 +96,22 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(number_in(std::numeric_limits<double>::min(), kMaxReal, "a positive number"))
       ->required()
       ->group("Optimizer");
-  app.add_option("--beta1", options.beta1, "weight of x in y; for adamw decay of m")
+  app.add_option("--beta1", options.beta1,
+         "weight of x in y; decay of m for adamw, gpa-adamw, adamw-schedulefree-plus")
       ->check(fraction)
       ->group("Optimizer");
   app.add_option("--beta2", options.beta2, "decay of v")->check(below_1)->group("Optimizer");
   app.add_option("--momentum", options.momentum, "for sgd; for sgd-schedulefree the weight of x in y")
       ->check(fraction)
+      ->group("Optimizer");
+  app.add_option("--refinement", options.refinement, "C of refined Schedule-Free, for adamw-schedulefree")
+      ->check(number_in(0, kMaxReal, "a number that is not negative"))
+      ->group("Optimizer");
+  app.add_option("--inner-momentum", options.inner_momentum, "decay of m, for adamw-schedulefree")
+      ->check(below_1)
+      ->group("Optimizer");
+  app.add_option("--eval-interp", options.eval_interp, "what x keeps of itself in a step, for gpa-adamw")
+      ->check(below_1)
       ->group("Optimizer");
   app.add_flag("--nesterov", options.nesterov, "Nesterov momentum, for sgd")->group("Optimizer");
   app.add_option("--weight-decay", options.weight_decay,

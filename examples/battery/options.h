@@ -12,7 +12,7 @@ struct Options {
   std::string optimizer;
   double lr = 0;
   // Nothing: the optimizer's own default.
-  std::optional<double> beta1, beta2, momentum;
+  std::optional<double> beta1, beta2, momentum, refinement, inner_momentum, eval_interp;
   bool nesterov = false;
   double weight_decay = 0;
   std::string schedule = "constant";

@@ -80,6 +80,17 @@ class Chosen:
         return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else 0.0
 
 
+def done(task, runs, arms):
+    """Chosen at the longest length of each of these arms that has been run: arm -> Chosen."""
+    found = {}
+    for arm in arms:
+        try:
+            found[arm] = Chosen(task, runs, arm, task.steps)
+        except LookupError:
+            pass
+    return found
+
+
 class Comparison:
     """One Schedule-Free run per seed against the front of the runs with a schedule, at each length."""
 

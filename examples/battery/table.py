@@ -7,12 +7,13 @@ import argparse
 import os
 
 import plan
-from records import Chosen, Comparison, Records
+from records import Comparison, Records, done
 
 EXPLANATION = """
 Values after T/8, T/4, T/2 and T steps, ± the standard deviation over seeds; less is better. Schedule-Free is one run
-per seed, tuned for T alone, and so are its extremes; each schedule is tuned at each length. Settings in brackets are
-those at T: learning rate, weight decay and beta2 chosen, and of how many tried; * is an end of the values tried.
+per seed, tuned for T alone, and so are its extremes and relatives; each schedule is tuned at each length. Settings in
+brackets are those at T: learning rate, weight decay, beta2 and what a relative has besides, and of how many that were
+tried they are the best; * is an end of the values tried.
 Verdict: "below" where Schedule-Free's mean is at most that of the better schedule, "above, in noise" where it is above
 by at most the pooled deviation. Settings are chosen by the first metric, which is named with the task.
 """
@@ -35,21 +36,22 @@ def settings(chosen):
 
 
 def rows(task, records, is_quick):
-    """Of one task, one line per arm and metric; LookupError if an arm is not done."""
+    """Of one task, one line per arm and metric; LookupError if Schedule-Free or a schedule is not done."""
     lengths, runs = plan.lengths(task, is_quick), list(records.runs.values())
     comparison = Comparison(task, runs, plan.SCHEDULES, lengths)
-    extremes = {arm: Chosen(task, runs, arm, task.steps) for arm in plan.EXTREMES if arm in task.lr}
+    others = done(task, runs, (*plan.EXTREMES, *task.relatives))
     chosen = {"schedule-free": dict.fromkeys(lengths, comparison.schedule_free), **comparison.scheduled,
-              **{arm: dict.fromkeys(lengths, extreme) for arm, extreme in extremes.items()}}
+              **{arm: dict.fromkeys(lengths, other) for arm, other in others.items()}}
+    names = {**NAMES, **{arm: relative.title for arm, relative in task.relatives.items()}}
     yield [f"**{task.title}**, {task.metric_title}, T = {task.steps}, seeds: {task.seeds}"] + [""] * (len(lengths) + 1)
     for arm, by_length in chosen.items():
-        yield [NAMES.get(arm, arm), *(values(by_length[steps], steps) for steps in lengths),
+        yield [names.get(arm, arm), *(values(by_length[steps], steps) for steps in lengths),
                settings(by_length[lengths[-1]])]
     yield ["verdict", *(comparison.verdict(steps) for steps in lengths), ""]
     if task.second:
         metric, title = task.second
         for arm in ("schedule-free", *plan.SCHEDULES):
-            yield [f"{title}, {NAMES.get(arm, arm)}",
+            yield [f"{title}, {names.get(arm, arm)}",
                    *(values(chosen[arm][steps], steps, metric) for steps in lengths), ""]
 
 
@@ -59,8 +61,10 @@ def made(folder, tasks):
     dates = sorted(run["date"][:10] for run in runs)
     commits, machines = (", ".join(sorted({str(run[name]) for run in runs})) for name in ("commit", "machine"))
     hours = sum(run["cpu_s"] for run in runs) / 3600
-    return (f"{len(runs)} runs, {hours:.2g} CPU hours, {' to '.join(sorted({dates[0], dates[-1]}))}, commit {commits}, on "
-            f"{machines}.\n") if runs else ""
+    if not runs:
+        return ""
+    period = " to ".join(sorted({dates[0], dates[-1]}))
+    return f"{len(runs)} runs, {hours:.2g} CPU hours, {period}, commit {commits}, on {machines}.\n"
 
 
 def write(folder, tasks, is_quick):

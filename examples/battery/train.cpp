@@ -46,8 +46,10 @@ Json description(const zerosched::Session& session, const Options& options, Task
   return {{"kind", "start"}, {"task", options.task}, {"optimizer", options.optimizer}, {"lr", options.lr},
       {"weight_decay", options.weight_decay}, {"beta1", or_null(options.beta1)},
       {"beta2", or_null(options.beta2)}, {"momentum", or_null(options.momentum)},
-      {"nesterov", options.nesterov}, {"schedule", options.schedule}, {"warmup", options.warmup},
-      {"steps", options.steps}, {"batch", options.batch}, {"seed", options.seed}, {"dtype", options.dtype},
+      {"refinement", or_null(options.refinement)}, {"inner_momentum", or_null(options.inner_momentum)},
+      {"eval_interp", or_null(options.eval_interp)}, {"nesterov", options.nesterov},
+      {"schedule", options.schedule}, {"warmup", options.warmup}, {"steps", options.steps},
+      {"batch", options.batch}, {"seed", options.seed}, {"dtype", options.dtype},
       {"world_size", session.world_size()}, {"parameters", parameters}, {"state_bytes", state_bytes}};
 }
 
@@ -114,7 +116,7 @@ void train(const zerosched::Session& session, const Options& options, Task& task
     optimizer->step_weight(loss.weight);
     loss.mean.backward();
     schedule_lr(*optimizer, options, ++step);
-    optimizer->step();
+    optimizer->step([&] { return loss.mean; });  // which those need whose step size comes from the loss
     optimizer->zero_grad();
     losses[0] += loss.mean.item<double>() * loss.weight;
     losses[1] += loss.weight;

@@ -5,6 +5,7 @@
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/adamw_schedulefree_plus.h>
 #include <zerosched/gpa_adamw.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/sgd.h>
@@ -65,6 +66,13 @@ const std::map<std::string, std::function<OptimizerPointer(const Job&)>>& makers
                                                             .momentum(o.beta1)
                                                             .weight_decay(o.weight_decay)
                                                             .warmup_steps(o.warmup_steps));
+          }},
+      {"adamw-schedulefree-plus",
+          [](const Job& job) {
+            const Options& o = job.options;
+            return job.make<zerosched::AdamWScheduleFreePlus>(zerosched::AdamWScheduleFreePlusOptions(o.lr)
+                                                                  .betas({o.beta1, o.beta2})
+                                                                  .weight_decay(o.weight_decay));
           }},
       {"gpa-adamw",
           [](const Job& job) {

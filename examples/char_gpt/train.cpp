@@ -164,7 +164,8 @@ std::optional<TrainResult> train(const zerosched::Session& session, const Option
     schedule_lr(optimizer, options, step);
     const auto backward_end = Clock::now();
     try {
-      optimizer.step();
+      // The loss is for those whose step size comes from it.
+      optimizer.step([&] { return torch::Tensor(loss); });
     } catch (const std::exception&) {
       check_loss(loss.item<double>(), step);  // which says more than that the gradients are not finite
       throw;

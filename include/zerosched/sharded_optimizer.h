@@ -237,6 +237,9 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   void load(torch::serialize::InputArchive& archive) override;
 
  protected:
+  /// This rank's loss, of one element, to an optimizer whose next step depends on it. Local.
+  void give_loss(const torch::Tensor& loss);
+
   /// What the optimizers' own constructors come down to. Collective.
   ShardedOptimizer(Trainable what, std::shared_ptr<Communicator> communicator,
       std::unique_ptr<torch::optim::OptimizerOptions> defaults, ShardingOptions sharding,

@@ -4,6 +4,7 @@
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/adamw_schedulefree_plus.h>
 #include <zerosched/checkpoint.h>
 #include <zerosched/clip_grad.h>
 #include <zerosched/communicator.h>

@@ -36,6 +36,12 @@ void DeviceKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cu
   cuda::sum_of_powers(grad_dtype, p, spans, span_count, range_numel, workspace, sum, stream);
 }
 
+void DeviceKernels::inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
+    const cuda::GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    cuda::Stream stream) {
+  cuda::inner_product(grad_dtype, weight, z, x, spans, span_count, range_numel, workspace, sum, stream);
+}
+
 void DeviceKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* squares, cuda::Stream stream) {
   cuda::squares_by_parameter(grad_dtype, spans, span_count, range_numel, workspace, squares, stream);

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -77,6 +78,29 @@ class DeviceUpdater final : public ShardUpdater {
 
   at::Tensor sum_of_squares() override { return norm_terms(2); }
 
+  at::Tensor loss_terms(const std::vector<double>& weights) override {
+    at::Tensor terms = executor_.empty(2, at::kDouble);
+    executor_.fill(terms, 0);
+    auto* sums = terms.mutable_data_ptr<double>();
+    auto* workspace = workspace_.mutable_data_ptr<double>();
+    const Interpolation where = parts_.algorithm.interpolation(Point::x, {});
+    for (const SpanRun& run : table_.runs_of(all_buckets())) {
+      const Bucket& bucket = parts_.layout.buckets[static_cast<size_t>(run.first_bucket)];
+      const ShardState& whole = first_state_of(kernels::state_dtype(bucket.dtype));
+      kernels_.sum_of_powers(
+          run.grad_dtype, 1, run.spans, run.span_count, run.range_numel, workspace, sums, stream());
+      kernels_.inner_product(run.grad_dtype, weights[static_cast<size_t>(bucket.group)],
+          whole[where.z].const_data_ptr(), whole[where.x].const_data_ptr(), run.spans, run.span_count,
+          run.range_numel, workspace, sums + 1, stream());
+    }
+    return terms;
+  }
+
+  void replace_scalars(const std::vector<kernels::StepScalars>& scalars) override {
+    scalars_ = scalars;
+    table_.upload(scalars);
+  }
+
   void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool skip_non_finite) override {
     kernels_.gradient_norm(sum.const_data_ptr<double>(), table_.scalars(0), max_norm, skip_non_finite,
         parts_.narrowest_state(), norm_pointer(), stream());
@@ -140,6 +164,12 @@ class DeviceUpdater final : public ShardUpdater {
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
   cuda::Stream stream() const { return static_cast<cuda::Stream>(executor_.current_stream().handle); }
   cuda::GradientNorm* norm_pointer() const { return static_cast<cuda::GradientNorm*>(norm_.data_ptr()); }
+
+  std::vector<int64_t> all_buckets() const {
+    std::vector<int64_t> all(parts_.layout.buckets.size());
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
 
   // Where the state of all buckets of a dtype begins (make_state), from which spans count.
   const ShardState& first_state_of(c10::ScalarType state_dtype) const {

@@ -98,6 +98,19 @@ bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_s
       throw_not_finite(parameter < 0 ? "" : not_finite_gradient(parameter));
     }
   }
+  if (steps && algorithm_->takes_loss()) {
+    const LossMeasure measure = measure_loss(options);
+    if (std::isfinite(measure.loss) || !(skips || checks_gradients)) {
+      next = prepare(options, &measure);
+    } else if (skips) {
+      ++skipped_steps_;
+      if (!loss_scale) warn_of_skip();
+      steps = false;
+    } else {
+      cancel_round();
+      throw AgreedError(not_finite_text("the loss of some rank", groups_.front().k + 1));
+    }
+  }
   if (steps) {
     finite_ = update_and_gather(checks_gradients) && finite_;
     groups_ = std::move(next);
@@ -108,21 +121,24 @@ bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_s
   return steps;
 }
 
-// The scalars of the step to the updater; the groups' states after it are the result.
-std::vector<GroupState> Engine::prepare(const GroupOptions& options) {
+// The scalars of the step to the updater; the groups' states after it are the result. `measure`: what an algorithm that
+// takes the loss makes them of, once the norm is known; before it they serve for that alone.
+std::vector<GroupState> Engine::prepare(const GroupOptions& options, const LossMeasure* measure) {
   // Rank 0's numbers, where they differ in their last bits.
   const auto copies = steering_->with_values(options, current_.values);
   std::vector<GroupState> next;
   std::vector<kernels::StepScalars> scalars;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    PreparedStep prepared = algorithm_->prepare(*copies[g], groups_[g]);
+    PreparedStep prepared = measure == nullptr
+                                ? algorithm_->prepare(*copies[g], groups_[g])
+                                : algorithm_->prepare_by_loss(*copies[g], groups_[g], *measure);
     prepared.scalars.grad_scale = grad_scale_ * current_.clip;
     prepared.scalars.clamp_low = model_.clamps[g].low;
     prepared.scalars.clamp_high = model_.clamps[g].high;
     scalars.push_back(prepared.scalars);
     next.push_back(prepared.next);
   }
-  updater_->begin_step(scalars);
+  measure == nullptr ? updater_->begin_step(scalars) : updater_->replace_scalars(scalars);
   return next;
 }
 

@@ -43,6 +43,7 @@ struct DeviceBackend {
 ///                      who has joined. Clipping functions do this part too, and step() then does not.
 ///   gradient norm      only for clipping and where steps may be skipped: sum of squares of each shard, and one
 ///                      all-reduced scalar
+///   loss               only for algorithms that take it: three numbers of each rank, in one all-reduce
 ///   for each bucket, in launch order; on a GPU for several at a time
 ///     wait             for this rank's slice of the summed gradient
 ///     update           z, x, v and this rank's slice of y, in one pass
@@ -75,6 +76,8 @@ class ZEROSCHED_EXPORT Engine {
   double clip_grad_norm(const GroupOptions& options, double max_norm, double norm_type);
   void clip_grad_value(const GroupOptions& options, double clip_value);
   void step_weight(double weight);
+  /// The next step's, of this rank, for algorithms that take it; others leave it alone. Local.
+  void set_loss(const at::Tensor& loss);
   void join(const GroupOptions& options);
   int64_t skipped_steps() const { return skipped_steps_; }
   void zero_grad(bool set_to_none);
@@ -147,6 +150,7 @@ class ZEROSCHED_EXPORT Engine {
     bool overflows = false;          ///< clip_grad_norm() has seen a norm that is not finite
     double clip = 1;                 ///< what clip_grad_norm() takes of the gradient
     std::optional<double> unscaled;  ///< the loss scale, given to unscale()
+    std::optional<double> loss;      ///< given to set_loss()
   };
   /// What ranks that have joined are told to do.
   enum class Call { step, step_scaled, clip_norm, clip_value, drop };
@@ -170,7 +174,7 @@ class ZEROSCHED_EXPORT Engine {
   // engine.cpp
   bool run_step(const GroupOptions& options, std::optional<double> loss_scale);
   bool make_step(const GroupOptions& options, std::optional<double> loss_scale);
-  std::vector<GroupState> prepare(const GroupOptions& options);
+  std::vector<GroupState> prepare(const GroupOptions& options, const LossMeasure* measure = nullptr);
   size_t updated_together(size_t position) const;
   bool update_and_gather(bool checks_gradients);
   void end_round(const GroupOptions& options, double loss_scale, bool skips);
@@ -191,6 +195,9 @@ class ZEROSCHED_EXPORT Engine {
   void tell_others(Call call, const std::vector<double>& own_values, double a, double b);
   static std::string text_of_call(const double* numbers);
   void follow(const GroupOptions& options);
+
+  // engine_loss.cpp
+  LossMeasure measure_loss(const GroupOptions& options);
 
   // engine_norms.cpp
   double make_norm_clip(double max_norm, double norm_type);

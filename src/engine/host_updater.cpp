@@ -78,6 +78,30 @@ class HostUpdater final : public ShardUpdater {
       scalars.grad_scale *= kernels::clip_factor(norm_, *max_norm);
   }
 
+  at::Tensor loss_terms(const std::vector<double>& weights) override {
+    at::Tensor terms = at::zeros({2}, at::kDouble);
+    auto* sums = terms.mutable_data_ptr<double>();
+    const Interpolation where = parts_.algorithm.interpolation(Point::x, {});
+    for (int64_t b = 0; b < bucket_count(); ++b) {
+      const ShardState& state = state_of(b);
+      const double weight = weights[static_cast<size_t>(parts_.layout.buckets[static_cast<size_t>(b)].group)];
+      for (const UsedRange& range : used_ranges(b)) {
+        const c10::ScalarType dtype = state[where.x].scalar_type();
+        sums[0] += kernels::sum_of_powers(range.dtype, range.values, range.numel, 1);
+        sums[1] += kernels::inner_product(range.dtype, range.values,
+            at_element(state[where.z].const_data_ptr(), range.begin, dtype),
+            at_element(state[where.x].const_data_ptr(), range.begin, dtype), range.numel, weight);
+      }
+    }
+    return terms;
+  }
+
+  void replace_scalars(const std::vector<kernels::StepScalars>& scalars) override {
+    const double grad_scale = scalars_.front().grad_scale;
+    scalars_ = scalars;
+    for (kernels::StepScalars& each : scalars_) each.grad_scale = grad_scale;
+  }
+
   double norm() override { return norm_; }
   bool overflows() override { return overflows_; }
   at::Tensor norm_on_device() const override { return {}; }

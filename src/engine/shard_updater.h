@@ -38,6 +38,7 @@ struct ShardParts {
 ///   begin_step                    once gradients are on their way; nothing is clipped or skipped so far
 ///   clamp_gradients               if single elements are clipped, once all gradients are there
 ///   sum_of_squares, use_norm      if there is clipping or loss scaling, once all gradients are there
+///   loss_terms, replace_scalars   if the step depends on the loss, once all gradients are there
 ///   update                        of each bucket whose gradients are there
 ///
 /// Nothing here is collective. On a GPU only norm() and overflows() wait for it.
@@ -60,6 +61,11 @@ class ShardUpdater {
   /// The step's gradients are clipped to max_norm; with `skip_non_finite` a norm that is not finite, in the type that
   /// updates compute in, makes update() change nothing.
   virtual void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool skip_non_finite) = 0;
+  /// Of this rank's summed gradients g, with the state before the step: two float64 on the device, the sum of |g|, and of
+  /// g (z - x) times the element's group's weight.
+  virtual at::Tensor loss_terms(const std::vector<double>& weights) = 0;
+  /// Other scalars than those of begin_step(), of the same grad_scale, which is clipped as use_norm() has said.
+  virtual void replace_scalars(const std::vector<kernels::StepScalars>& scalars) = 0;
   /// Of the averaged gradient, before clipping; after use_norm().
   virtual double norm() = 0;
   /// After use_norm() with skip_non_finite: whether update() changes nothing.

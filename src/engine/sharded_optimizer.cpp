@@ -79,10 +79,13 @@ torch::Tensor ShardedOptimizer::step(LossClosure closure) {
   if (closure) {
     const at::AutoGradMode with_gradients(true);
     loss = closure();
+    engine_->set_loss(loss);
   }
   engine_->step(group_options());
   return loss;
 }
+
+void ShardedOptimizer::give_loss(const torch::Tensor& loss) { engine().set_loss(loss); }
 
 void ShardedOptimizer::ready(at::TensorList parameters) { engine().ready(parameters); }
 

@@ -66,7 +66,9 @@ json to_json_group(const Manifest::Group& group) {
   json options = json::array();
   for (const auto& [name, value] : group.options) options.push_back({name, to_json_number(value)});
   return {{"options", options}, {"k", group.state.k}, {"weight_sum", to_json_number(group.state.weight_sum)},
-      {"lr_max", to_json_number(group.state.lr_max)}, {"y_weight", to_json_number(group.state.y_weight)}};
+      {"lr_max", to_json_number(group.state.lr_max)},
+      {"gradient_l1", to_json_number(group.state.gradient_l1)},
+      {"y_weight", to_json_number(group.state.y_weight)}};
 }
 
 Manifest::Group parse_group(const json& value) {
@@ -80,6 +82,8 @@ Manifest::Group parse_group(const json& value) {
   group.state.k = integer_of(member(value, "k"), "k", 0, std::numeric_limits<int64_t>::max());
   group.state.weight_sum = number_of(member(value, "weight_sum"), "weight_sum");
   group.state.lr_max = number_of(member(value, "lr_max"), "lr_max");
+  // Not in checkpoints from before there was an optimizer that has it.
+  if (value.contains("gradient_l1")) group.state.gradient_l1 = number_of(value["gradient_l1"], "gradient_l1");
   group.state.y_weight = number_of(member(value, "y_weight"), "y_weight");
   return group;
 }

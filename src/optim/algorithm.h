@@ -33,6 +33,13 @@ struct Interpolation {
   double weight;
 };
 
+/// What a step depends on of an algorithm that takes the loss; of all ranks.
+struct LossMeasure {
+  double loss = 0;           ///< averaged over ranks
+  double gradient_l1 = 0;    ///< the sum of |g|, of the averaged gradient, clipped
+  double inner_product = 0;  ///< <g, z - x>, weighed by each group's inner_product_weight()
+};
+
 /// Where an option lies in an options object.
 struct OptionField {
   const char* name;
@@ -69,6 +76,18 @@ class Algorithm {
   /// Changes nothing: a step that is skipped after this leaves no trace.
   virtual PreparedStep prepare(
       const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
+
+  /// Whether a step depends on the loss; then prepare_by_loss() is what makes it.
+  virtual bool takes_loss() const { return false; }
+  /// Of a group's elements in LossMeasure::inner_product.
+  virtual double inner_product_weight(
+      const torch::optim::OptimizerOptions& /*options*/, const GroupState& /*state*/) const {
+    return 0;
+  }
+  virtual PreparedStep prepare_by_loss(const torch::optim::OptimizerOptions& options, const GroupState& state,
+      const LossMeasure& /*measure*/) const {
+    return prepare(options, state);
+  }
 
   /// How the state gives the parameters at `point`.
   virtual Interpolation interpolation(Point point, const GroupState& state) const = 0;

@@ -1,8 +1,11 @@
 #include "engine/device_training.h"
 
 #include "optim/adamw_schedulefree.h"
+#include "optim/adamw_schedulefree_plus.h"
 #include "support/gather.h"
 #include "support/world.h"
+
+#include <zerosched/adamw_schedulefree_plus.h>
 
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -77,6 +80,16 @@ std::vector<Job> jobs() {
   all[18].weighs = all[18].joins = all[18].checks_ready = true;
   all[19].dtype = at::kHalf;
   all[19].loss_scaling = all[19].overflows = true;
+  Job by_loss;
+  by_loss.by_loss = by_loss.overlaps_forward = true;
+  all.push_back(by_loss);
+  by_loss.max_grad_norm = 1;
+  by_loss.weighs = by_loss.joins = true;
+  all.push_back(by_loss);
+  by_loss.joins = false;
+  by_loss.dtype = at::kHalf;
+  by_loss.loss_scaling = by_loss.overflows = true;
+  all.push_back(by_loss);
   return all;
 }
 
@@ -117,15 +130,24 @@ Outcome Trainer::run(const Job& job) {
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
-  options_.weight_decay(0.1);
-  engine_ = std::make_shared<detail::Engine>(groups, communicator(), options_, sharding,
-      std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), backend());
-  engine_->watch_options([this] { return detail::GroupOptions{&options_}; });
+  std::unique_ptr<detail::Algorithm> algorithm;
+  if (job.by_loss) {
+    options_ = std::make_unique<AdamWScheduleFreePlusOptions>(
+        AdamWScheduleFreePlusOptions(0.5).weight_decay(10).polyak_beta(0.5));
+    algorithm = std::make_unique<detail::AdamWScheduleFreePlusAlgorithm>();
+  } else {
+    options_ = std::make_unique<AdamWScheduleFreeOptions>(AdamWScheduleFreeOptions(0.01).weight_decay(0.1));
+    algorithm = std::make_unique<detail::AdamWScheduleFreeAlgorithm>();
+  }
+  const detail::GroupOptions options = {options_.get()};
+  engine_ = std::make_shared<detail::Engine>(
+      groups, communicator(), *options_, sharding, std::move(algorithm), backend());
+  engine_->watch_options([options] { return options; });
   Outcome outcome;
   for (int64_t step = 0; step < job.steps; ++step) {
     begin_step(step);
-    if (job.lr_differs && step == 1 && world_rank() + 1 == world_size()) options_.set_lr(0.02);
-    if (job.lr_changes) options_.set_lr(0.01 * static_cast<double>(step + 1));
+    if (job.lr_differs && step == 1 && world_rank() + 1 == world_size()) options_->set_lr(0.02);
+    if (job.lr_changes) options_->set_lr(0.01 * static_cast<double>(step + 1));
     if (job.joins && world_rank() > 0 && step + 1 == job.steps) break;
     outcome.y_at_start.push_back(y_now());
     if (job.weighs) engine_->step_weight(1 + world_rank());
@@ -137,18 +159,19 @@ Outcome Trainer::run(const Job& job) {
     begin_backward();
     backward(step);
     end_backward();
-    if (job.clips_values) engine_->clip_grad_value({&options_}, 0.5);
-    if (job.clips_by_function) outcome.norms.push_back(engine_->clip_grad_norm({&options_}, 1.0, 2.0));
+    if (job.clips_values) engine_->clip_grad_value(options, 0.5);
+    if (job.clips_by_function) outcome.norms.push_back(engine_->clip_grad_norm(options, 1.0, 2.0));
+    engine_->set_loss(at::full({}, 0.5 + 0.25 * static_cast<double>(step + world_rank())));
     if (job.loss_scaling) {
-      engine_->step_scaled({&options_}, 4.0);
+      engine_->step_scaled(options, 4.0);
     } else {
-      engine_->step({&options_});
+      engine_->step(options);
     }
     if (job.loss_scaling) outcome.norms.push_back(engine_->grad_norm());  // known to the host already
     // What LibTorch would add to, at once and not in a stream.
     if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
   }
-  if (job.joins) engine_->join({&options_});
+  if (job.joins) engine_->join(options);
   end();
   // join() ends with a round of its own.
   if (outcome.norms.empty() && !job.joins) outcome.norms.push_back(engine_->grad_norm());

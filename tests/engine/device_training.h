@@ -41,6 +41,7 @@ struct Job {
   bool overlaps_forward = false;  ///< and y is read parameter by parameter, each after a ready() of its own
   bool checks_ready = false;
   int64_t forgets_ready = -1;   ///< a parameter that is read without
+  bool by_loss = false;         ///< AdamWScheduleFreePlus
   bool waits_by_train = false;  ///< for all of y at once, by a call that does nothing else
   int64_t steps = 3;
 };
@@ -97,7 +98,7 @@ class Trainer {
   void backward(int64_t step);
 
   Job job_;
-  AdamWScheduleFreeOptions options_{0.01};
+  std::unique_ptr<torch::optim::OptimizerOptions> options_;
   std::shared_ptr<detail::Engine> engine_;
 };
 

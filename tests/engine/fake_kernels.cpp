@@ -125,6 +125,19 @@ void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda
   });
 }
 
+void FakeKernels::inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
+    const cuda::GradientSpan* spans, int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
+  enqueue("inner_product", stream, [=] {
+    const c10::ScalarType state = kernels::state_dtype(grad_dtype);
+    for (const auto* span = spans; span != spans + span_count; ++span) {
+      if (!is_used(*span, grad_dtype)) continue;
+      *sum += kernels::inner_product(grad_dtype, span->values,
+          at_element(const_cast<void*>(z), span->begin, state),
+          at_element(const_cast<void*>(x), span->begin, state), span->numel, weight);
+    }
+  });
+}
+
 void FakeKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
     int64_t span_count, int64_t, double*, double* squares, cuda::Stream stream) {
   enqueue("squares_by_parameter", stream, [=] {

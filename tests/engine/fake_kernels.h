@@ -30,6 +30,9 @@ class FakeKernels final : public detail::DeviceKernels {
   void sum_of_powers(c10::ScalarType grad_dtype, double p, const kernels::cuda::GradientSpan* spans,
       int64_t span_count, int64_t range_numel, double* workspace, double* sum,
       kernels::cuda::Stream stream) override;
+  void inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
+      const kernels::cuda::GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace,
+      double* sum, kernels::cuda::Stream stream) override;
   void squares_by_parameter(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
       int64_t span_count, int64_t range_numel, double* workspace, double* squares,
       kernels::cuda::Stream stream) override;

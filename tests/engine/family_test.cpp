@@ -20,6 +20,8 @@ struct Kind {
   const char* name;
   std::vector<std::string> state;
   std::function<OptimizerPointer(const Parameters&, const CommunicatorPointer&, const ShardingOptions&)> make;
+  /// Whether a step is of each element alone, and not of sums over all, which come in another order at another world size.
+  bool is_of_elements = true;
 };
 
 template <typename Optimizer, typename Options>
@@ -30,6 +32,17 @@ Kind kind(const char* name, std::vector<std::string> state, const Options& optio
         return std::make_unique<Optimizer>(
             std::vector<ParameterGroup>{ParameterGroup(parameters)}, communicator, options, sharding);
       }};
+}
+
+Kind of_sums(Kind kind) {
+  kind.is_of_elements = false;
+  return kind;
+}
+
+/// With a loss for those that take one.
+void step(ShardedOptimizer& optimizer) {
+  auto* by_loss = dynamic_cast<AdamWScheduleFreePlus*>(&optimizer);
+  by_loss == nullptr ? static_cast<void>(optimizer.step()) : by_loss->step(at::full({}, 0.5));
 }
 
 const std::vector<Kind>& kinds() {
@@ -45,6 +58,8 @@ const std::vector<Kind>& kinds() {
           AdamWScheduleFreeOptions(0.01).weight_decay(0.1).warmup_steps(3).inner_momentum(0.8).refinement(5)),
       kind<GPAAdamW>("GPAAdamW", {"z", "x", "m", "v"},
           GPAAdamWOptions(0.01).weight_decay(0.1).warmup_steps(3).eval_interp_coeff(0.9)),
+      of_sums(kind<AdamWScheduleFreePlus>("AdamWScheduleFreePlus", {"z", "x", "m", "v"},
+          AdamWScheduleFreePlusOptions().weight_decay(20).polyak_beta(0.5).sf_beta1_anneal_steps(4))),
       kind<AdamW>("AdamW", {"x", "m", "v"}, AdamWOptions(0.01)),
       kind<SGD>("SGD", {"x", "m"}, SGDOptions(0.1).momentum(0.9).weight_decay(0.1).nesterov(true))};
   return all;
@@ -75,6 +90,7 @@ State train(const Kind& kind, const CommunicatorPointer& communicator, const Sha
 TEST(Family, AveragedGradientsGiveTheSameBitsForEveryWorldAndBucketSize) {
   for (const Kind& kind : kinds()) {
     SCOPED_TRACE(kind.name);
+    if (!kind.is_of_elements) continue;
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
       const State alone = train(kind, self_communicator(), {}, dtype);
       for (const int64_t bytes : {1, 71 * 4, 25 << 20}) {
@@ -109,7 +125,7 @@ TEST(Family, EvaluationAndSkippedStepsLeaveNoTrace) {
           expect_same_bits(state_of(kind, *optimizer), before);
         }
         backward(parameters, random_gradients(parameters, step, world()->rank()));
-        optimizer->step();
+        testing::step(*optimizer);
       }
       states.push_back(state_of(kind, *optimizer));
     }
@@ -123,12 +139,12 @@ TEST(Family, UnusedParametersAreLeftAlone) {
     const Parameters parameters = make_parameters({{40}, {41}, {42}});
     const OptimizerPointer optimizer = kind.make(parameters, world(), ShardingOptions());
     backward(parameters, random_gradients(parameters, 0, world()->rank()));
-    optimizer->step();
+    step(*optimizer);
     const State before = state_of(kind, *optimizer);
     Gradients gradients = random_gradients(parameters, 1, world()->rank());
     gradients.erase("p1");
     backward(parameters, gradients);
-    optimizer->step();
+    step(*optimizer);
     for (const auto& [which, tensors] : state_of(kind, *optimizer)) {
       EXPECT_TRUE(same_bits(tensors.at("p1"), before.at(which).at("p1"))) << which;
       EXPECT_FALSE(same_bits(tensors.at("p0"), before.at(which).at("p0"))) << which;
@@ -239,6 +255,30 @@ TEST(FamilyOptions, SurviveSerialization) {
   EXPECT_EQ(gpa.warmup_steps(), 8);
   expect_lr_of_a_clone(gpa);
 
+  const auto plus = through_an_archive(AdamWScheduleFreePlusOptions(0.1)
+                                           .betas({0.2, 0.3})
+                                           .sf_beta1(0.4)
+                                           .sf_beta1_max(0.5)
+                                           .sf_beta1_anneal_steps(6)
+                                           .eps(0.7)
+                                           .weight_decay(0.8)
+                                           .r(0.9)
+                                           .weight_lr_power(1.1)
+                                           .polyak_beta(0.12)
+                                           .c_warmup(13));
+  EXPECT_EQ(plus.lr(), 0.1);
+  EXPECT_EQ(plus.betas(), std::make_tuple(0.2, 0.3));
+  EXPECT_EQ(plus.sf_beta1(), 0.4);
+  EXPECT_EQ(plus.sf_beta1_max(), 0.5);
+  EXPECT_EQ(plus.sf_beta1_anneal_steps(), 6);
+  EXPECT_EQ(plus.eps(), 0.7);
+  EXPECT_EQ(plus.weight_decay(), 0.8);
+  EXPECT_EQ(plus.r(), 0.9);
+  EXPECT_EQ(plus.weight_lr_power(), 1.1);
+  EXPECT_EQ(plus.polyak_beta(), 0.12);
+  EXPECT_EQ(plus.c_warmup(), 13);
+  expect_lr_of_a_clone(plus);
+
   const auto plain_adamw = through_an_archive(AdamWOptions(0.1).betas({0.2, 0.3}).eps(0.4).weight_decay(0.5));
   EXPECT_EQ(plain_adamw.lr(), 0.1);
   EXPECT_EQ(plain_adamw.betas(), std::make_tuple(0.2, 0.3));
@@ -275,6 +315,11 @@ TEST(FamilyOptions, AreChecked) {
   expect_refused<GPAAdamW>(GPAAdamWOptions().betas({1, 0.9}), "beta1");
   expect_refused<GPAAdamW>(GPAAdamWOptions().train_interp_coeff(1.1), "train_interp_coeff");
   expect_refused<GPAAdamW>(GPAAdamWOptions().eval_interp_coeff(1), "eval_interp_coeff");
+  expect_refused<AdamWScheduleFreePlus>(AdamWScheduleFreePlusOptions().sf_beta1(1.1), "sf_beta1");
+  expect_refused<AdamWScheduleFreePlus>(
+      AdamWScheduleFreePlusOptions().sf_beta1(1).sf_beta1_anneal_steps(3), "sf_beta1_max must be below 1");
+  expect_refused<AdamWScheduleFreePlus>(AdamWScheduleFreePlusOptions().polyak_beta(1), "polyak_beta");
+  expect_refused<AdamWScheduleFreePlus>(AdamWScheduleFreePlusOptions().c_warmup(-1), "c_warmup");
   expect_refused<AdamW>(AdamWOptions().betas({1, 0.9}), "beta1");  // it would never move
   expect_refused<AdamW>(AdamWOptions().weight_decay(-1), "weight_decay");
   expect_refused<SGD>(SGDOptions().momentum(-1), "momentum");

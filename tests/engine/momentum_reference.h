@@ -114,4 +114,66 @@ class InnerMomentumReference {
   double weight_sum_ = 0, lr_max_ = -1;
 };
 
+/// ScheduleFree+, arXiv 2605.19095.
+class PlusReference {
+ public:
+  struct Options {
+    double lr = 1, beta1 = 0.9, beta2 = 0.95, sf_beta1 = 0.9, sf_beta1_max = 0.965, eps = 1e-8;
+    double weight_decay = 0, r = 0, weight_lr_power = 2, polyak_beta = 0;
+    int64_t anneal_steps = 0, c_warmup = 0;
+  };
+
+  PlusReference(const std::vector<std::pair<std::string, at::Tensor>>& parameters, Options options)
+      : state(parameters), options_(options), lr_max_(options.eps) {}
+
+  void step(const std::map<std::string, at::Tensor>& gradients, double loss) {
+    const Options& o = options_;
+    double b = o.sf_beta1;
+    if (o.anneal_steps > 0) {
+      const double p = std::min(1.0, static_cast<double>(k_) / static_cast<double>(o.anneal_steps));
+      b = 1 - std::pow(1 - o.sf_beta1, 1 - p) * std::pow(1 - o.sf_beta1_max, p);
+    }
+    const double t = static_cast<double>(k_ + 1);
+    double l1 = 0, ip = 0;
+    for (const auto& [name, gradient] : gradients) {
+      if (!gradient.defined()) continue;
+      const auto& [z, x, m, v, y] = state.of.at(name);
+      const at::Tensor g = gradient.detach().to(at::kDouble);
+      l1 += g.abs().sum().item<double>();
+      ip += b * (g * (z - x)).sum().item<double>();
+    }
+    e_ = o.polyak_beta * e_ + (1 - o.polyak_beta) * l1 * std::sqrt(M_PI / 2);
+    const double e_hat = e_ / (1 - std::pow(o.polyak_beta, t));
+    last_step = std::max(o.lr, o.eps) * std::max(0.0, loss + ip) / e_hat;
+    lr_max_ = std::max(lr_max_, last_step);
+    double c = 1;
+    if (k_ >= o.c_warmup) {
+      const double weight = std::pow(t, o.r) * std::pow(lr_max_, o.weight_lr_power);
+      weight_sum_ += weight;
+      c = weight / weight_sum_;
+    }
+    for (const auto& [name, gradient] : gradients) {
+      if (!gradient.defined()) continue;
+      auto& [z, x, m, v, y] = state.of.at(name);
+      const at::Tensor g = gradient.detach().to(at::kDouble);
+      z = z - last_step * last_step * o.weight_decay * y;
+      m = o.beta1 * m + (1 - o.beta1) * g;
+      v = o.beta2 * v + (1 - o.beta2) * g * g;
+      const at::Tensor m_hat = m / (1 - std::pow(o.beta1, t)), v_hat = v / (1 - std::pow(o.beta2, t));
+      z = z - last_step * m_hat / (v_hat.sqrt() + o.eps);
+      x = (1 - c) * x + c * z;
+      y = b * x + (1 - b) * z;
+    }
+    ++k_;
+  }
+
+  MomentumState state;
+  double last_step = 0;
+
+ private:
+  Options options_;
+  int64_t k_ = 0;
+  double weight_sum_ = 0, lr_max_, e_ = 0;
+};
+
 }  // namespace zerosched::testing

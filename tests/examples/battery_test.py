@@ -28,6 +28,7 @@ BAD_INPUT = [
     ("--task gnn --lr 1 --momentum 0.9", "--momentum is no option of --optimizer adamw-schedulefree"),
     ("--task gnn --lr 1 --schedule cosine", "--schedule is no option of --optimizer adamw-schedulefree"),
     ("--task gnn --lr 1 --optimizer radam-schedulefree --warmup 5", "--warmup is no option"),
+    ("--task gnn --lr 1 --optimizer adamw-schedulefree-plus --warmup 5", "--warmup is no option"),
     ("--task gnn --lr 1 --optimizer adamw --schedule cosine --warmup 10 --steps 10", "--warmup 10"),
     ("--task gnn --lr 1 --steps 10 --evaluate-at 5,11", "--evaluate-at 11"),
     ("--task gnn --lr 1 --batch 2000", "--batch 2000"),
@@ -99,6 +100,9 @@ class Battery(unittest.TestCase):
     def test_every_optimizer_learns(self):
         for optimizer, options in (("adamw-schedulefree", "--lr 0.03"), ("adamw-schedulefree-paper", "--lr 0.03"),
                                    ("radam-schedulefree", "--lr 0.03"), ("sgd-schedulefree", "--lr 1"),
+                                   ("adamw-schedulefree", "--lr 0.03 --refinement 20 --inner-momentum 0.9"),
+                                   ("adamw-schedulefree-plus", "--lr 0.3"),
+                                   ("gpa-adamw", "--lr 0.03 --eval-interp 0.99"),
                                    ("adamw", "--lr 0.03 --schedule linear --warmup 20"),
                                    ("sgd", "--lr 0.1 --momentum 0.9 --nesterov --schedule cosine")):
             with self.subTest(optimizer):

@@ -149,7 +149,7 @@ class CharGpt(unittest.TestCase):
 
     def test_every_optimizer_learns(self):
         for name, lr in (("adamw-schedulefree-paper", 5e-3), ("radam-schedulefree", 5e-3), ("sgd-schedulefree", 1.0),
-                         ("adamw", 5e-3), ("sgd", 0.1)):
+                         ("gpa-adamw", 5e-3), ("adamw-schedulefree-plus", 1.0), ("adamw", 5e-3), ("sgd", 0.1)):
             with self.subTest(name):
                 report, _ = self.train(2, "--optimizer", name, "--lr", str(lr), "--weight-decay", "0")
                 self.check_learned(report)
