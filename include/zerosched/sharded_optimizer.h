@@ -21,6 +21,7 @@ namespace zerosched {
 namespace detail {
 class Algorithm;
 class Engine;
+struct StepOutcome;
 }  // namespace detail
 
 /// Parameters are x while one of these lives, and y again, bit for bit, when it ends. Made by eval_scope().
@@ -248,7 +249,7 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   friend ZEROSCHED_EXPORT void clip_grad_value_(ShardedOptimizer&, double);
   friend ZEROSCHED_EXPORT void export_safetensors(ShardedOptimizer&, const std::string&, const std::string&);
   friend ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer&, const std::string&);
-  bool step_scaled(double loss_scale);
+  std::shared_ptr<detail::StepOutcome> step_scaled(double loss_scale);
   void unscale(double loss_scale);
   std::vector<torch::optim::OptimizerOptions*> group_options();
   void check_param_groups() const;

@@ -13,6 +13,7 @@
 #include "engine/parameter_gathers.h"
 #include "engine/shard_updater.h"
 #include "engine/steering.h"
+#include "engine/step_outcome.h"
 #include "engine/step_timings.h"
 #include "engine/untrained.h"
 #include "layout/layout.h"
@@ -68,15 +69,19 @@ class ZEROSCHED_EXPORT Engine {
 
   void step(const GroupOptions& options);
   /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing
-  /// is changed but the gradients, which are used up, and the result is false on every rank. Collective.
-  bool step_scaled(const GroupOptions& options, double loss_scale);
+  /// is changed but the gradients, which are used up, and the step counts as skipped on every rank. On a GPU the host may
+  /// hear of that later. Collective.
+  std::shared_ptr<StepOutcome> step_scaled(const GroupOptions& options, double loss_scale);
   /// This step's gradients are of loss_scale times the loss, which clipping is to know before step_scaled(). Local.
   void unscale(double loss_scale);
   double clip_grad_norm(const GroupOptions& options, double max_norm, double norm_type);
   void clip_grad_value(const GroupOptions& options, double clip_value);
   void step_weight(double weight);
   void join(const GroupOptions& options);
-  int64_t skipped_steps() const { return skipped_steps_; }
+  int64_t skipped_steps() {
+    decide();
+    return skipped_steps_;
+  }
   void zero_grad(bool set_to_none);
   void train();
   void eval();
@@ -168,8 +173,9 @@ class ZEROSCHED_EXPORT Engine {
   void give_up(const std::exception& error);
 
   // engine.cpp
-  bool run_step(const GroupOptions& options, std::optional<double> loss_scale);
-  bool make_step(const GroupOptions& options, std::optional<double> loss_scale);
+  std::shared_ptr<StepOutcome> run_step(const GroupOptions& options, std::optional<double> loss_scale);
+  std::shared_ptr<StepOutcome> make_step(const GroupOptions& options, std::optional<double> loss_scale);
+  void decide();
   std::vector<GroupState> prepare(const GroupOptions& options);
   size_t updated_together(size_t position) const;
   bool update_and_gather(bool checks_gradients);
@@ -238,6 +244,7 @@ class ZEROSCHED_EXPORT Engine {
   // engine_module.cpp
   void hand_over() noexcept;
   void settle_others() noexcept;
+  void finish_deciding() noexcept;
   void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
 
@@ -271,6 +278,13 @@ class ZEROSCHED_EXPORT Engine {
   std::vector<double> last_values_;  ///< what the last step was made with
   bool gave_weight_ = false;         ///< in the last step
   int64_t skipped_steps_ = 0;
+  /// A step that the GPU takes or not, as it finds gradients: what the groups are if it does.
+  struct Undecided {
+    std::vector<GroupState> next;
+    std::shared_ptr<StepOutcome> outcome;
+    bool warns;
+  };
+  std::optional<Undecided> undecided_;
   Timings timings_;
   StepTimings step_timings_;
   int exceptions_at_start_;

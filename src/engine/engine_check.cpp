@@ -34,6 +34,7 @@ bool Engine::may_have_been_written() {
   // On a device nobody could be told in time.
   if (model_.device.is_cuda() && communicator_->size() > 1) return false;
   if (!parameters_->changed().empty()) return true;
+  if (looks_at_bits()) decide();  // where y is depends on it
   return looks_at_bits() && (!gathers_ || gathers_->are_shown()) && !written_by_others().empty();
 }
 

@@ -44,6 +44,19 @@ void Engine::settle_others() noexcept {
   }
 }
 
+// Somebody may ask when this is gone.
+void Engine::finish_deciding() noexcept {
+  if (!undecided_) return;
+  const auto outcome = undecided_->outcome;
+  try {
+    const auto use = executor_->enter();
+    if (communicator_->failure().empty()) decide();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
+  }
+  if (outcome->kind == StepOutcome::Kind::undecided) outcome->set(StepOutcome::Kind::skipped);
+}
+
 void Engine::finish_gathers() noexcept {
   try {
     const auto use = executor_->enter();

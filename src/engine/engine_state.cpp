@@ -100,6 +100,7 @@ Engine::~Engine() {
                          ": an exception ended the scope of its optimizer; that rank says which.");
   }
   hooks_.clear();
+  finish_deciding();
   finish_gathers();
   finish_in_flight();
   parameters_->release();
@@ -216,6 +217,7 @@ std::string Engine::why_not_replaceable() const {
 }
 
 void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
+  decide();
   groups_ = std::move(groups);
   finite_ = finite;
   last_values_.clear();

@@ -93,7 +93,7 @@ void ShardedOptimizer::ready(const NamedParameters& parameters) {
   engine_->ready(tensors);
 }
 
-bool ShardedOptimizer::step_scaled(double loss_scale) {
+std::shared_ptr<detail::StepOutcome> ShardedOptimizer::step_scaled(double loss_scale) {
   check_param_groups();
   return engine().step_scaled(group_options(), loss_scale);
 }
