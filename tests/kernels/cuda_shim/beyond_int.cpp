@@ -24,24 +24,29 @@ constexpr int64_t kClampTile = 4096;
 // Enough for every tile to have a block of its own, and too few for tiles to be small.
 constexpr int64_t kMultiprocessors = 1 << 18;
 
-/// Address space that becomes memory, of zeros, where it is touched.
+/// Address space that becomes memory, of zeros, where it is touched, between as much on either side that may not be
+/// touched: what an index of the wrong sign finds there would else be gigabytes of another array.
 template <typename T>
 class Sparse {
  public:
   Sparse() {
-    void* memory =
-        mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    cuda_shim::require(memory != MAP_FAILED, "no address space for a large array");
-    data_ = static_cast<T*>(memory);
+    whole_ = mmap(nullptr, 3 * kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    cuda_shim::require(whole_ != MAP_FAILED, "no address space for a large array");
+    void* middle = static_cast<char*>(whole_) + kBytes;
+    cuda_shim::require(mprotect(middle, kBytes, PROT_READ | PROT_WRITE) == 0, "no memory for a large array");
+    data_ = static_cast<T*>(middle);
   }
-  ~Sparse() { munmap(data_, kBytes); }
+  ~Sparse() { munmap(whole_, 3 * kBytes); }
   Sparse(const Sparse&) = delete;
   Sparse& operator=(const Sparse&) = delete;
   T* data() { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
 
  private:
-  static constexpr size_t kBytes = static_cast<size_t>(kNumel + kMargin) * sizeof(T);
+  static constexpr size_t kPage = 4096;
+  static constexpr size_t kBytes =
+      (static_cast<size_t>(kNumel + kMargin) * sizeof(T) + kPage - 1) / kPage * kPage;
+  void* whole_;
   T* data_;
 };
 

@@ -311,7 +311,8 @@ int main() {
       run_sum<BFloat16>(many_spans);
     }
   }
-  expect(run_beyond_int(), "elements beyond 2^31");
+  // Gigabytes of memory, not for kernels that are wrong already.
+  if (failures == 0) expect(run_beyond_int(), "elements beyond 2^31");
 #endif
   if (failures == 0) std::printf("every bit is as expected\n");
   return failures == 0 ? 0 : 1;
