@@ -110,7 +110,6 @@ class DeviceUpdater final : public ShardUpdater {
     return read;
   }
 
-  using ShardUpdater::update;
   bool update(const std::vector<int64_t>& buckets) override {
     cuda::ShardUpdate shard{};
     shard.norm = clips_ ? norm_pointer() : nullptr;

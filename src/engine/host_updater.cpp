@@ -83,7 +83,6 @@ class HostUpdater final : public ShardUpdater {
   bool overflows() override { return overflows_; }
   at::Tensor norm_on_device() const override { return {}; }
 
-  using ShardUpdater::update;
   bool update(const std::vector<int64_t>& buckets) override {
     bool finite = true;
     for (const int64_t bucket : buckets) finite &= update_bucket(bucket);

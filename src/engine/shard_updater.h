@@ -71,7 +71,6 @@ class ShardUpdater {
   /// Of the given buckets, in any order, each once. Whether the state is finite after it, as far as the host can see
   /// now: always true of a GPU, where neighbours of one group and dtype take one launch.
   virtual bool update(const std::vector<int64_t>& buckets) = 0;
-  bool update(int64_t bucket) { return update(std::vector<int64_t>{bucket}); }
   /// Writes `where` to `out`: flat, shard_numel elements, in the parameters' dtype.
   virtual void interpolate(int64_t bucket, const at::Tensor& out, const Interpolation& where) = 0;
   /// The first element of `values`, a shard in the parameters' dtype, whose bits are not those of `where`; -1: none. On

@@ -4,6 +4,8 @@
 // overlap_backward(false), where all run in step(), take turns. The difference of their times is what was
 // hidden; the time of the same reduce-scatters alone is what there was to hide. On a GPU the model has many more buckets
 // than there are buffers, and a backward that takes longer than the reduce-scatters.
+#include "support/median.h"
+
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/session.h>
 
@@ -11,7 +13,6 @@
 #include <torch/nn.h>
 #include <CLI/CLI.hpp>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -21,6 +22,8 @@
 #include <vector>
 
 namespace {
+
+using zerosched::testing::median;
 
 constexpr int64_t kBucketBytes = int64_t{25} << 20;
 
@@ -37,11 +40,6 @@ struct Options {
   }
   torch::Dtype parameter_dtype() const { return dtype == "bfloat16" ? torch::kBFloat16 : torch::kFloat32; }
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 class Clock {
  public:

@@ -2,6 +2,7 @@
 // a training step of a GPT-2 beside its forward and backward, and bytes of memory beside what the state must take.
 #include "bench/stopwatch.h"
 #include "char_gpt/model.h"
+#include "support/json_file.h"
 
 #include <zerosched/adamw_schedulefree.h>
 #include <zerosched/session.h>
@@ -14,10 +15,8 @@
 
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -224,11 +223,7 @@ int run(const Session& session, const Options& options) {
     }
     std::fflush(stdout);
   }
-  if (!options.json.empty()) {
-    std::ofstream out(options.json);
-    out << figures.dump(1) << '\n';
-    if (!out) throw std::runtime_error(options.json + " cannot be written");
-  }
+  zerosched::testing::write_json(options.json, figures);
   return passed ? 0 : 1;
 }
 

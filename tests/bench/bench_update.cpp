@@ -3,6 +3,7 @@
 // Counted for float32: g, z, x, v read and y, z, x, v written, 32 bytes per element; for the loop four
 // arrays read and the same four written, 32 bytes per element. What caches fetch besides is not counted.
 #include "kernels/kernels.h"
+#include "support/median.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/ScalarType.h>
@@ -132,19 +133,15 @@ class RatioReporter : public benchmark::ConsoleReporter {
     std::printf("\nmedian bytes per second, and its ratio to read_modify_write's of the same run\n");
     for (const auto& [name, speeds] : speeds_) {
       const auto plain = speeds_.find("read_modify_write/" + name.substr(name.find("threads:")));
-      std::printf("%-56s %7.2f GB/s", name.c_str(), median(speeds) / 1e9);
-      if (plain != speeds_.end()) std::printf("  ratio %.2f", median(speeds) / median(plain->second));
+      std::printf("%-56s %7.2f GB/s", name.c_str(), zerosched::testing::median(speeds) / 1e9);
+      if (plain != speeds_.end())
+        std::printf(
+            "  ratio %.2f", zerosched::testing::median(speeds) / zerosched::testing::median(plain->second));
       std::printf("\n");
     }
   }
 
  private:
-  static double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
-  }
-
   std::map<std::string, std::vector<double>> speeds_;
 };
 

@@ -2,14 +2,13 @@
 // 0.90 of the copy for what is large; a large case below its floor is a failure.
 #include "bench/gpu_timing.h"
 #include "bench/update_on_gpu.h"
+#include "support/json_file.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -90,11 +89,7 @@ int run(const Options& options) {
     }
     passed = tell(c, measure(c, options.repetitions), figures) && passed;
   }
-  if (!options.json.empty()) {
-    std::ofstream out(options.json);
-    out << figures.dump(1) << '\n';
-    if (!out) throw std::runtime_error(options.json + " cannot be written");
-  }
+  zerosched::testing::write_json(options.json, figures);
   return passed ? 0 : 1;
 }
 

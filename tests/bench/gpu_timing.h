@@ -1,12 +1,13 @@
 #pragma once
 
 #include "kernels/device_memory.h"
+#include "support/median.h"
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <utility>
 #include <vector>
 
 // How long a GPU takes, for benchmarks.
@@ -39,9 +40,7 @@ inline double median_seconds(cudaStream_t stream, int repetitions, const std::fu
     ZEROSCHED_CHECK_CUDA(cudaEventElapsedTime(&milliseconds, start, end));
     if (i >= 0) seconds.push_back(milliseconds / 1e3);
   }
-  const auto middle = seconds.begin() + repetitions / 2;
-  std::nth_element(seconds.begin(), middle, seconds.end());
-  return *middle;
+  return median(std::move(seconds));
 }
 
 /// Bytes that can be allocated now.

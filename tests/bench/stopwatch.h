@@ -1,11 +1,11 @@
 #pragma once
 
 #include "bench/gpu_timing.h"
+#include "support/median.h"
 
 #include <c10/core/Device.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <vector>
@@ -22,12 +22,6 @@ inline double seconds_of_host(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
   work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-inline double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 /// Notes when the device gets to a point of the current stream; on the CPU, when the host does.

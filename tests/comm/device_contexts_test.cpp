@@ -9,8 +9,7 @@
 #include <gtest/gtest.h>
 
 #ifdef ZEROSCHED_TEST_NCCL
-#include "comm/fake_nccl.h"
-#include "comm/nccl/nccl_backend.h"
+#include "comm/over_fake_nccl.h"
 #else
 #include "device/fake_runtime.h"
 #endif
@@ -82,16 +81,7 @@ TEST(DeviceContexts, OfTensorsOverMpiAreOnTheRanksOwnDeviceAlone) {
 
 #ifdef ZEROSCHED_TEST_NCCL
 
-std::shared_ptr<Communicator> nccl(FakeRuntime& runtime) {
-  auto& fake = testing::FakeNccl::instance();
-  fake.reset(runtime);
-  detail::NcclOptions options;
-  options.timeout_seconds = 20;
-  options.watch_seconds = 0.005;
-  options.api = &fake.api();
-  options.runtime = &runtime;
-  return detail::make_nccl_communicator(*testing::world(), std::nullopt, options);
-}
+std::shared_ptr<Communicator> nccl(FakeRuntime& runtime) { return testing::over_fake_nccl(runtime); }
 
 TEST(DeviceContexts, OfNcclAreOnTheRanksOwnDeviceAlone) {
   const int own = testing::world()->local_rank() % kDevices;

@@ -1,6 +1,5 @@
 // What the NCCL communicator's memory is, and when it goes.
-#include "comm/fake_nccl.h"
-#include "comm/nccl/nccl_backend.h"
+#include "comm/over_fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -18,40 +17,16 @@
 namespace zerosched {
 namespace {
 
+using testing::expect_nothing_left;
 using testing::FakeNccl;
 using testing::FakeRuntime;
+using testing::on_all_ranks;
+using testing::over_fake_nccl;
 
 constexpr int64_t kNumel = 1000;
 constexpr int kNccl = 1;  // streams in the order of their creation
 
-std::shared_ptr<Communicator> make(FakeRuntime& runtime) {
-  auto& fake = FakeNccl::instance();
-  fake.reset(runtime);
-  detail::NcclOptions options;
-  options.timeout_seconds = 20;
-  options.watch_seconds = 0.005;
-  options.api = &fake.api();
-  options.runtime = &runtime;
-  return detail::make_nccl_communicator(*testing::world(), std::nullopt, options);
-}
-
 at::Tensor values(double value, int64_t numel = kNumel) { return at::full({numel}, value, at::kFloat); }
-
-bool on_all_ranks(bool yes) {
-  for (const auto& text : testing::gather_texts(yes ? "yes" : "no")) {
-    if (text != "yes") return false;
-  }
-  return true;
-}
-
-void expect_nothing_left(const FakeRuntime& runtime) {
-  EXPECT_EQ(FakeNccl::instance().misuse(), "");
-  EXPECT_EQ(FakeNccl::instance().live_comms, 0);
-  EXPECT_EQ(FakeNccl::instance().live_windows, 0);
-  EXPECT_EQ(FakeNccl::instance().live_allocations, 0);
-  EXPECT_EQ(runtime.live_events(), 0);
-  EXPECT_EQ(runtime.live_streams(), 1);
-}
 
 // A tensor that the watching thread drops, which knows no stream, while the one that the trainer worked in still reads
 // it. `how`: what that stream had to do with the communicator.
@@ -59,7 +34,7 @@ enum class Stranger { launched, waited, allocated };
 
 bool freed_after_stranger(Stranger how) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const auto main = runtime.current_stream(0);
   const auto copy = runtime.empty(kNumel, at::kFloat, 0);
   const auto other = runtime.create_stream(0);
@@ -102,7 +77,7 @@ TEST(NcclMemory, IsFreedAfterEveryStreamThatUsedIt) {
 // NCCL would take what comes to lie at its address for the window.
 TEST(NcclMemory, IsNotFreedWhileItsWindowIsThere) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   auto& fake = FakeNccl::instance();
   auto tensor = communicator->allocate(kNumel, at::kFloat, at::Device(at::kCUDA, 0));
   fake.script.deregistering_fails = true;
@@ -115,7 +90,7 @@ TEST(NcclMemory, IsNotFreedWhileItsWindowIsThere) {
 TEST(NcclMemory, TakesWhatLibTorchOnlyKeeps) {
   FakeRuntime runtime;
   {
-    const auto communicator = make(runtime);
+    const auto communicator = over_fake_nccl(runtime);
     auto& fake = FakeNccl::instance();
     const bool last = communicator->rank() == communicator->size() - 1;
     if (last) fake.script.mem_allocs_to_fail = 1;
@@ -140,7 +115,7 @@ TEST(NcclMemory, IsOrdinaryForGradientsAndWhereNobodyWantsWindows) {
   auto& fake = FakeNccl::instance();
   const at::Device device(at::kCUDA, 0);
   {
-    const auto communicator = make(runtime);
+    const auto communicator = over_fake_nccl(runtime);
     const auto gradients = communicator->allocate(kNumel, at::kFloat, device, Collective::reduce_scatter);
     EXPECT_EQ(fake.live_allocations, 0);
     const auto parameters = communicator->allocate(kNumel, at::kFloat, device);

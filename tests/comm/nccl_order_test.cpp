@@ -1,7 +1,6 @@
 // The NCCL communicator's stream rules: every access comes after what it needs, nothing is freed or reused
 // early, and each wait that sees to it is missed when it is forgotten.
-#include "comm/fake_nccl.h"
-#include "comm/nccl/nccl_backend.h"
+#include "comm/over_fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -19,41 +18,17 @@
 namespace zerosched {
 namespace {
 
+using testing::expect_nothing_left;
 using testing::FakeNccl;
 using testing::FakeRuntime;
+using testing::on_all_ranks;
+using testing::over_fake_nccl;
 
 constexpr int64_t kNumel = 1000;
 constexpr int kCurrent = 0;  // streams in the order of their creation
 constexpr int kNccl = 1;
 
-std::shared_ptr<Communicator> make(FakeRuntime& runtime) {
-  auto& fake = FakeNccl::instance();
-  fake.reset(runtime);
-  detail::NcclOptions options;
-  options.timeout_seconds = 20;
-  options.watch_seconds = 0.005;
-  options.api = &fake.api();
-  options.runtime = &runtime;
-  return detail::make_nccl_communicator(*testing::world(), std::nullopt, options);
-}
-
 at::Tensor values(double value, int64_t numel = kNumel) { return at::full({numel}, value, at::kFloat); }
-
-bool on_all_ranks(bool yes) {
-  for (const auto& text : testing::gather_texts(yes ? "yes" : "no")) {
-    if (text != "yes") return false;
-  }
-  return true;
-}
-
-void expect_nothing_left(const FakeRuntime& runtime) {
-  EXPECT_EQ(FakeNccl::instance().misuse(), "");
-  EXPECT_EQ(FakeNccl::instance().live_comms, 0);
-  EXPECT_EQ(FakeNccl::instance().live_windows, 0);
-  EXPECT_EQ(FakeNccl::instance().live_allocations, 0);
-  EXPECT_EQ(runtime.live_events(), 0);
-  EXPECT_EQ(runtime.live_streams(), 1);
-}
 
 // Which stream gets on first where events leave it open.
 enum class First { caller, nccl };
@@ -61,7 +36,7 @@ enum class First { caller, nccl };
 // Writes, reduces out of place, and reads; whether the sum came out on all ranks.
 bool sums_right(
     FakeRuntime& runtime, First first, const std::function<void()>& forget = [] {}) {
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const int size = communicator->size();
   runtime.hold_stream(first == First::caller ? kNccl : -1);
   const auto flat = runtime.to_device(values(communicator->rank() + 1, kNumel * size));
@@ -100,7 +75,7 @@ TEST(NcclOrder, EveryWaitAndRecordIsNeeded) {
 
 // What still reads a buffer that a collective overwrites comes first.
 bool old_values_read(FakeRuntime& runtime, const std::function<void()>& forget) {
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const int size = communicator->size();
   const auto flat = runtime.to_device(values(2, kNumel * size));
   const auto shard = runtime.to_device(values(1));
@@ -124,7 +99,7 @@ TEST(NcclOrder, OverwritesOnlyWhatHasBeenRead) {
 
 // The input goes out of scope, and the next launch looks whether it may be freed.
 bool held(FakeRuntime& runtime, bool forget) {
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const int size = communicator->size();
   const auto shard = runtime.to_device(values(0));
   const auto other = runtime.to_device(values(1));
@@ -152,7 +127,7 @@ TEST(NcclOrder, TensorsAreHeldUntilTheDeviceHasDoneWithThem) {
 
 TEST(NcclOrder, TheHostDoesNotWaitForADeviceTensor) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   runtime.hold_stream(kCurrent);
   bool ran = false;
   const auto tensor = runtime.empty(kNumel, at::kFloat, 0);
@@ -169,7 +144,7 @@ TEST(NcclOrder, TheHostDoesNotWaitForADeviceTensor) {
 
 TEST(NcclOrder, ABarrierWaitsOnTheHostForAllBeforeIt) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const auto tensor = runtime.to_device(values(1));
   const auto work = communicator->all_reduce(tensor);
   communicator->barrier()->wait();
@@ -178,7 +153,7 @@ TEST(NcclOrder, ABarrierWaitsOnTheHostForAllBeforeIt) {
 
 TEST(NcclOrder, WorksInPlaceWhereNcclCan) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const auto flat = runtime.to_device(values(1, kNumel * communicator->size()));
   auto& fake = FakeNccl::instance();
   communicator->all_gather(flat)->wait();
@@ -194,7 +169,7 @@ TEST(NcclOrder, WorksInPlaceWhereNcclCan) {
 
 TEST(NcclEvents, AreUsedAgain) {
   FakeRuntime runtime;
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   const auto tensor = runtime.to_device(values(1));
   const auto one = [&] {
     communicator->all_reduce(tensor)->wait();
@@ -209,7 +184,7 @@ TEST(NcclEvents, AreUsedAgain) {
 
 // A tensor of NCCL's memory whose last user is still in a stream when it goes out of scope.
 bool freed_late(FakeRuntime& runtime, const std::function<void()>& forget) {
-  const auto communicator = make(runtime);
+  const auto communicator = over_fake_nccl(runtime);
   runtime.hold_stream(kCurrent);
   const auto copy = runtime.empty(kNumel, at::kFloat, 0);
   {
@@ -238,7 +213,7 @@ TEST(NcclMemory, IsFreedWhenTheStreamHasDoneWithIt) {
 TEST(NcclMemory, MayOutliveTheCommunicator) {
   FakeRuntime runtime;
   for (const bool abort : {false, true}) {
-    auto communicator = make(runtime);
+    auto communicator = over_fake_nccl(runtime);
     auto tensor = communicator->allocate(kNumel, at::kFloat, at::Device(at::kCUDA, 0));
     testing::world_barrier();
     if (abort) communicator->abort("enough");
@@ -263,7 +238,7 @@ TEST(NcclMemory, IsOrdinaryOnAllRanksIfOneCannotRegisterIt) {
            +[](testing::NcclScript& script) { script.windows_are_null = true; }}) {
     FakeRuntime runtime;
     {
-      const auto communicator = make(runtime);
+      const auto communicator = over_fake_nccl(runtime);
       auto& fake = FakeNccl::instance();
       if (communicator->rank() == communicator->size() - 1) spoil(fake.script);
       for (int i = 0; i < 2; ++i) {

@@ -8,8 +8,7 @@
 namespace zerosched::testing {
 namespace {
 
-/// Counts reduce-scatters; with `blocking` it says of them that waiting blocks the host, as a design would have it in
-/// which the host looks when a buffer is free.
+/// Counts reduce-scatters; with `blocking` they are HostBlockingWork.
 class CountingCommunicator final : public PassingCommunicator {
  public:
   CountingCommunicator(std::shared_ptr<Communicator> inner, bool blocking)
@@ -18,19 +17,12 @@ class CountingCommunicator final : public PassingCommunicator {
   int64_t launched_now() { return std::exchange(reduce_scatters_, 0); }
 
  private:
-  struct BlockingWork final : Work {
-    explicit BlockingWork(std::shared_ptr<Work> work) : work(std::move(work)) {}
-    void wait() override { work->wait(); }
-    bool done() const noexcept override { return work->done(); }
-    std::shared_ptr<Work> work;
-  };
-
   std::shared_ptr<Work> launched(
       Collective kind, const CollectiveLabel&, std::shared_ptr<Work> work) override {
     if (kind != Collective::reduce_scatter) return work;
     ++reduce_scatters_;
     if (!blocking_) return work;
-    return std::make_shared<BlockingWork>(std::move(work));
+    return std::make_shared<HostBlockingWork>(std::move(work));
   }
 
   const bool blocking_;

@@ -8,8 +8,7 @@
 #include "support/world.h"
 
 #ifdef ZEROSCHED_TEST_NCCL
-#include "comm/fake_nccl.h"
-#include "comm/nccl/nccl_backend.h"
+#include "comm/over_fake_nccl.h"
 #endif
 
 #include <chrono>
@@ -51,16 +50,7 @@ class DeviceTrainer final : public Trainer {
   std::shared_ptr<Communicator> communicator() override {
     std::shared_ptr<Communicator> made;
 #ifdef ZEROSCHED_TEST_NCCL
-    if (transport_ == Transport::nccl) {
-      auto& fake = FakeNccl::instance();
-      fake.reset(runtime_);
-      detail::NcclOptions options;
-      options.timeout_seconds = 20;
-      options.watch_seconds = watch_seconds;
-      options.api = &fake.api();
-      options.runtime = &runtime_;
-      made = detail::make_nccl_communicator(*world(), std::nullopt, options);
-    }
+    if (transport_ == Transport::nccl) made = over_fake_nccl(runtime_, watch_seconds);
 #endif
     if (transport_ == Transport::staged) {
       detail::MpiOptions options;

@@ -7,6 +7,15 @@
 
 namespace zerosched::testing {
 
+/// Says of another work that waiting for it blocks the host, as a design would have it in which the host looks when a buffer
+/// is free.
+struct HostBlockingWork final : Work {
+  explicit HostBlockingWork(std::shared_ptr<Work> work) : work(std::move(work)) {}
+  void wait() override { work->wait(); }
+  bool done() const noexcept override { return work->done(); }
+  std::shared_ptr<Work> work;
+};
+
 /// Passes everything on to another communicator, and shows what it launches to those who derive from it.
 class PassingCommunicator : public Communicator {
  public:

@@ -1,5 +1,7 @@
 #include "support/gather.h"
 
+#include <algorithm>
+
 #ifdef ZEROSCHED_TEST_MPI
 
 #include <mpi.h>
@@ -62,3 +64,12 @@ bool threads_may_call_mpi() { return true; }
 }  // namespace zerosched::testing
 
 #endif
+
+namespace zerosched::testing {
+
+bool on_all_ranks(bool yes) {
+  const auto texts = gather_texts(yes ? "yes" : "no");
+  return std::all_of(texts.begin(), texts.end(), [](const std::string& text) { return text == "yes"; });
+}
+
+}  // namespace zerosched::testing

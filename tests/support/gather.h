@@ -13,6 +13,9 @@ int world_size();
 /// `text` of every rank, by rank, on every rank. Collective.
 std::vector<std::string> gather_texts(const std::string& text);
 
+/// Whether every rank says yes. Collective.
+bool on_all_ranks(bool yes);
+
 /// Returns once every rank has called. Collective.
 void world_barrier();
 

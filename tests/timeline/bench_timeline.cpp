@@ -1,6 +1,7 @@
 // What one training step would take on GPUs that are not there: the library's engine on a machine model. Prints a table
 // of bucket sizes and worlds for GPTs of three sizes, and writes one step as a trace that https://ui.perfetto.dev opens.
 #include "layout/layout.h"
+#include "support/json_file.h"
 #include "timeline/timed_training.h"
 
 #include <CLI/CLI.hpp>
@@ -20,8 +21,8 @@ namespace {
 
 constexpr double kMilliseconds = 1e3;
 constexpr int64_t kMebibyte = int64_t{1} << 20;
-constexpr int kSteps =
-    4;  // the order of launches is that of the first step from the second on; then all are alike
+// Launches are in the order of the first step from the second on; steps 1, 2, 3, 5, 9 look at the bits of all parameters.
+constexpr int kSteps = 6;
 
 struct Options {
   std::vector<std::string> models = {"124M", "1.3B", "7B"};
@@ -45,8 +46,7 @@ double least_bytes(const Transformer& model, int gpus) {
   return static_cast<double>(numel_of(model.parts())) * (2 + 12.0 / gpus);
 }
 
-Row run(const Transformer& model, int gpus, int64_t bucket_mebibytes, const Options& options,
-    std::ostream* trace) {
+Row run(const Transformer& model, int gpus, int64_t bucket_mebibytes, const Options& options) {
   TimedRuntime runtime(h100(gpus));
   TimedTraining::Options training_options;
   training_options.tokens = model.tokens;
@@ -56,7 +56,11 @@ Row run(const Transformer& model, int gpus, int64_t bucket_mebibytes, const Opti
   TimedTraining training(runtime, model.parts(), training_options);
   Row row{model.name, gpus, bucket_mebibytes, training.engine().layout().buckets.size(), {}};
   for (int step = 0; step < kSteps; ++step) row.times = training.step();
-  if (trace != nullptr) write_trace(*trace, runtime.timeline(), row.times.begin, row.times.end);
+  if (!options.trace.empty()) {
+    std::ofstream trace(options.trace);
+    write_trace(trace, runtime.timeline(), row.times.begin, row.times.end);
+    if (!trace.flush()) throw std::runtime_error(options.trace + " cannot be written");
+  }
   return row;
 }
 
@@ -103,12 +107,7 @@ int main_of(const Options& options) {
       if (buckets.size() > 1) buckets.insert(usual);
       std::vector<Row> rows;
       for (const int64_t bucket : buckets) {
-        std::ofstream trace;
-        if (!options.trace.empty()) {
-          trace.open(options.trace);
-          if (!trace) throw std::runtime_error(options.trace + " cannot be written");
-        }
-        rows.push_back(run(model, gpus, bucket, options, options.trace.empty() ? nullptr : &trace));
+        rows.push_back(run(model, gpus, bucket, options));
       }
       const auto best = std::min_element(rows.begin(), rows.end(),
           [](const Row& a, const Row& b) { return a.times.seconds() < b.times.seconds(); });
@@ -120,11 +119,7 @@ int main_of(const Options& options) {
       }
     }
   }
-  if (!options.json.empty()) {
-    std::ofstream out(options.json);
-    out << all.dump(1) << '\n';
-    if (!out) throw std::runtime_error(options.json + " cannot be written");
-  }
+  write_json(options.json, all);
   return 0;
 }
 

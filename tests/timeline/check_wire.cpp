@@ -3,6 +3,7 @@
 // Measures what reduce-scatters and all-gathers of the size of a bucket take, then trains over that network, and over one
 // that takes as much time by the model and moves nothing (timed_wire.h). All ranks do each of these at the same time, so
 // that what they compute takes as long in both. Prints seconds per step, measured and predicted, as JSON.
+#include "support/median.h"
 #include "timeline/timed_wire.h"
 
 #include <zerosched/adamw_schedulefree.h>
@@ -16,7 +17,6 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include <sys/resource.h>
@@ -28,11 +28,6 @@ struct Options {
   int64_t width = 1024, layers = 18, batch = 128, bucket_mebibytes = 4;
   int steps = 5, rounds = 3;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 double core_seconds(int who) {
   rusage usage{};

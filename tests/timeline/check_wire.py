@@ -1,7 +1,7 @@
 """Seconds per step that the timeline's model of a network predicts beside those measured: 2 ranks over the shared memory of
 one host, and on two hosts with 1 Gbit/s and 100 Mbit/s between them (tests/lab/hosts; needs root).
 
-usage, with the environment of a build (ZEROSCHED_SOURCE_DIR, ZEROSCHED_BIN): check_wire.py [argument of check_wire...]
+usage: check_wire.py [argument of check_wire...], with the release build of this tree, or that of ZEROSCHED_BIN
 For an idle machine. Exits with 1 if a prediction is off by more than 15 %.
 """
 import json
@@ -17,7 +17,7 @@ import lab  # noqa: E402
 
 PROGRAM = os.path.join(lab.BIN, "check_wire")
 MOST_OFF = 0.15
-# Without a limit of 1 GB/s or so more parameters take no longer to send; with 100 Mbit/s fewer are enough.
+# At 100 Mbit/s the whole model would take several seconds a step, and a third of it shows the same.
 SMALL = ["--layers", "6", "--steps", "3"]
 
 

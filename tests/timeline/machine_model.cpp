@@ -30,7 +30,6 @@ double MachineModel::collective(double bytes) const {
 
 MachineModel h100(int gpus) {
   MachineModel model;
-  model.name = std::to_string(gpus) + " x H100";
   model.gpus = gpus;
   model.memory_bandwidth = 2.57e12;  // a copy on the device, NCCL issue 1264
   model.link_bandwidth = 50e9;       // PCIe 5 x16, what of its 64 GB/s copies reach

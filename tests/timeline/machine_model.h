@@ -1,14 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace zerosched::testing {
 
 /// How long things take on a cluster of equal GPUs, in seconds and bytes per second. It knows nothing of what two things
 /// that run at the same time take from each other.
 struct MachineModel {
-  std::string name;
   int gpus = 1;  ///< one process each
 
   // What a call costs the host.

@@ -34,7 +34,7 @@ at::Tensor MirroredCommunicator::do_allocate(
 
 std::shared_ptr<Work> MirroredCommunicator::do_reduce_scatter(
     const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel) {
-  shard_out.copy_(flat.narrow(0, 0, shard_out.numel()).mul(size()));
+  shard_out.copy_(flat.narrow(0, 0, shard_out.numel()));
   return finished();
 }
 

@@ -30,6 +30,7 @@ class MirroredCommunicator : public Communicator, public detail::ControlRelay {
 
  protected:
   at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;
+  /// But here as if they gave zeros: what ranks are told with the gradients is what rank 0 alone gives.
   std::shared_ptr<Work> do_reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) override;
   /// Every other rank's bytes end with its number in place of this rank's last four: what names a device must not

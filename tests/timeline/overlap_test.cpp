@@ -11,7 +11,7 @@
 namespace zerosched::testing {
 namespace {
 
-// Launches are in the order of the first step from the second on; steps 1, 2, 4, 8 look at the bits of all parameters.
+// Launches are in the order of the first step from the second on; steps 1, 2, 3, 5, 9 look at the bits of all parameters.
 constexpr int kSteps = 6;
 constexpr int64_t kBuckets = 200;
 constexpr int64_t kNumel = 1 << 20;  // of each, and the wire slow enough for the host to be ahead
@@ -34,12 +34,6 @@ class HostLooks final : public PassingCommunicator {
   }
 
  private:
-  struct BlockingWork final : Work {
-    explicit BlockingWork(std::shared_ptr<Work> work) : work(std::move(work)) {}
-    void wait() override { work->wait(); }
-    bool done() const noexcept override { return work->done(); }
-    std::shared_ptr<Work> work;
-  };
   void launching(Collective kind, const CollectiveLabel&) override {
     if (kind != Collective::reduce_scatter || backward_.runs) return;
     backward_.runtime.record(backward_.event, backward_.stream);
@@ -48,7 +42,7 @@ class HostLooks final : public PassingCommunicator {
   std::shared_ptr<Work> launched(
       Collective kind, const CollectiveLabel&, std::shared_ptr<Work> work) override {
     if (kind != Collective::reduce_scatter) return work;
-    return std::make_shared<BlockingWork>(std::move(work));
+    return std::make_shared<HostBlockingWork>(std::move(work));
   }
 
   Backward& backward_;

@@ -28,11 +28,10 @@ std::shared_ptr<Work> TimedWire::begin(double began, const WireCost& cost, const
   return std::make_shared<WireWork>(clock_, free_at_);
 }
 
-// As if the other ranks gave zeros: what they are told with the gradients is rank 0's.
 std::shared_ptr<Work> TimedWire::do_reduce_scatter(
-    const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel) {
+    const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) {
   const double began = clock_->now();
-  shard_out.copy_(flat.narrow(0, 0, shard_out.numel()));
+  MirroredCommunicator::do_reduce_scatter(flat, shard_out, label);
   return begin(began, costs_.reduce_scatter, flat);
 }
 

@@ -2,7 +2,6 @@
 
 #include "timeline/mirrored_communicator.h"
 
-#include <array>
 #include <chrono>
 #include <memory>
 
