@@ -12,7 +12,8 @@ struct StepOutcome {
   std::function<void()> decide;  ///< waits and sets the kind; of the engine, which takes it back when it goes
 
   Kind get() {
-    if (kind == Kind::undecided && decide) decide();
+    // A copy, because set() ends the one that is kept.
+    if (const auto ask = decide) ask();
     return kind;
   }
   void set(Kind known) {
