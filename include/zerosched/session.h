@@ -32,6 +32,10 @@ struct ZEROSCHED_EXPORT SessionOptions {
   /// other ranks end without an exception. NCCL_WIN_ENABLE=0 in the environment makes NCCL take its other kernels
   /// without a change to the program.
   TORCH_ARG(bool, symmetric_memory) = true;
+  /// With mpi: false sums over the ranks of each host first, so that each byte crosses the network once per host; true
+  /// has every rank exchange with every other, so that sums depend on the number of ranks alone and a job keeps its bits
+  /// when its ranks move to other hosts. See mpi_communicator(). The same on every rank.
+  TORCH_ARG(bool, flat_collectives) = false;
 };
 
 /// This process's part in a job: joins mpirun or Slurm, owns the communicator, ends the job well or badly.

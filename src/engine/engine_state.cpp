@@ -29,9 +29,11 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
     check_options(what.groups(), defaults, sharding, *algorithm_);
     model_ = inspect(what, *devices.runtime);
     ParameterClaim::check(model_.parameters, model_.names);
-    const bool over_nccl = std::strcmp(communicator_->backend(), "nccl") == 0;
+    const Wire wire = std::strcmp(communicator_->backend(), "nccl") == 0 ? Wire::nccl
+                      : communicator_->host_count() > 1                  ? Wire::network
+                                                                         : Wire::host;
     layout_ = make_layout(model_.specs,
-        {sharding.bucket_bytes().value_or(default_bucket_bytes(over_nccl, communicator_->size())),
+        {sharding.bucket_bytes().value_or(default_bucket_bytes(wire, communicator_->size())),
             sharding.first_bucket_bytes(), sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
   });

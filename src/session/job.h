@@ -29,7 +29,7 @@ class Job {
 };
 
 /// Joins the job whose ranks mpirun or srun has started.
-std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds);
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds, bool flat_collectives);
 /// A job of this process alone.
 std::unique_ptr<Job> make_self_job();
 

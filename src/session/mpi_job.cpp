@@ -116,7 +116,7 @@ void initialize(int* argc, char*** argv, double timeout_seconds) {
 
 // What keeps a rank from joining is known to that rank only, or not to the ranks that are missing: no error for
 // handlers, of which the other ranks' would wait for this one.
-std::shared_ptr<Communicator> join(double timeout_seconds) {
+std::shared_ptr<Communicator> join(double timeout_seconds, bool flat_collectives) {
   int rank = 0;
   ZEROSCHED_MPI_CALL(MPI_Comm_rank, MPI_COMM_WORLD, &rank);
   const double longest = 2 * timeout_seconds + kSecondsToNameRanks;
@@ -124,7 +124,7 @@ std::shared_ptr<Communicator> join(double timeout_seconds) {
       c10::str("session: the communicator of the job is not there after ", longest,
           " s, although every rank has come to it: one was stopped or cut off meanwhile"));
   try {
-    return mpi_communicator(MPI_COMM_WORLD, timeout_seconds);
+    return mpi_communicator(MPI_COMM_WORLD, timeout_seconds, flat_collectives);
   } catch (const std::exception& error) {
     report_end(rank, "session: the job cannot be joined: " + message_of(error));
     std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToHear));
@@ -134,7 +134,7 @@ std::shared_ptr<Communicator> join(double timeout_seconds) {
 
 }  // namespace
 
-std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds) {
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds, bool flat_collectives) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   int finalized = 0;
@@ -143,7 +143,7 @@ std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_second
       "session: MPI is finalised already, which it can be once in a process; for several sessions one after "
       "the other call MPI_Init_thread before the first and MPI_Finalize after the last");
   if (!initialized) initialize(argc, argv, timeout_seconds);
-  return std::make_unique<MpiJob>(join(timeout_seconds), !initialized);
+  return std::make_unique<MpiJob>(join(timeout_seconds, flat_collectives), !initialized);
 }
 
 }  // namespace zerosched::detail

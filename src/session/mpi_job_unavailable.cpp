@@ -4,7 +4,7 @@
 
 namespace zerosched::detail {
 
-std::unique_ptr<Job> make_mpi_job(int*, char***, double) {
+std::unique_ptr<Job> make_mpi_job(int*, char***, double, bool) {
   TORCH_CHECK(false,
       "session: this zerosched was built without MPI; build it with -DZEROSCHED_MPI=ON, or start one process "
       "without mpirun or with the backend \"self\"");

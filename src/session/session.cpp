@@ -70,8 +70,9 @@ class Session::Impl {
     TORCH_CHECK(
         !session_exists.exchange(true), "session: there is one already; at most one may exist at a time");
     try {
-      job_ =
-          transport == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
+      job_ = transport == "mpi"
+                 ? detail::make_mpi_job(argc, argv, options.timeout(), options.flat_collectives())
+                 : detail::make_self_job();
       place(options);
     } catch (...) {
       session_exists = false;

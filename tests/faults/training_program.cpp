@@ -76,7 +76,8 @@ void train_step(Job& job, int64_t step) {
 int run(int argc, char** argv) {
   const std::string fault = argc > 1 ? argv[1] : "none";
   const double timeout = argc > 2 ? std::atof(argv[2]) : 60;
-  Session session(argc, argv, zerosched::SessionOptions().timeout(timeout));
+  const bool flat = argc > 3 && std::string(argv[3]) == "flat";
+  Session session(argc, argv, zerosched::SessionOptions().timeout(timeout).flat_collectives(flat));
   const bool odd_one = session.rank() == 1;
   NamedParameters parameters;
   for (int i = 0; i < 5; ++i) {
@@ -94,7 +95,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // With "caught" as third argument, as in programs that report errors themselves.
+  // With "caught" as third argument, as in programs that report errors themselves; "flat": ranks exchange by messages.
   if (argc <= 3 || std::string(argv[3]) != "caught") return run(argc, argv);
   try {
     return run(argc, argv);

@@ -85,10 +85,10 @@ def zero_grad():
     Job("zero_grad", TIMEOUT).expect(20, ["zero_grad"] * RANKS)
 
 
-def stops(fault):
+def stops(fault, *more):
     what = r"(reduce_scatter #\d+ 'gradients'|all_gather #\d+ 'parameters') \(bucket \d+, step 3\)"
     text = f"gave up {what} after 3 s; rank 1 does not respond"
-    Job(fault, TIMEOUT).expect(TIMEOUT + 12, [text, None, text])
+    Job(fault, TIMEOUT, *more).expect(TIMEOUT + 12, [text, None, text])
 
 
 def stop_in_backward():
@@ -99,6 +99,10 @@ def stop_before_step():
     stops("stop_before_step")
 
 
+def stop_in_backward_flat():
+    stops("stop_in_backward", "flat")
+
+
 def kill_in_backward():
     Job("kill_in_backward").expect(20, [None] * RANKS, code=None)
 
@@ -107,12 +111,16 @@ def kill_before_step():
     Job("kill_before_step").expect(20, [None] * RANKS, code=None)
 
 
+def kill_in_backward_flat():
+    Job("kill_in_backward", 60.0, "flat").expect(20, [None] * RANKS, code=None)
+
+
 def exit_in_backward():
     Job("exit_in_backward").expect(20, [None] * RANKS, code=None)
 
 
 CASES = [none, throw_in_forward, throw_in_hook, throw_before_step, throw_in_evaluation, second_backward,
-         edited_parameter, different_model, zero_grad, stop_in_backward, stop_before_step, kill_in_backward,
-         kill_before_step, exit_in_backward]
+         edited_parameter, different_model, zero_grad, stop_in_backward, stop_before_step, stop_in_backward_flat,
+         kill_in_backward, kill_before_step, kill_in_backward_flat, exit_in_backward]
 
 {case.__name__: case for case in CASES}[CASE]()

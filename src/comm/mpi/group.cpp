@@ -19,10 +19,13 @@ constexpr auto kHeaderPatience = std::chrono::seconds(1);
 
 }  // namespace
 
-Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure)
+Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
+    std::shared_ptr<LocalRanks> local_ranks, std::shared_ptr<Failure> failure)
     : comm_(comm),
       id_(id),
-      options_(options),
+      options_(std::move(options)),
+      hosts_(std::move(hosts)),
+      local_ranks_(std::move(local_ranks)),
       rank_([comm] {
         int rank = 0;
         ZEROSCHED_MPI_CALL(MPI_Comm_rank, comm, &rank);
@@ -34,8 +37,7 @@ Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Fai
         return size;
       }()),
       failure_(std::move(failure)),
-      control_(comm, id),
-      reduce_tree_(size_) {}
+      control_(comm, id) {}
 
 Group::~Group() = default;
 
@@ -223,7 +225,7 @@ void Group::free() {
 
 char* Group::take_buffer() {
   if (free_buffers_.empty()) {
-    buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.chunk_bytes)]));
+    buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.message_bytes)]));
     return buffers_.back().get();
   }
   char* buffer = free_buffers_.back();

@@ -4,9 +4,11 @@
 #include "comm/history.h"
 #include "comm/investigation.h"
 #include "comm/mpi/control_channel.h"
+#include "comm/mpi/hosts.h"
+#include "comm/mpi/local_ranks.h"
 #include "comm/mpi/mpi_options.h"
 #include "comm/mpi/operation.h"
-#include "comm/mpi/reduce_tree.h"
+#include "comm/mpi/scratch_pool.h"
 
 #include <mpi.h>
 
@@ -25,7 +27,8 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
  public:
   /// Takes over `comm`, a communicator of the library's own. `id` is the same on every rank and differs from
   /// that of any other group of the job.
-  Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure);
+  Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts, std::shared_ptr<LocalRanks> local_ranks,
+      std::shared_ptr<Failure> failure);
   ~Group() override;
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
@@ -37,6 +40,11 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   uint64_t id() const { return id_; }
   MPI_Comm comm() const { return comm_; }
   const MpiOptions& options() const { return options_; }
+  const Hosts& hosts() const { return hosts_; }
+  /// Null: ranks do not share memory.
+  const std::shared_ptr<LocalRanks>& local_ranks() const { return local_ranks_; }
+  /// Of messages that carry the data of reduce-scatters and all-gathers.
+  int64_t message_bytes() const { return options_.message_bytes; }
   device::Runtime& runtime() const {
     return options_.runtime != nullptr ? *options_.runtime : device::cuda();
   }
@@ -80,11 +88,12 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   bool older_has_not_started() const { return older_has_not_started_; }
   void set_older_has_not_started() { older_has_not_started_ = true; }
 
-  // Driver: for ReduceScatter.
-  const ReduceTree& reduce_tree() const { return reduce_tree_; }
+  // Driver: for what reduces.
+  ScratchPool& scratch() { return *scratch_; }
+  /// Of message_bytes().
   char* take_buffer();
   void return_buffer(char* buffer) { free_buffers_.push_back(buffer); }
-  /// Whether no older reduce-scatter still has receives to post.
+  /// Whether nothing older still has receives to post.
   bool take_receive_turn();
   void pass_receive_turn() { receive_turn_ = true; }
 
@@ -99,6 +108,8 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   MPI_Comm comm_;
   uint64_t id_;
   MpiOptions options_;
+  Hosts hosts_;
+  std::shared_ptr<LocalRanks> local_ranks_;
   int rank_ = 0, size_ = 1;
   std::shared_ptr<Failure> failure_;
   std::atomic<bool> must_tell_{false};
@@ -117,7 +128,7 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   Clock::time_point last_control_{};
   bool sending_ = false;
 
-  ReduceTree reduce_tree_;
+  std::shared_ptr<ScratchPool> scratch_ = std::make_shared<ScratchPool>();
   std::vector<std::unique_ptr<char[]>> buffers_;
   std::vector<char*> free_buffers_;
   bool receive_turn_ = true;

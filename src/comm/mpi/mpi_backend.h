@@ -2,6 +2,7 @@
 
 #include "comm/mpi/group.h"
 #include "comm/mpi/mpi_options.h"
+#include "comm/mpi/share_memory.h"
 
 #include <zerosched/communicator.h>
 
@@ -26,6 +27,7 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
   ~MpiCommunicator() override;
 
   const char* backend() const override { return "mpi"; }
+  int host_count() const override { return group_->hosts().count(); }
   std::shared_ptr<Communicator> duplicate() override;
   void abort(const std::string& message) noexcept override;
   std::string failure() const override;
@@ -51,8 +53,11 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
   std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
   std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
 
-  template <typename Kind>
-  std::shared_ptr<Work> launch(const Header& header, std::vector<StagedTensor> tensors);
+  SharingTalk talk();
+  at::Tensor allocate_on_host(int64_t numel, at::ScalarType dtype);
+  int64_t window_stride(const at::Tensor& flat, Header& header) const;
+  template <typename Kind, typename... More>
+  std::shared_ptr<Work> launch(const Header& header, std::vector<StagedTensor> tensors, More... more);
   std::shared_ptr<Work> enqueue(std::shared_ptr<Operation> operation);
   std::shared_ptr<StagingArea> staging_area(int device);
 
