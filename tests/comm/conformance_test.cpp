@@ -296,19 +296,20 @@ TEST_P(Conformance, ManyDuplicatesComeAndGo) {
 TEST_P(Conformance, ThreadsMayUseDuplicatesAtOnceWhereTheTransportAllowsIt) {
   const auto other = communicator().duplicate();
   double sum = 0;
-  const auto use = [this](Communicator& mine, double& out) {
-    auto value = to_device(at::full({1}, 1.0, at::kDouble));
+  const auto one = to_device(at::full({1}, 1.0, at::kDouble)),
+             another = to_device(at::full({1}, 1.0, at::kDouble));
+  const auto use = [this](Communicator& mine, const at::Tensor& value, double& out) {
     for (int i = 0; i < 20; ++i) mine.all_reduce(value)->wait();
     out = to_host(value).item().toDouble();
   };
   double theirs = 0;
   if (testing::threads_may_call_mpi() && !is_nccl()) {
-    std::thread thread([&] { use(*other, theirs); });
-    use(communicator(), sum);
+    std::thread thread([&] { use(*other, another, theirs); });
+    use(communicator(), one, sum);
     thread.join();
   } else {
-    use(*other, theirs);
-    use(communicator(), sum);
+    use(*other, another, theirs);
+    use(communicator(), one, sum);
   }
   EXPECT_EQ(sum, std::pow(size(), 20));
   EXPECT_EQ(theirs, std::pow(size(), 20));
