@@ -40,7 +40,7 @@ class MessageGather final : public Stage {
   };
 
   void start();
-  void post(size_t flow);
+  void post(size_t index);
 
   Group& group_;
   int64_t slice_bytes_;

@@ -81,7 +81,7 @@ class MessageReduce final : public Stage {
   void post_receives();
   void drop_sent_credits();
   void give_credit(size_t source, int64_t chunks);
-  void credit_arrived(size_t lane);
+  void credit_arrived(size_t index);
   void arrived(const Receive& receive);
   void add(Chunk& chunk, int left, int right, int parent);
   Chunk& chunk_state(int64_t index);
