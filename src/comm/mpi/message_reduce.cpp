@@ -47,7 +47,9 @@ void MessageReduce::start() {
   const auto lanes = static_cast<int>(plan_.sends.size());
   sends_per_lane_ = lanes == 0 ? 0 : std::clamp(kSends / lanes, kMinSendsPerLane, kMaxSendsPerLane);
   receives_.resize(static_cast<size_t>(window_));
-  requests_.assign(static_cast<size_t>(window_ + lanes * (1 + sends_per_lane_)), MPI_REQUEST_NULL);
+  requests_.assign(
+      static_cast<size_t>(window_) + plan_.sends.size() * static_cast<size_t>(1 + sends_per_lane_),
+      MPI_REQUEST_NULL);
   completed_.resize(requests_.size());
   credited_.assign(plan_.sources.size(), 0);
   granted_ = credited_;
