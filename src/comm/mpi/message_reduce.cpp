@@ -85,10 +85,11 @@ bool MessageReduce::poll() {
   return true;
 }
 
-// Takes note of the peer's last word, at the start of none, and waits for its next.
+// Takes note of the peer's last word, at the start of none, and waits for its next. A peer that is by mistake in a
+// larger reduce-scatter may have room for more than there is to send.
 void MessageReduce::credit_arrived(size_t index) {
   auto& lane = lanes_[index];
-  lane.allowed = lane.received_credit;
+  lane.allowed = std::min(lane.received_credit, lane.chunk_count);
   if (lane.allowed == lane.chunk_count) return;
   ZEROSCHED_MPI_CALL(MPI_Irecv, &lane.received_credit, 1, MPI_INT64_T, plan_.sends[index].peer,
       credit_tag(sequence_), group_.comm(), &requests_[static_cast<size_t>(window_) + index]);
