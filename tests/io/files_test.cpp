@@ -1,0 +1,407 @@
+// Files and folders, without an optimizer: what is made and unmade, what is ours in a folder, and whose turn it is there.
+#include "io/checkpoint_list.h"
+#include "io/checkpoint_names.h"
+#include "io/file.h"
+#include "io/folder_contents.h"
+#include "io/folder_lock.h"
+#include "io/latest.h"
+#include "io/manifest.h"
+#include "io/small_checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace {
+
+/// How often calls are interrupted by a signal before they are done.
+int interruptions = 0;
+/// What fallocate() says instead of doing it; 0: it does it.
+int allocation_error = 0;
+
+bool is_interrupted() {
+  if (interruptions == 0) return false;
+  --interruptions;
+  errno = EINTR;
+  return true;
+}
+
+template <typename Function>
+Function* real(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) int fsync(int file) {
+  return is_interrupted() ? -1 : real<int(int)>("fsync")(file);
+}
+extern "C" __attribute__((visibility("default"))) int fallocate(
+    int file, int mode, off_t offset, off_t length) {
+  if (is_interrupted()) return -1;
+  if (allocation_error == 0)
+    return real<int(int, int, off_t, off_t)>("fallocate")(file, mode, offset, length);
+  errno = allocation_error;
+  return -1;
+}
+
+namespace zerosched::detail {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using testing::make_small_checkpoint;
+
+std::string error_of(const std::function<void()>& function) {
+  try {
+    function();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+void expect_error(const std::function<void()>& function, const std::vector<std::string>& parts) {
+  const std::string message = error_of(function);
+  for (const std::string& part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' is missing in: " << message;
+  }
+}
+
+class Files : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "zerosched-test-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    root = pattern;
+  }
+  void TearDown() override {
+    interruptions = allocation_error = 0;
+    fs::remove_all(root);
+  }
+  std::string at(const std::string& name) const { return root + '/' + name; }
+  void put(const std::string& name, const std::string& text = "mine") const {
+    fs::create_directories(fs::path(at(name)).parent_path());
+    std::ofstream(at(name)) << text;
+  }
+  std::set<std::string> names() const {
+    std::set<std::string> found;
+    for (const auto& entry : fs::directory_iterator(root)) found.insert(entry.path().filename());
+    return found;
+  }
+
+  std::string root;
+};
+
+using Names = std::set<std::string>;
+
+TEST_F(Files, NewFileGoesUnlessItIsFinished) {
+  {
+    NewFile file(at("a"), 100);
+    file.write("text", 4, 0);
+    EXPECT_EQ(fs::file_size(at("a")), 100U);
+  }
+  EXPECT_EQ(names(), Names());
+  {
+    NewFile file(at("a"), 4);
+    file.write("text", 4, 0);
+    file.finish_as(at("b"));
+  }
+  EXPECT_EQ(names(), Names({"b"}));
+  EXPECT_EQ(read_text(at("b")), "text");
+  fs::create_directories(at("taken/x"));
+  expect_error([&] { write_text(at("taken"), "text"); }, {at("taken"), "directory"});
+  EXPECT_EQ(names(), Names({"b", "taken"}));
+}
+
+TEST_F(Files, FullDiskAndMissingAllocation) {
+  allocation_error = ENOSPC;
+  expect_error([&] { NewFile(at("a"), 100); }, {at("a"), "No space left on device"});
+  EXPECT_EQ(names(), Names());
+  for (const int missing : {EOPNOTSUPP, ENOSYS}) {
+    allocation_error = missing;
+    NewFile file(at("a"), 100);
+    EXPECT_EQ(fs::file_size(at("a")), 0U) << "nothing is written only to take space";
+  }
+}
+
+TEST_F(Files, WhatASignalInterruptsIsDoneAgain) {
+  interruptions = 3;
+  NewFile file(at("a"), 100);
+  interruptions = 3;
+  file.finish();
+  interruptions = 3;
+  sync_folder(root);
+  EXPECT_EQ(interruptions, 0);
+}
+
+TEST_F(Files, OnlyRegularFilesOfABearableSizeAreRead) {
+  ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
+  expect_error(
+      [&] { read_text(at("pipe")); }, {at("pipe"), "not a regular file"});  // and does not wait for a writer
+  expect_error([&] { read_text(root); }, {"not a regular file"});
+  put("text", "12345");
+  EXPECT_EQ(read_text(at("text"), 5), "12345");
+  expect_error([&] { read_text(at("text"), 4); }, {at("text"), "5 bytes", "at most 4"});
+}
+
+TEST_F(Files, MakesFolders) {
+  make_folders(at("a/b/c"));
+  EXPECT_TRUE(fs::is_directory(at("a/b/c")));
+  make_folders(at("a/b"));
+  put("file");
+  expect_error([&] { make_folders(at("file/b")); }, {at("file")});
+}
+
+TEST(CheckpointNames, OfFiles) {
+  for (const char* ours : {"manifest.json", "manifest.json.new", "module.safetensors",
+           "rank_00000.safetensors", "rank_99999.safetensors", "rank_123456.safetensors"}) {
+    EXPECT_TRUE(is_checkpoint_file(ours)) << ours;
+  }
+  for (const char* others : {"rank_", "rank_of_models.txt", "rank_0.safetensors", "rank_000000.safetensors",
+           "rank_00000.safetensors.bak", "rank_0000a.safetensors", "manifest.json.old", "notes"}) {
+    EXPECT_FALSE(is_checkpoint_file(others)) << others;
+  }
+  EXPECT_TRUE(is_part_name(part_name(0)) && is_part_name(part_name(12)));
+  EXPECT_FALSE(is_part_name("optimizer_") || is_part_name("optimizer_01") || is_part_name("optimizer_a"));
+  EXPECT_EQ(name_behind(".a.b.partial", kPartial), "a.b");
+  EXPECT_FALSE(name_behind(".partial", kPartial) || name_behind("a.partial", kPartial) ||
+               name_behind("..partial", kPartial) || name_behind("..a.partial", kPartial) ||
+               name_behind(".latest.partial", kPartial));
+  EXPECT_TRUE(is_left_of_lock(".zerosched.lock.0123456789abcdef"));
+  EXPECT_FALSE(is_left_of_lock(".zerosched.lock") || is_left_of_lock(".zerosched.lock.0123456789abcdeg"));
+}
+
+TEST(CheckpointNames, OfOneSequence) {
+  EXPECT_TRUE(are_of_one_sequence("step_100", "step_2000"));
+  EXPECT_TRUE(are_of_one_sequence("2026-01-02T10:00", "2027-11-12T09:30"));
+  EXPECT_TRUE(are_of_one_sequence("a", "b"));
+  EXPECT_FALSE(are_of_one_sequence("best", "step_100"));
+  EXPECT_FALSE(are_of_one_sequence("g_100", "d_100"));
+}
+
+TEST_F(Files, LatestIsALinkOrAFile) {
+  EXPECT_EQ(read_latest(root), "");
+  EXPECT_TRUE(latest_is_ours(root));
+  prepare_latest(root, "step_1");
+  publish_latest(root);
+  EXPECT_EQ(fs::read_symlink(at("latest")), "step_1");
+  EXPECT_EQ(read_latest(root), at("step_1"));
+  EXPECT_EQ(names(), Names({"latest"}));
+  fs::remove(at("latest"));
+  put("latest", "step_2\n");
+  EXPECT_TRUE(latest_is_ours(root));
+  EXPECT_EQ(read_latest(root), at("step_2"));
+  for (const char* others : {"", "step_2", "two\nlines\n", ".hidden\n", "a/b\n", "latest\n"}) {
+    put("latest", others);
+    EXPECT_FALSE(latest_is_ours(root)) << others;
+    EXPECT_EQ(read_latest(root), "") << others;
+  }
+  fs::remove(at("latest"));
+  fs::create_directory(at("latest"));
+  EXPECT_FALSE(latest_is_ours(root));
+}
+
+TEST_F(Files, TakesUpWhatKilledJobsLeave) {
+  make_small_checkpoint(at(".a.partial"), 1);  // killed before it had its name
+  make_small_checkpoint(at("b"), 3);           // killed after the names were exchanged
+  make_small_checkpoint(at(".b.partial"), 2);
+  make_small_checkpoint(at(".c.old"), 4);  // killed between two renames
+  make_small_checkpoint(at(".c.partial"), 5);
+  make_small_checkpoint(at(".d.old"), 6);  // and the new one is not whole
+  put(".d.partial/rank_00000.safetensors");
+  put(".e.partial/rank_00000.safetensors");
+  fs::create_directories(at(".f.partial/optimizer_0"));
+  put(".g.deleted/module.safetensors");
+  put(".model.safetensors.exporting");
+  put(".zerosched.lock.0123456789abcdef");
+  fs::create_symlink("a", at(".latest.new"));
+  EXPECT_EQ(newest_checkpoint(root), at(".d.old"));
+  EXPECT_EQ(resolve_checkpoint(at("c")), at(".c.partial"));
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), Names({"a", "b", "c", "d"}));
+  EXPECT_EQ(summary_of(at("b"))->created, 3);
+  EXPECT_EQ(summary_of(at("c"))->created, 5);
+  EXPECT_EQ(newest_checkpoint(root), at("d"));
+  EXPECT_EQ(resolve_checkpoint(at(".d.old")), at("d")) << "found before it had its name";
+}
+
+TEST_F(Files, TakesUpNothingElse) {
+  put(".a.partial/rank_of_models.txt");
+  put(".b.partial");  // a file
+  put(".c.old/notes/manifest.json");
+  put(".d.new");
+  put(".zerosched.lock.mine");
+  fs::create_directories(at(".e.exporting"));
+  put("rank_00000.safetensors");
+  put("f.partial/rank_00000.safetensors");
+  fs::create_directory(at("g"));  // whoever has made this does not want the last of a checkpoint gone
+  make_small_checkpoint(at(".g.old"), 1);
+  const Names before = names();
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), before);
+  EXPECT_TRUE(fs::exists(at(".a.partial/rank_of_models.txt")));
+  expect_error([&] { remove_folder(at(".a.partial")); }, {".a.partial", "move it away"});
+}
+
+TEST_F(Files, NewestIsByTimeAndWhole) {
+  make_small_checkpoint(at("old"), 10);
+  make_small_checkpoint(at("new"), 30);
+  make_small_checkpoint(at("damaged"), 40);
+  std::ofstream(at("damaged/manifest.json"), std::ios::app) << "}";
+  fs::create_symlink("old", at("latest"));  // the job was killed before it could say so
+  EXPECT_EQ(newest_checkpoint(root), at("new"));
+  EXPECT_EQ(resolve_checkpoint(at("latest")), at("latest"));
+  fs::remove(at("latest"));
+  put("latest", "old\n");
+  EXPECT_EQ(resolve_checkpoint(at("latest")), at("old"));
+  EXPECT_EQ(newest_checkpoint(at("nowhere")), "");
+}
+
+/// A process that locks `folder` and then waits to be killed.
+pid_t locked_by_a_child(const std::string& folder) {
+  int ready[2];
+  if (::pipe(ready) != 0) std::abort();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::setenv("SLURM_JOB_ID", "4242", 1);
+    const FolderLock lock(folder);
+    if (::write(ready[1], "x", 1) != 1) std::_Exit(1);
+    for (;;) ::pause();
+  }
+  char byte = 0;
+  EXPECT_EQ(::read(ready[0], &byte, 1), 1);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  return child;
+}
+
+void end(pid_t child) {
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
+LockTimes quick() { return {20ms, 300ms, 300ms, 400ms, 100ms}; }
+
+TEST_F(Files, LockNamesTheOtherJob) {
+  const pid_t child = locked_by_a_child(root);
+  std::string notice;
+  expect_error(
+      [&] {
+        FolderLock(
+            root, [&](const std::string& what) { notice = what; }, quick());
+      },
+      {root, "process " + std::to_string(child), JobIdentity::own().host, "Slurm job 4242", "since 20", "UTC",
+          "folder of its own", root + "/.zerosched.lock"});
+  EXPECT_NE(notice.find("waiting, since process " + std::to_string(child)), std::string::npos) << notice;
+  // A killed job's lock is nobody's.
+  end(child);
+  {
+    const FolderLock lock(root, {}, quick());
+    lock.check_held();
+    EXPECT_EQ(names(), Names({".zerosched.lock"}));
+  }
+  EXPECT_EQ(names(), Names());
+}
+
+TEST_F(Files, LockIsWaitedFor) {
+  auto first = std::make_unique<FolderLock>(root);
+  std::thread other([&] { const FolderLock second(root); });
+  std::this_thread::sleep_for(100ms);
+  first->check_held();
+  first.reset();
+  other.join();
+  EXPECT_EQ(names(), Names());
+}
+
+std::string lock_of_another_machine() {
+  JobIdentity process = JobIdentity::own();
+  process.host = "node7";
+  process.place = "another boot";
+  return nlohmann::json{{"process", to_json(process)}, {"token", "0"}, {"since", 1700000000}}.dump();
+}
+
+TEST_F(Files, LockOfAnotherMachine) {
+  // Nobody touches it.
+  put(".zerosched.lock", lock_of_another_machine());
+  { const FolderLock lock(root, {}, quick()); }
+  EXPECT_EQ(names(), Names());
+  // Somebody does.
+  put(".zerosched.lock", lock_of_another_machine());
+  std::atomic<bool> done{false};
+  std::thread owner([&] {
+    while (!done) {
+      ::utimensat(AT_FDCWD, at(".zerosched.lock").c_str(), nullptr, 0);
+      std::this_thread::sleep_for(20ms);
+    }
+  });
+  LockTimes times = quick();
+  times.silence = 1500ms;  // many times what it takes to be touched on a busy machine
+  times.patience = 3000ms;
+  expect_error([&] { FolderLock(root, {}, times); }, {"host node7", "2023-11-14 22:13:20 UTC"});
+  done = true;
+  owner.join();
+}
+
+TEST_F(Files, LockThatWasNeverWritten) {
+  put(".zerosched.lock", "");
+  { const FolderLock lock(root, {}, quick()); }
+  EXPECT_EQ(names(), Names());
+}
+
+TEST_F(Files, LockIsTouched) {
+  const FolderLock lock(root, {}, quick());
+  const auto before = fs::last_write_time(at(".zerosched.lock"));
+  std::this_thread::sleep_for(200ms);
+  EXPECT_GT(fs::last_write_time(at(".zerosched.lock")), before);
+}
+
+TEST_F(Files, LockThatWasLostIsNoticed) {
+  {
+    const FolderLock lock(root, {}, quick());
+    put(".zerosched.lock", lock_of_another_machine());
+    expect_error([&] { lock.check_held(); }, {root, "host node7", "nothing was replaced"});
+  }
+  EXPECT_EQ(names(), Names({".zerosched.lock"})) << "it is the other's";
+}
+
+TEST_F(Files, LockNeedsAFolderThatCanBeWrittenTo) {
+  expect_error([&] { FolderLock lock(at("nowhere")); }, {at("nowhere"), "cannot be locked", "No such file"});
+}
+
+TEST(JobIdentity, KnowsWhoRuns) {
+  EXPECT_EQ(life_of(JobIdentity::own()), Life::runs);
+  JobIdentity other = JobIdentity::own();
+  other.started += 1;  // of an earlier process of the same number
+  EXPECT_EQ(life_of(other), Life::ended);
+  EXPECT_FALSE(other == JobIdentity::own());
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  JobIdentity ended = JobIdentity::own();
+  ended.pid = child;
+  siginfo_t unused{};
+  ::waitid(P_PID, static_cast<id_t>(child), &unused, WEXITED | WNOWAIT);
+  EXPECT_EQ(life_of(ended), Life::ended) << "nobody has asked how it ended";
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(life_of(ended), Life::ended);
+  other.place = "another boot";
+  EXPECT_EQ(life_of(other), Life::unknown);
+  EXPECT_TRUE(parse_job_identity(to_json(other)) == other);
+}
+
+}  // namespace
+}  // namespace zerosched::detail
