@@ -11,7 +11,7 @@
 
 #include <deque>
 #include <map>
-#include <set>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -124,6 +124,55 @@ void report(const LoadPlan& plan, const std::string& prefix, LoadedCheckpoint& l
   for (const auto& [name, why] : plan.not_taken) loaded.not_taken[prefix + name] = why;
 }
 
+/// The first half.
+struct Prepared {
+  std::string dir;  ///< where it was found
+  std::string top;  ///< the manifest there
+  std::deque<OptimizerLoad> loads;
+  std::vector<size_t> numbers;  ///< of the optimizers that are loaded
+  LoadedCheckpoint loaded;
+};
+
+void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optimizers,
+    Communicator& communicator, const std::string& dir, const LoadOptions& how) {
+  prepared.dir = find(communicator, dir);
+  prepared.top = read_manifest(communicator, prepared.dir);
+  const std::vector<std::string> parts = parts_of(prepared.dir, prepared.top, optimizers.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (optimizers[i].engine == nullptr && i > 0) continue;
+    const std::string text = parts.size() == 1 ? prepared.top : read_manifest(communicator, parts[i]);
+    Manifest manifest = parsed(parts[i], text, [](const std::string& whole) {
+      Manifest result = parse_manifest(whole);
+      check_numbers(result);
+      return result;
+    });
+    if (i == 0) {  // which has what the trainer added
+      agree_on(
+          communicator, [&] { prepared.loaded.extra = read_extra(parts[0], manifest, communicator.rank()); });
+      prepared.loaded.world_size = prepared.loaded.extra.world_size;
+      if (optimizers[0].engine == nullptr) continue;
+    }
+    prepared.loads.emplace_back(optimizers[i], parts[i], std::move(manifest));
+    prepared.numbers.push_back(i);
+  }
+  agree_on(communicator, [&] {
+    for (OptimizerLoad& load : prepared.loads) load.prepare(how);
+  });
+}
+
+/// Whether another job has replaced the checkpoint since its manifest was read. Collective.
+bool was_replaced(Communicator& communicator, const Prepared& prepared) {
+  std::string yes;
+  if (communicator.rank() == 0) {
+    try {
+      if (read_text(manifest_path(prepared.dir)) != prepared.top) yes = "yes";
+    } catch (const std::exception&) {
+      yes = "yes";  // it is gone
+    }
+  }
+  return !broadcast_bytes(communicator, yes, 0, {"was replaced"}).empty();
+}
+
 }  // namespace
 
 LoadedCheckpoint load_checkpoint(
@@ -132,34 +181,20 @@ LoadedCheckpoint load_checkpoint(
     if (each.engine != nullptr) each.engine->check();
   }
   Communicator& communicator = first_communicator(optimizers);
-  const int rank = communicator.rank();
   check_same_on_all_ranks(
       communicator, {"load_checkpoint(\"" + dir + (how.partial() ? "\") in part" : "\")")});
-  const std::string found = find(communicator, dir);
-  const std::string top = read_manifest(communicator, found);
-  const std::vector<std::string> parts = parts_of(found, top, optimizers.size());
-  std::deque<OptimizerLoad> loads;
-  std::vector<size_t> numbers;  // of the optimizers that are loaded
-  LoadedCheckpoint loaded;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (optimizers[i].engine == nullptr && i > 0) continue;
-    const std::string text = parts.size() == 1 ? top : read_manifest(communicator, parts[i]);
-    Manifest manifest = parsed(parts[i], text, [](const std::string& whole) {
-      Manifest result = parse_manifest(whole);
-      check_numbers(result);
-      return result;
-    });
-    if (i == 0) {
-      agree_on(communicator, [&] { loaded.extra = read_extra(parts[0], manifest, rank); });
-      loaded.world_size = loaded.extra.world_size;
-      if (optimizers[0].engine == nullptr) continue;
+  std::optional<Prepared> prepared;
+  for (int attempts_left = 2; !prepared; --attempts_left) {
+    prepared.emplace();
+    try {
+      prepare(*prepared, optimizers, communicator, dir, how);
+    } catch (const AgreedError&) {
+      // A job that saves to this name while another reads it.
+      if (attempts_left == 0 || prepared->top.empty() || !was_replaced(communicator, *prepared)) throw;
+      prepared.reset();
     }
-    loads.emplace_back(optimizers[i], parts[i], std::move(manifest));
-    numbers.push_back(i);
   }
-  agree_on(communicator, [&] {
-    for (OptimizerLoad& load : loads) load.prepare(how);
-  });
+  std::deque<OptimizerLoad>& loads = prepared->loads;
 
   const at::NoGradGuard no_grad;
   try {
@@ -177,10 +212,11 @@ LoadedCheckpoint load_checkpoint(
   for (size_t i = 0; i < loads.size(); ++i) {
     loads[i].take_options();
     if (!how.partial()) continue;
-    report(
-        loads[i].plan(), parts.size() == 1 ? "" : "optimizer " + std::to_string(numbers[i]) + ": ", loaded);
+    report(loads[i].plan(),
+        optimizers.size() == 1 ? "" : "optimizer " + std::to_string(prepared->numbers[i]) + ": ",
+        prepared->loaded);
   }
-  return loaded;
+  return std::move(prepared->loaded);
 }
 
 }  // namespace zerosched::detail

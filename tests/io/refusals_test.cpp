@@ -7,11 +7,15 @@
 #include <zerosched/checkpoint.h>
 #include <zerosched/safetensors.h>
 
+#include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <thread>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 namespace zerosched::testing {
@@ -110,6 +114,27 @@ TEST_F(Refusals, APipeCalledManifestKeepsNobodyWaiting) {
   optimizer.save_checkpoint(scratch / "step_3", {}, CheckpointOptions().keep_last(1));
   expect_error(
       [&] { optimizer.load_checkpoint(scratch / "step_2"); }, {"manifest.json", "not a regular file"});
+}
+
+// By a job that goes on training, while another evaluates what it saves.
+TEST_F(Refusals, NotWhatIsReplacedWhileItIsRead) {
+  optimizer.save_checkpoint(scratch / "last");
+  step(0);
+  optimizer.save_checkpoint(scratch / "next");
+  for (int64_t moment = 0; moment < 40; ++moment) {
+    std::thread other;
+    if (world()->rank() == 0) {
+      other = std::thread([&] {
+        std::this_thread::sleep_for(std::chrono::microseconds(50 * moment));
+        EXPECT_EQ(::renameat2(AT_FDCWD, (scratch / "next").c_str(), AT_FDCWD, (scratch / "last").c_str(),
+                      RENAME_EXCHANGE),
+            0);
+      });
+    }
+    optimizer.load_checkpoint(scratch / "last");
+    if (other.joinable()) other.join();
+    world_barrier();
+  }
 }
 
 // Of killed jobs, wherever they exported to.
