@@ -71,7 +71,7 @@ struct Seen {
 std::optional<Seen> look_at(const std::string& path) {
   const int number = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (number < 0) {
-    if (errno == ENOENT || errno == ESTALE) return std::nullopt;
+    if (errno == ENOENT || errno == ESTALE || errno == EINTR) return std::nullopt;  // look again
     fail_with_reason(path, "cannot be read", errno);
   }
   const Descriptor file(number);
