@@ -1,9 +1,10 @@
-// Files and folders, without an optimizer: what is made and unmade, what is ours in a folder, and whose turn it is there.
+// Files and folders, without an optimizer: what is made and unmade, and what is ours in a folder.
 #include "io/checkpoint_list.h"
 #include "io/checkpoint_names.h"
 #include "io/file.h"
 #include "io/folder_contents.h"
 #include "io/folder_lock.h"
+#include "io/in_a_folder.h"
 #include "io/latest.h"
 #include "io/manifest.h"
 #include "io/small_checkpoint.h"
@@ -11,19 +12,13 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
-#include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <set>
 #include <string>
-#include <thread>
 
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -63,51 +58,17 @@ namespace zerosched::detail {
 namespace {
 
 namespace fs = std::filesystem;
-using namespace std::chrono_literals;
+using testing::expect_message;
 using testing::make_small_checkpoint;
+using testing::Names;
 
-std::string error_of(const std::function<void()>& function) {
-  try {
-    function();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-void expect_error(const std::function<void()>& function, const std::vector<std::string>& parts) {
-  const std::string message = error_of(function);
-  for (const std::string& part : parts) {
-    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' is missing in: " << message;
-  }
-}
-
-class Files : public ::testing::Test {
+class Files : public testing::InAFolder {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "zerosched-test-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    root = pattern;
-  }
   void TearDown() override {
     interruptions = allocation_error = 0;
-    fs::remove_all(root);
+    InAFolder::TearDown();
   }
-  std::string at(const std::string& name) const { return root + '/' + name; }
-  void put(const std::string& name, const std::string& text = "mine") const {
-    fs::create_directories(fs::path(at(name)).parent_path());
-    std::ofstream(at(name)) << text;
-  }
-  std::set<std::string> names() const {
-    std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(root)) found.insert(entry.path().filename());
-    return found;
-  }
-
-  std::string root;
 };
-
-using Names = std::set<std::string>;
 
 TEST_F(Files, NewFileGoesUnlessItIsFinished) {
   {
@@ -124,13 +85,13 @@ TEST_F(Files, NewFileGoesUnlessItIsFinished) {
   EXPECT_EQ(names(), Names({"b"}));
   EXPECT_EQ(read_text(at("b")), "text");
   fs::create_directories(at("taken/x"));
-  expect_error([&] { write_text(at("taken"), "text"); }, {at("taken"), "directory"});
+  expect_message([&] { write_text(at("taken"), "text"); }, {at("taken"), "directory"});
   EXPECT_EQ(names(), Names({"b", "taken"}));
 }
 
 TEST_F(Files, FullDiskAndMissingAllocation) {
   allocation_error = ENOSPC;
-  expect_error([&] { NewFile(at("a"), 100); }, {at("a"), "No space left on device"});
+  expect_message([&] { NewFile(at("a"), 100); }, {at("a"), "No space left on device"});
   EXPECT_EQ(names(), Names());
   for (const int missing : {EOPNOTSUPP, ENOSYS}) {
     allocation_error = missing;
@@ -151,12 +112,12 @@ TEST_F(Files, WhatASignalInterruptsIsDoneAgain) {
 
 TEST_F(Files, OnlyRegularFilesOfABearableSizeAreRead) {
   ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
-  expect_error(
+  expect_message(
       [&] { read_text(at("pipe")); }, {at("pipe"), "not a regular file"});  // and does not wait for a writer
-  expect_error([&] { read_text(root); }, {"not a regular file"});
+  expect_message([&] { read_text(root); }, {"not a regular file"});
   put("text", "12345");
   EXPECT_EQ(read_text(at("text"), 5), "12345");
-  expect_error([&] { read_text(at("text"), 4); }, {at("text"), "5 bytes", "at most 4"});
+  expect_message([&] { read_text(at("text"), 4); }, {at("text"), "5 bytes", "at most 4"});
 }
 
 TEST_F(Files, MakesFolders) {
@@ -164,7 +125,7 @@ TEST_F(Files, MakesFolders) {
   EXPECT_TRUE(fs::is_directory(at("a/b/c")));
   make_folders(at("a/b"));
   put("file");
-  expect_error([&] { make_folders(at("file/b")); }, {at("file")});
+  expect_message([&] { make_folders(at("file/b")); }, {at("file")});
 }
 
 TEST(CheckpointNames, OfFiles) {
@@ -255,7 +216,7 @@ TEST_F(Files, TakesUpNothingElse) {
   take_up_leftovers(root);
   EXPECT_EQ(names(), before);
   EXPECT_TRUE(fs::exists(at(".a.partial/rank_of_models.txt")));
-  expect_error([&] { remove_folder(at(".a.partial")); }, {".a.partial", "move it away"});
+  expect_message([&] { remove_folder(at(".a.partial")); }, {".a.partial", "move it away"});
 }
 
 TEST_F(Files, NewestIsByTimeAndWhole) {
@@ -270,137 +231,6 @@ TEST_F(Files, NewestIsByTimeAndWhole) {
   put("latest", "old\n");
   EXPECT_EQ(resolve_checkpoint(at("latest")), at("old"));
   EXPECT_EQ(newest_checkpoint(at("nowhere")), "");
-}
-
-/// A process that locks `folder` and then waits to be killed.
-pid_t locked_by_a_child(const std::string& folder) {
-  int ready[2];
-  if (::pipe(ready) != 0) std::abort();
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::setenv("SLURM_JOB_ID", "4242", 1);
-    const FolderLock lock(folder);
-    if (::write(ready[1], "x", 1) != 1) std::_Exit(1);
-    for (;;) ::pause();
-  }
-  char byte = 0;
-  EXPECT_EQ(::read(ready[0], &byte, 1), 1);
-  ::close(ready[0]);
-  ::close(ready[1]);
-  return child;
-}
-
-void end(pid_t child) {
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
-}
-
-LockTimes quick() { return {20ms, 300ms, 300ms, 400ms, 100ms}; }
-
-TEST_F(Files, LockNamesTheOtherJob) {
-  const pid_t child = locked_by_a_child(root);
-  std::string notice;
-  expect_error(
-      [&] {
-        FolderLock(
-            root, [&](const std::string& what) { notice = what; }, quick());
-      },
-      {root, "process " + std::to_string(child), JobIdentity::own().host, "Slurm job 4242", "since 20", "UTC",
-          "folder of its own", root + "/.zerosched.lock"});
-  EXPECT_NE(notice.find("waiting, since process " + std::to_string(child)), std::string::npos) << notice;
-  // A killed job's lock is nobody's.
-  end(child);
-  {
-    const FolderLock lock(root, {}, quick());
-    lock.check_held();
-    EXPECT_EQ(names(), Names({".zerosched.lock"}));
-  }
-  EXPECT_EQ(names(), Names());
-}
-
-TEST_F(Files, LockIsWaitedFor) {
-  auto first = std::make_unique<FolderLock>(root);
-  std::thread other([&] { const FolderLock second(root); });
-  std::this_thread::sleep_for(100ms);
-  first->check_held();
-  first.reset();
-  other.join();
-  EXPECT_EQ(names(), Names());
-}
-
-std::string lock_of_another_machine() {
-  JobIdentity process = JobIdentity::own();
-  process.host = "node7";
-  process.place = "another boot";
-  return nlohmann::json{{"process", to_json(process)}, {"token", "0"}, {"since", 1700000000}}.dump();
-}
-
-TEST_F(Files, LockOfAnotherMachine) {
-  // Nobody touches it.
-  put(".zerosched.lock", lock_of_another_machine());
-  { const FolderLock lock(root, {}, quick()); }
-  EXPECT_EQ(names(), Names());
-  // Somebody does.
-  put(".zerosched.lock", lock_of_another_machine());
-  std::atomic<bool> done{false};
-  std::thread owner([&] {
-    while (!done) {
-      ::utimensat(AT_FDCWD, at(".zerosched.lock").c_str(), nullptr, 0);
-      std::this_thread::sleep_for(20ms);
-    }
-  });
-  LockTimes times = quick();
-  times.silence = 1500ms;  // many times what it takes to be touched on a busy machine
-  times.patience = 3000ms;
-  expect_error([&] { FolderLock(root, {}, times); }, {"host node7", "2023-11-14 22:13:20 UTC"});
-  done = true;
-  owner.join();
-}
-
-TEST_F(Files, LockThatWasNeverWritten) {
-  put(".zerosched.lock", "");
-  { const FolderLock lock(root, {}, quick()); }
-  EXPECT_EQ(names(), Names());
-}
-
-TEST_F(Files, LockIsTouched) {
-  const FolderLock lock(root, {}, quick());
-  const auto before = fs::last_write_time(at(".zerosched.lock"));
-  std::this_thread::sleep_for(200ms);
-  EXPECT_GT(fs::last_write_time(at(".zerosched.lock")), before);
-}
-
-TEST_F(Files, LockThatWasLostIsNoticed) {
-  {
-    const FolderLock lock(root, {}, quick());
-    put(".zerosched.lock", lock_of_another_machine());
-    expect_error([&] { lock.check_held(); }, {root, "host node7", "nothing was replaced"});
-  }
-  EXPECT_EQ(names(), Names({".zerosched.lock"})) << "it is the other's";
-}
-
-TEST_F(Files, LockNeedsAFolderThatCanBeWrittenTo) {
-  expect_error([&] { FolderLock lock(at("nowhere")); }, {at("nowhere"), "cannot be locked", "No such file"});
-}
-
-TEST(JobIdentity, KnowsWhoRuns) {
-  EXPECT_EQ(life_of(JobIdentity::own()), Life::runs);
-  JobIdentity other = JobIdentity::own();
-  other.started += 1;  // of an earlier process of the same number
-  EXPECT_EQ(life_of(other), Life::ended);
-  EXPECT_FALSE(other == JobIdentity::own());
-  const pid_t child = ::fork();
-  if (child == 0) ::_exit(0);
-  JobIdentity ended = JobIdentity::own();
-  ended.pid = child;
-  siginfo_t unused{};
-  ::waitid(P_PID, static_cast<id_t>(child), &unused, WEXITED | WNOWAIT);
-  EXPECT_EQ(life_of(ended), Life::ended) << "nobody has asked how it ended";
-  ::waitpid(child, nullptr, 0);
-  EXPECT_EQ(life_of(ended), Life::ended);
-  other.place = "another boot";
-  EXPECT_EQ(life_of(other), Life::unknown);
-  EXPECT_TRUE(parse_job_identity(to_json(other)) == other);
 }
 
 }  // namespace
