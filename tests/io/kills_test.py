@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -139,20 +140,26 @@ def check_the_counting(root):
         sys.exit(f"FAILED: what goes wrong is not counted: {vars(counts)}")
 
 
+def report(counts):
+    kills = ", ".join(f"{count} without [{mode}]" for mode, count in counts.kills.items())
+    print(f"{sum(counts.kills.values())} kills with seed {SEED} ({kills}; {counts.before_resuming} before the job had resumed, "
+          f"{counts.of_two_ranks} of two ranks): {counts.unloadable} jobs without a checkpoint of both optimizers of one step, "
+          f"{counts.left_behind} files left after the next good save", flush=True)
+
+
 def main():
     generator = random.Random(SEED)
     counts = Counts()
-    with tempfile.TemporaryDirectory(prefix="zerosched-test-") as folder:
-        check_the_counting(os.path.join(folder, "control"))
-        for number, mode in enumerate(MODES):
-            wanted = (KILLS - sum(counts.kills.values())) // (len(MODES) - number)
-            kill_many(os.path.join(folder, mode or "all"), mode, wanted, generator, counts)
-    total = sum(counts.kills.values())
-    print(f"{total} kills with seed {SEED} ({', '.join(f'{count} without [{mode}]' for mode, count in counts.kills.items())}; "
-          f"{counts.before_resuming} before the job had resumed, {counts.of_two_ranks} of two ranks): "
-          f"{counts.unloadable} jobs without a checkpoint of both optimizers of one step, {counts.left_behind} files left "
-          "after the next good save")
-    if total != KILLS or counts.unloadable or counts.left_behind:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: stopped"))  # and says how far it has come
+    try:
+        with tempfile.TemporaryDirectory(prefix="zerosched-test-") as folder:
+            check_the_counting(os.path.join(folder, "control"))
+            for number, mode in enumerate(MODES):
+                wanted = (KILLS - sum(counts.kills.values())) // (len(MODES) - number)
+                kill_many(os.path.join(folder, mode or "all"), mode, wanted, generator, counts)
+    finally:
+        report(counts)
+    if sum(counts.kills.values()) != KILLS or counts.unloadable or counts.left_behind:
         sys.exit("FAILED")
 
 
