@@ -2,6 +2,7 @@
 
 #include "comm/agree.h"
 #include "engine/buffer_sync.h"
+#include "engine/checkpoint_series.h"
 #include "engine/device_kernels.h"
 #include "engine/executor.h"
 #include "engine/flat_parameters.h"
@@ -133,6 +134,8 @@ class ZEROSCHED_EXPORT Engine {
   /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups,
   /// and puts x or y, as the mode asks, into the parameters. Collective.
   void state_was_replaced(std::vector<GroupState> groups, bool finite);
+  /// Of the checkpoints that this optimizer saves.
+  CheckpointSeries& series() { return series_; }
   /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
   at::Tensor gathered(int64_t bucket, Point point);
   /// To be called before the whole module is used as one: buffers become the same on all ranks, and what is not
@@ -268,6 +271,7 @@ class ZEROSCHED_EXPORT Engine {
   std::unique_ptr<BufferSync> buffer_sync_;
   std::unique_ptr<Untrained> untrained_;
   std::unique_ptr<ParameterClaim> claim_;
+  CheckpointSeries series_;
   int64_t first_k_ = 0;  ///< steps that were done before this optimizer's own
   bool training_ = true;
   bool has_grad_norm_ = false;  ///< of the last step
