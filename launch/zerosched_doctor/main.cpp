@@ -9,7 +9,7 @@
 #include "report.h"
 
 #include "comm/message_of.h"
-#include "session/report.h"
+#include "comm/report_end.h"
 
 #include <zerosched/session.h>
 

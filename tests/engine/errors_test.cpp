@@ -89,6 +89,14 @@ TEST_F(Errors, ASecondBackwardOnOneRankAlone) {
   expect_error([&] { optimizer->step(); }, {"rank 0: the gradient of parameter 'p2' arrived twice"});
 }
 
+TEST_F(Errors, DifferentFunctionsAreNamed) {
+  if (size == 1) return;
+  const auto optimizer = make();
+  expect_error([&] { rank == 0 ? optimizer->eval() : optimizer->reset_from_parameters(); },
+      {"rank 0 is in all_reduce", "'eval()', rank ", "'reset_from_parameters()'",
+          "every rank must call the same collectives in the same order"});
+}
+
 TEST_F(Errors, ReplacedParameters) {
   const auto replace = [this](const std::function<void(at::Tensor)>& change) {
     const auto optimizer = make();

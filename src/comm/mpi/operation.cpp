@@ -5,7 +5,9 @@
 #include "comm/mpi/group.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/tags.h"
+#include "comm/running_time.h"
 #include "comm/waited.h"
+#include "comm/whereabouts.h"
 
 #include <utility>
 
@@ -18,7 +20,7 @@ Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::ve
 void Operation::enqueue(uint64_t group, int64_t sequence) {
   header_.group = group;
   header_.sequence = sequence;
-  started_ = Clock::now();
+  started_ = running_now();
 }
 
 void Operation::wait() {
@@ -31,6 +33,7 @@ void Operation::wait() {
   if (!through()) {
     TORCH_CHECK(!group_->failed(), group_->failure());
     const BlockedTimer timer;
+    const WaitsIn here(header_, group_->owner());
     const Progress::Waiter waiter;
     for (Backoff backoff(Backoff::Kind::waiting);;) {
       const bool moved = progress.drive();
@@ -131,7 +134,7 @@ bool Operation::guarded_data(bool start) {
     return true;
   } catch (const c10::Error& error) {
     error_ = error.what_without_backtrace();
-    error_time_ = Clock::now();
+    error_time_ = running_now();
     return false;
   }
 }

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+namespace zerosched::detail {
+
+/// The ranks that have left a communicator: each says from which collective on it takes part in none, and why.
+class Departures {
+ public:
+  struct Departure {
+    int64_t sequence;  ///< of the first collective without this rank
+    std::string why;   ///< a sentence that begins with the rank
+  };
+
+  void add(int rank, int64_t sequence, std::string why) {
+    by_rank_.try_emplace(rank, Departure{sequence, std::move(why)});
+  }
+  int count() const { return static_cast<int>(by_rank_.size()); }
+  bool has_left(int rank) const { return by_rank_.count(rank) != 0; }
+
+  /// What the lowest rank says that takes no part in collective `sequence`; null if all may.
+  const Departure* missing_in(int64_t sequence) const {
+    for (const auto& departure : by_rank_) {
+      if (departure.second.sequence <= sequence) return &departure.second;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::map<int, Departure> by_rank_;
+};
+
+}  // namespace zerosched::detail
