@@ -192,7 +192,7 @@ def crowded():
         expect(Run("all_reduce", ranks=2, **lines), 0, err=[warning, f"Set OMP_NUM_THREADS={cores // 2}, or start with launch/run"])
         expect(Run("all_reduce", ranks=2), 0, absent=[warning])
         run = Run("all_reduce", ranks=2, program=["taskset", "-c", str(min(os.sched_getaffinity(0))), PROGRAM])
-        expect(run, 0, err=[warning, f"2 ranks with 2 threads in all share 1 core of {os.cpu_count()}", "--bind-to none"])
+        expect(run, 0, seconds=25, err=[warning, f"2 ranks with 2 threads in all share 1 core of {os.cpu_count()}", "--bind-to none"])
 
 
 def unconnected_launchers():
