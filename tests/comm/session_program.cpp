@@ -42,10 +42,14 @@ std::string first_line(const std::exception& error) {
   return text.substr(0, text.find('\n'));
 }
 
-int launched_rank() {
-  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-  return rank == nullptr ? 0 : std::atoi(rank);
+// What Open MPI's launcher says, or MPICH's.
+int launched(const char* by_open_mpi, const char* by_mpich, int otherwise) {
+  const char* said = std::getenv(by_open_mpi);
+  if (said == nullptr) said = std::getenv(by_mpich);
+  return said == nullptr ? otherwise : std::atoi(said);
 }
+
+int launched_rank() { return launched("OMPI_COMM_WORLD_RANK", "PMI_RANK", 0); }
 
 // A handler like a trainer's, which must not be reached where ranks are missing.
 void join() {
@@ -132,10 +136,7 @@ int forked(const std::string& how, int argc, char** argv) {
 }
 
 int run(const std::string& mode, int argc, char** argv) {
-  const int last = [] {
-    const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
-    return size == nullptr ? 0 : std::atoi(size) - 1;
-  }();
+  const int last = launched("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", 1) - 1;
   if (mode == "all_reduce") {
     Session session(argc, argv);
     all_reduce(session);

@@ -16,8 +16,9 @@ NAME = sys.argv[1]
 VERSIONS = {"mpich": "5.0.2", "openmpi": "5.0.11"}
 SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
 BUILD = os.environ["ZEROSCHED_BUILD_DIR"]
-FOLDER = os.path.join(BUILD, "other_mpi", NAME)
-ENVIRONMENT, OWN_BUILD = os.path.join(FOLDER, "environment"), os.path.join(FOLDER, "build")
+# As deep as zerosched's own, for which the compiler cache has what does not depend on MPI.
+OWN_BUILD = f"{BUILD}_{NAME}"
+ENVIRONMENT = os.path.join(OWN_BUILD, "environment")
 BIN = os.path.join(ENVIRONMENT, "bin")
 
 TARGETS = ["comm_conformance_test", "comm_inline_progress_test", "comm_failure_test", "comm_progress_test",
@@ -54,11 +55,9 @@ def install():
 
 def build():
     options = [f"-D{name}={cached(name)}" for name in ("CMAKE_BUILD_TYPE", "CMAKE_CXX_COMPILER", "CMAKE_C_COMPILER")]
-    if os.environ["ZEROSCHED_LAUNCHER"]:
-        # What does not depend on MPI has been compiled before.
-        options.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={os.environ['ZEROSCHED_LAUNCHER']}")
+    options.append(f"-DZEROSCHED_WERROR={cached('ZEROSCHED_WERROR')}")
     call("cmake", "-S", SOURCE, "-B", OWN_BUILD, "-G", cached("CMAKE_GENERATOR"),
-         f"-DLibTorch_ROOT={os.path.dirname(os.path.dirname(cached('LibTorch_CPU_LIBRARY')))}", *options, "-DZEROSCHED_CUDA=OFF",
+         f"-DLibTorch_ROOT={os.path.dirname(os.path.dirname(cached('LibTorch_CPU_LIBRARY')))}", *options,
          "-DZEROSCHED_BUILD_EXAMPLES=OFF", "-DZEROSCHED_BUILD_DOCTOR=OFF", f"-DMPI_C_COMPILER={os.path.join(BIN, 'mpicc')}",
          f"-DMPI_CXX_COMPILER={os.path.join(BIN, 'mpicxx')}", stdout=subprocess.DEVNULL)
     with open(os.path.join(OWN_BUILD, "CMakeCache.txt"), encoding="utf-8") as cache:

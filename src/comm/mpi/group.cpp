@@ -48,7 +48,11 @@ std::string Group::name() const {
 
 void Group::launch(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
-  TORCH_CHECK(why_left_.empty(), "mpi: ", describe(operation->header()), ": ", why_left_);
+  if (!why_left_.empty()) {
+    Header header = operation->header();
+    header.sequence = -1;  // none, and none to come
+    TORCH_CHECK(false, "mpi: ", describe(header), ": ", why_left_);
+  }
   operation->enqueue(id_, next_sequence_++);
   queue_.push_back(operation);
 }
