@@ -303,6 +303,7 @@ TEST(Departure, IsNoFailureWhereNobodyWaits) {
   const auto shard = at::zeros({500000});
   std::shared_ptr<Work> work;
   if (communicator->rank() == 0) work = duplicate->reduce_scatter(flat, shard);
+  if (work != nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the others leave first
   detail::leave(*duplicate, "rank " + std::to_string(communicator->rank()) + " has caught an exception");
   if (work != nullptr) {
     EXPECT_CONTAINS(error_of([&] { work->wait(); }), "has caught an exception");

@@ -226,7 +226,7 @@ int run(const std::string& mode, int argc, char** argv) {
     return forked(mode.substr(5), argc, argv);
   } else if (mode == "suspended") {
     Session session(argc, argv, SessionOptions().timeout(2));
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 80; ++i) {
       all_reduce(session);
       sleep_seconds(0.05);
     }

@@ -110,7 +110,7 @@ Group::Polled Group::poll() {
       if (has_left()) tell_departure();
     }
     polled.moved = poll_control(now) || polled.moved;
-    look_for_departed();
+    look_for_departed(now);
     if (investigation_.active() && !failed()) {
       if (investigation_.step(*this, now) == Investigation::Outcome::all_alive) {
         for (const auto& operation : active_) {
@@ -217,12 +217,13 @@ void Group::tell_departure() {
 }
 
 // A collective to which a rank will not come. Where this rank has left as well nobody waits for it.
-void Group::look_for_departed() {
+void Group::look_for_departed(Clock::time_point now) {
   if (departures_.count() == 0 || failed()) return;
   for (const auto& operation : active_) {
     const auto* departure = departures_.missing_in(operation->header().sequence);
     if (departure == nullptr) continue;
     const std::string message = "mpi: " + describe(operation->header()) + ": " + departure->why;
+    if (!has_left() && waiters_ == 0 && !departures_.grace_is_over(now)) return;
     has_left() ? fail_quietly(message, Failure::Origin::parted) : fail(message);
     return;
   }

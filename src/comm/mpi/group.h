@@ -65,6 +65,9 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   void relay(int peer, ControlMessage message);
   std::vector<ControlMessage> take_relayed();
 
+  /// A thread begins, or ends, to wait for a collective of this group.
+  void count_waiter(int change) { waiters_ += change; }
+
   /// Whether collective `sequence` and all before it have ended.
   bool ended_up_to(int64_t sequence) const {
     return sequence < first_active_.load(std::memory_order_acquire);
@@ -113,7 +116,7 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   void bury();
   void tell_if_due();
   void tell_departure();
-  void look_for_departed();
+  void look_for_departed(Clock::time_point now);
 
   MPI_Comm comm_;
   uint64_t id_;
@@ -128,6 +131,7 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   std::shared_ptr<const std::string> owner_;  // under queue_mutex_
   std::string why_left_;                      // under queue_mutex_
   std::atomic<bool> has_left_{false};
+  std::atomic<int> waiters_{0};
   std::deque<ControlMessage> relayed_out_;  // under queue_mutex_; `source` is the receiver here
   std::vector<ControlMessage> relayed_in_;  // under queue_mutex_
 

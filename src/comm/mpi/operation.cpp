@@ -13,6 +13,22 @@
 
 namespace zerosched::detail {
 
+namespace {
+
+/// Lives while the calling thread is blocked in a collective of the group.
+class GroupWaiter {
+ public:
+  explicit GroupWaiter(Group& group) : group_(group) { group_.count_waiter(1); }
+  ~GroupWaiter() { group_.count_waiter(-1); }
+  GroupWaiter(const GroupWaiter&) = delete;
+  GroupWaiter& operator=(const GroupWaiter&) = delete;
+
+ private:
+  Group& group_;
+};
+
+}  // namespace
+
 Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
     std::unique_ptr<Staging> staging)
     : group_(std::move(group)), header_(header), tensors_(std::move(tensors)), staging_(std::move(staging)) {}
@@ -33,6 +49,7 @@ void Operation::wait() {
   if (!through()) {
     TORCH_CHECK(!group_->failed(), group_->failure());
     const BlockedTimer timer;
+    const GroupWaiter in_group(*group_);
     const WaitsIn here(header_, group_->owner());
     const Progress::Waiter waiter;
     for (Backoff backoff(Backoff::Kind::waiting);;) {

@@ -104,7 +104,7 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   void enforce_deadline(Time now);
   void listen(Time now);
   void look_into_oldest(Time now);
-  void look_for_departed();
+  void look_for_departed(Time now);
   bool finish_closing(Time now);
 
   std::shared_ptr<Communicator> host_;

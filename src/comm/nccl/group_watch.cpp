@@ -68,7 +68,7 @@ void NcclGroup::step(Time now) {
     return;
   }
   listen(now);
-  look_for_departed();
+  look_for_departed(now);
   look_into_oldest(now);
   if (investigation_.active()) investigation_.step(*this, now);
 }
@@ -139,7 +139,7 @@ void NcclGroup::listen(Time now) {
 }
 
 // A collective to which a rank will not come. Where this rank has left as well nobody waits for it, but the device.
-void NcclGroup::look_for_departed() {
+void NcclGroup::look_for_departed(Time now) {
   std::string message;
   bool has_left = false;
   {
@@ -152,7 +152,7 @@ void NcclGroup::look_for_departed() {
       break;
     }
   }
-  if (message.empty()) return;
+  if (message.empty() || (!has_left && !departures_.grace_is_over(now))) return;
   auto* member = has_left ? dynamic_cast<Member*>(host_.get()) : nullptr;
   member != nullptr ? member->abandon(message) : fail(message);
 }
