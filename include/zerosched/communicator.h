@@ -75,7 +75,8 @@ class ZEROSCHED_EXPORT Work {
 ///
 /// Collectives are asynchronous and are launched by every rank in the same order. All tensors are dense,
 /// contiguous and one-dimensional. Launching is thread-safe. Once a communicator has given up (a rank
-/// failed, a collective timed out, abort() was called) every later call throws the same message.
+/// failed, a collective timed out, abort() was called) every later call throws the same message. A rank that destroys its
+/// communicator tells the others: what they launch then, or have launched without it, throws at once and names it.
 class ZEROSCHED_EXPORT Communicator {
  public:
   virtual ~Communicator();

@@ -28,6 +28,9 @@ namespace zerosched {
 /// If not every rank of `parent` calls this within the timeout, those that did throw c10::Error, which names the
 /// others; `parent` may then hold messages of theirs and is of no further use.
 ///
+/// With several ranks, an exception that nobody catches ends the job from now on, with exit code 70 and a line on stderr
+/// after the other ranks were told, unless the program has a terminate handler of its own.
+///
 /// Must be destroyed before MPI_Finalize. A zerosched that was built with ZEROSCHED_MPI=OFF has neither this
 /// function nor, once installed, this header.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> mpi_communicator(

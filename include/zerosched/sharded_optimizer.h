@@ -76,6 +76,9 @@ class ZEROSCHED_EXPORT NoSync {
 /// A parameter belongs to one optimizer at a time. One that is constructed over exactly the parameters of another
 /// replaces it, as in `optimizer = std::make_unique<...>(...)`: the other drops gradients in flight, and from then
 /// on throws at every call. Any other overlap is an error at construction, on every rank.
+///
+/// Ranks that call what a rank whose optimizer is gone will not take part in throw at once, and say which rank that is and
+/// after how many steps: see join(). If no rank does, as where all have caught the same exception, nothing has failed.
 class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
  public:
   ~ShardedOptimizer() override;

@@ -10,7 +10,7 @@
 #include "stream.h"
 
 #include "comm/message_of.h"
-#include "session/report.h"
+#include "comm/report_end.h"
 
 #include <zerosched/session.h>
 

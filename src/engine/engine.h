@@ -1,6 +1,7 @@
 #pragma once
 
 #include "comm/agree.h"
+#include "comm/owner_process.h"
 #include "engine/buffer_sync.h"
 #include "engine/checkpoint_series.h"
 #include "engine/device_kernels.h"
@@ -28,6 +29,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched::detail {
@@ -102,6 +104,8 @@ class ZEROSCHED_EXPORT Engine {
   /// Throws if another optimizer has replaced this one. Local.
   void check_not_replaced() const { claim_->check_not_replaced(); }
   void check_can_step() const;
+  /// False in a child that fork() has made of the process that constructed the engine: it is to be left as it is.
+  bool is_in_its_process() const { return process_.is_this(); }
 
   /// With ShardingOptions::overlap_forward: has the caller come after the gathers of these parameters' buckets.
   void ready(at::TensorList tensors);
@@ -174,6 +178,11 @@ class ZEROSCHED_EXPORT Engine {
   }
   /// Throws, unless this rank is alone.
   void give_up(const std::exception& error);
+  /// The same for functions that are no part of a round: in a world of one an error leaves gradients alone.
+  template <typename Function>
+  auto tell_peers_outside_round(Function&& function) {
+    return communicator_->size() == 1 ? function() : tell_peers_of_errors(std::forward<Function>(function));
+  }
 
   // engine.cpp
   std::shared_ptr<StepOutcome> run_step(const GroupOptions& options, std::optional<double> loss_scale);
@@ -229,8 +238,11 @@ class ZEROSCHED_EXPORT Engine {
   void write_shard(int64_t bucket, Point point, const at::Tensor& out) const;
 
   // engine_state.cpp
+  void make_parts(
+      const Trainable& what, const torch::optim::OptimizerOptions& defaults, const DeviceBackend& devices);
   void register_hooks();
   void register_missing_hooks();
+  std::map<std::string, at::Tensor> gathered_state(const std::string& which);
   void broadcast_parameters();
   void put_into_boxes();
   void put_state_into_boxes();
@@ -247,10 +259,12 @@ class ZEROSCHED_EXPORT Engine {
   // engine_module.cpp
   void hand_over() noexcept;
   void settle_others() noexcept;
-  void finish_deciding() noexcept;
+  void finish_deciding(bool wait) noexcept;
   void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
+  void leave_ranks(bool unwinding) noexcept;
 
+  OwnerProcess process_;
   std::shared_ptr<Communicator> communicator_;
   std::unique_ptr<Algorithm> algorithm_;
   ShardingOptions sharding_;
@@ -292,6 +306,7 @@ class ZEROSCHED_EXPORT Engine {
   Timings timings_;
   StepTimings step_timings_;
   int exceptions_at_start_;
+  std::string name_;  ///< for messages
 };
 
 }  // namespace zerosched::detail

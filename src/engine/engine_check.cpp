@@ -1,6 +1,7 @@
 // What makes a step wrong without anybody's calling it so: parameters that others have written, options that ranks do
 // not share, numbers that are not finite.
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "layout/description.h"
 
@@ -134,6 +135,7 @@ void Engine::agree_not_finite(bool norm_follows) {
 
 // Every rank knows that some gradient is not finite, and none has stepped.
 void Engine::throw_not_finite(const std::string& own_error) {
+  const InCall call("step()");  // also on ranks that have joined
   std::string error = own_error;
   const bool sums = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
   for (size_t b = 0; b < layout_.buckets.size() && error.empty() && !sums; ++b) {

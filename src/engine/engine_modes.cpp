@@ -21,8 +21,10 @@ void Engine::set_point(Point point) {
   }
   if (error.empty()) error = reducer_->stray();
   agree(*communicator_, error);
-  check_in_step("");
-  write_point(point);
+  tell_peers_outside_round([&] {
+    check_in_step("");
+    write_point(point);
+  });
   training_ = point == Point::y;
   reducer_->set_training(training_);
 }

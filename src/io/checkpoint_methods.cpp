@@ -1,3 +1,4 @@
+#include "comm/whereabouts.h"
 #include "io/checkpoint.h"
 
 #include "comm/agree.h"
@@ -30,6 +31,7 @@ void check_list(const std::vector<ShardedOptimizer*>& optimizers, const char* ca
 
 void ShardedOptimizer::save_checkpoint(
     const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& options) {
+  const detail::InCall call("save_checkpoint()");
   detail::save_checkpoint({{engine_.get(), group_options()}}, dir, extra, options);
 }
 
@@ -38,11 +40,13 @@ CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
 }
 
 LoadedCheckpoint ShardedOptimizer::load_checkpoint(const std::string& dir, const LoadOptions& options) {
+  const detail::InCall call("load_checkpoint()");
   return detail::load_checkpoint({{engine_.get(), group_options()}}, dir, options);
 }
 
 void save_checkpoint(const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers,
     const CheckpointExtra& extra, const CheckpointOptions& options) {
+  const detail::InCall call("save_checkpoint()");
   check_list(optimizers, "save_checkpoint", /*may_be_null=*/false);
   std::vector<detail::CheckpointedOptimizer> parts;
   for (ShardedOptimizer* each : optimizers) parts.push_back({each->engine_.get(), each->group_options()});
@@ -55,6 +59,7 @@ CheckpointExtra load_checkpoint(const std::string& dir, const std::vector<Sharde
 
 LoadedCheckpoint load_checkpoint(
     const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers, const LoadOptions& options) {
+  const detail::InCall call("load_checkpoint()");
   check_list(optimizers, "load_checkpoint", /*may_be_null=*/true);
   std::vector<detail::CheckpointedOptimizer> parts;
   for (ShardedOptimizer* each : optimizers) {
@@ -70,6 +75,7 @@ LoadedCheckpoint load_checkpoint(
 std::string latest_checkpoint(const std::string& root) { return detail::newest_checkpoint(root); }
 
 std::string latest_checkpoint(const std::string& root, Communicator& communicator) {
+  const detail::InCall call("latest_checkpoint()");
   detail::check_same_on_all_ranks(communicator, {"latest_checkpoint(\"" + root + "\")"});
   std::string found;
   detail::agree_on(communicator, [&] {

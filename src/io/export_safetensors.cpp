@@ -1,6 +1,7 @@
 #include <zerosched/safetensors.h>
 
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint_names.h"
@@ -100,6 +101,7 @@ class Export {
 }  // namespace detail
 
 void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, const std::string& point) {
+  const detail::InCall call("export_safetensors()");
   detail::Engine& engine = *optimizer.engine_;
   engine.check();
   Communicator& communicator = *engine.communicator();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "comm/departures.h"
 #include "comm/failure.h"
 #include "comm/history.h"
 #include "comm/investigation.h"
@@ -33,7 +34,7 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
 
-  const char* name() const override { return "mpi"; }
+  std::string name() const override;
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   double timeout_seconds() const override { return options_.timeout_seconds; }
@@ -50,7 +51,16 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   }
   const std::shared_ptr<Failure>& failure_state() const { return failure_; }
 
+  /// Throws once this rank has left.
   void launch(const std::shared_ptr<Operation>& operation);
+
+  void set_owner(const std::string& owner);
+  /// Null if nobody has said who it is.
+  std::shared_ptr<const std::string> owner() const;
+  /// Launches no more, and lets the next drive tell the other ranks why; the first reason counts. An empty one is made
+  /// one here.
+  void leave(std::string why);
+  bool has_left() const { return has_left_.load(std::memory_order_acquire); }
 
   bool failed() const override { return failure_->is_set(); }
   std::string failure() const { return failure_->message(); }
@@ -62,6 +72,9 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   /// Messages for the communicator that is bootstrapped over this one.
   void relay(int peer, ControlMessage message);
   std::vector<ControlMessage> take_relayed();
+
+  /// A thread begins, or ends, to wait for a collective of this group.
+  void count_waiter(int change) { waiters_ += change; }
 
   /// Whether collective `sequence` and all before it have ended.
   bool ended_up_to(int64_t sequence) const {
@@ -76,7 +89,14 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   /// Starts what is queued, in order, and nothing else.
   void start_queued();
   Polled poll();
+  /// Whether nothing of it is in flight any more, notes and what is relayed included.
   bool idle();
+  /// Whether every rank has left and none has anything in flight to another: nobody will send anything here any more.
+  bool is_over() { return has_told_departure_ && departures_.count() == size_ - 1 && idle(); }
+  bool is_sending() const { return must_tell_ || sending_; }
+  bool answers_when_busy() const override;
+  const Departures& departures() const override { return departures_; }
+  bool has_ended(int64_t sequence) const override { return ended_up_to(sequence); }
   ControlMessage::Progress progress(int64_t sequence) const override { return history_.progress(sequence); }
   void send(int peer, const ControlMessage& message) override { control_.send(peer, message); }
   /// MPI is about to be finalised: gives up, without MPI.
@@ -104,6 +124,8 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   void pass_on_relayed();
   void bury();
   void tell_if_due();
+  void tell_departure();
+  void look_for_departed(Clock::time_point now);
 
   MPI_Comm comm_;
   uint64_t id_;
@@ -114,9 +136,13 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   std::shared_ptr<Failure> failure_;
   std::atomic<bool> must_tell_{false};
 
-  std::mutex queue_mutex_;
+  mutable std::mutex queue_mutex_;
   std::deque<std::shared_ptr<Operation>> queue_;
-  int64_t next_sequence_ = 0;               // under queue_mutex_
+  int64_t next_sequence_ = 0;                 // under queue_mutex_
+  std::shared_ptr<const std::string> owner_;  // under queue_mutex_
+  std::string why_left_;                      // under queue_mutex_
+  std::atomic<bool> has_left_{false};
+  std::atomic<int> waiters_{0};
   std::deque<ControlMessage> relayed_out_;  // under queue_mutex_; `source` is the receiver here
   std::vector<ControlMessage> relayed_in_;  // under queue_mutex_
 
@@ -125,6 +151,8 @@ class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_sha
   History history_;
   ControlChannel control_;
   Investigation investigation_;
+  Departures departures_;
+  bool has_told_departure_ = false;
   Clock::time_point last_control_{};
   bool sending_ = false;
 

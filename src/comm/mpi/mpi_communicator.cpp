@@ -3,6 +3,7 @@
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
 #include "comm/mpi/check.h"
+#include "comm/mpi/end_job.h"
 #include "comm/mpi/make_group.h"
 #include "comm/mpi/message_size.h"
 #include "comm/mpi/mpi_backend.h"
@@ -16,6 +17,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <utility>
 
 namespace zerosched {
@@ -33,7 +35,27 @@ StagedTensor in_and_out(const at::Tensor& tensor) {
 MpiCommunicator::MpiCommunicator(std::shared_ptr<Group> group, int local_rank)
     : Communicator(group->rank(), group->size(), local_rank), group_(std::move(group)) {}
 
-MpiCommunicator::~MpiCommunicator() { Progress::instance().release(group_); }
+MpiCommunicator::~MpiCommunicator() {
+  if (!Progress::instance().is_forked()) {
+    Progress::instance().release(group_);
+  } else {
+    new std::map(std::move(staging_areas_));  // what they have on a device is not this process's either
+  }
+}
+
+void MpiCommunicator::leave(const std::string& why) noexcept {
+  group_->leave(why);
+  Progress::instance().notify(*group_);
+}
+
+void MpiCommunicator::abandon(const std::string& message) noexcept {
+  group_->fail_quietly(message, Failure::Origin::parted);
+  Progress::instance().notify(*group_);
+}
+
+void MpiCommunicator::leave_others(const std::string& why) {
+  Progress::instance().leave_all_but(*group_, why);
+}
 
 std::shared_ptr<Communicator> MpiCommunicator::duplicate() {
   check();
@@ -49,6 +71,10 @@ void MpiCommunicator::abort(const std::string& message) noexcept {
 }
 
 std::string MpiCommunicator::failure() const {
+  if (Progress::instance().is_forked()) {
+    return "mpi: this process is a child that rank " + std::to_string(rank()) +
+           " has forked, which has no part in the rank's job; leave what is collective to the rank itself";
+  }
   Progress::instance().drive_if_inline();
   return group_->failure();
 }
@@ -236,7 +262,9 @@ std::shared_ptr<Communicator> mpi_communicator(
   detail::MpiOptions options;
   options.timeout_seconds = timeout_seconds;
   options.flat_collectives = flat_collectives;
-  return detail::make_mpi_communicator(parent, options);
+  auto communicator = detail::make_mpi_communicator(parent, options);
+  if (communicator->size() > 1) detail::end_mpi_job_on_terminate();
+  return communicator;
 }
 
 }  // namespace zerosched
