@@ -20,6 +20,7 @@ void Engine::set_point(Point point) {
         "zero_grad() first.";
   }
   if (error.empty()) error = reducer_->stray();
+  if (error.empty()) error = executor_->why_not_enterable();
   agree(*communicator_, error);
   tell_peers_outside_round([&] {
     check_in_step("");

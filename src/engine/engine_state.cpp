@@ -112,11 +112,12 @@ std::string Engine::why_not_savable() const {
            "call step() or "
            "zero_grad() first.";
   }
-  return {};
+  return executor_->why_not_enterable();
 }
 
 std::string Engine::why_not_replaceable() const {
   if (reducer_->in_flight()) return "gradient buckets are in flight: call step() or zero_grad() first.";
+  if (std::string why_not = executor_->why_not_enterable(); !why_not.empty()) return why_not;
   return parameters_->why_not_adoptable();
 }
 
@@ -184,6 +185,7 @@ std::map<std::string, at::Tensor> Engine::gathered_state(const std::string& whic
   if (reducer_->in_flight()) {
     error = "full_state() with gradient buckets in flight: call step() or zero_grad() first.";
   }
+  if (error.empty()) error = executor_->why_not_enterable();
   agree(*communicator_, error);
 
   const at::NoGradGuard no_grad;

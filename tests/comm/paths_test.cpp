@@ -152,6 +152,9 @@ int64_t kilobytes(const std::string& name) {
   return -1;
 }
 
+// kB of MPI's own that come and go, as with communicators of earlier tests that are freed in the background.
+constexpr int64_t kOfMpi = 1024;
+
 TEST_P(Paths, MemoryGoesWithItsTensors) {
   const auto communicator = make(GetParam(), 20);
   const int64_t before = kilobytes("RssShmem");
@@ -163,12 +166,12 @@ TEST_P(Paths, MemoryGoesWithItsTensors) {
     const int64_t held = kilobytes("RssShmem") - before;
     const int64_t own = communicator->size() * kSlice * 4 / 1024;
     const bool shares = GetParam().windows && GetParam().ranks_per_host > 1;
-    EXPECT_GE(held, shares ? own : 0);
+    EXPECT_GT(held, (shares ? own : 0) - kOfMpi);
     // Its own part, and of others' what it reads.
-    EXPECT_LE(held, shares ? 2 * own + 4096 : 0);
+    EXPECT_LT(held, (shares ? 2 * own + 4096 : 0) + kOfMpi);
   }
   communicator->barrier()->wait();
-  EXPECT_LT(kilobytes("RssShmem") - before, 1024);
+  EXPECT_LT(kilobytes("RssShmem") - before, kOfMpi);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Paths,

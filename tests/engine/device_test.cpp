@@ -131,7 +131,8 @@ TEST(EngineOnDevice, RefusesToBecomePartOfAGraph) {
       AdamWScheduleFreeOptions options(0.01);
       runtime.set_capturing(streams[0], true);
       const std::vector<std::function<void()>> calls = {[&] { trainer.engine().eval(); },
-          [&] { trainer.engine().full_state("z"); },
+          [&] { trainer.engine().full_state("z"); }, [&] { trainer.engine().grad_norm(); },
+          [&] { trainer.engine().grad_norms(); }, [&] { trainer.engine().reset_from_parameters(); },
           [&] { detail::save_checkpoint(trainer.engine(), {&options}, scratch / "step", {}, {}); }};
       for (const auto& call : calls) testing::expect_error(call, {kWhatToCapture});
       runtime.set_capturing(streams[0], false);
