@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 
 import safetensors.torch
@@ -67,15 +68,25 @@ def state_of(parameter, state, group):
     return tensors
 
 
+def sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write(folder, name, tensors):
     path = os.path.join(folder, name)
     safetensors.torch.save_file(tensors, path)
+    sync(path)
     checksums = {key: xxhash.xxh3_64_hexdigest(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
                  for key, tensor in tensors.items()}
     return {"bytes": os.path.getsize(path), "xxh3": checksums}
 
 
-def convert(saved, folder):
+def convert(saved):
+    """What the manifest says of the optimizer, and the tensors of the two files."""
     if saved["class"] not in OPTIONS:
         sys.exit(f"convert_schedulefree: class {saved['class']} is not known; expected one of {', '.join(OPTIONS)}")
     model, names = saved["model"], saved["parameters"]
@@ -106,21 +117,22 @@ def convert(saved, folder):
         kind = "frozen" if name in saved.get("frozen", []) else "buffer"
         unsharded[f"{kind}:{name}"] = tensor.contiguous().clone()
 
-    partial = folder + ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
+    return {"class": saved["class"], "groups": groups, "parameters": parameters, "tied": tied}, pieces, unsharded
+
+
+def write_checkpoint(partial, of, pieces, unsharded):
     manifest = {
         "format": "zerosched checkpoint",
         "version": 1,
         "library_version": "convert_schedulefree",
         "created": time.time_ns(),
         "world_size": 1,
-        "optimizer": saved["class"],
-        "groups": [{"options": [[name, option(group, name)] for name in OPTIONS[saved["class"]]],
+        "optimizer": of["class"],
+        "groups": [{"options": [[name, option(group, name)] for name in OPTIONS[of["class"]]],
                     "k": group["k"], "weight_sum": group["weight_sum"], "lr_max": group["lr_max"],
-                    "y_weight": 1 - beta1(group)} for group in groups],
-        "parameters": parameters,
-        "tied": tied,
+                    "y_weight": 1 - beta1(group)} for group in of["groups"]],
+        "parameters": of["parameters"],
+        "tied": of["tied"],
         "files": {"rank_00000.safetensors": write(partial, "rank_00000.safetensors", pieces),
                   "module.safetensors": write(partial, "module.safetensors", unsharded)},
         "shared": {},
@@ -128,7 +140,15 @@ def convert(saved, folder):
     }
     with open(os.path.join(partial, "manifest.json"), "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1)
-    os.rename(partial, folder)
+        file.flush()
+        os.fsync(file.fileno())
+    sync(partial)
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def main():
@@ -137,9 +157,20 @@ def main():
     parser.add_argument("folder", metavar="FOLDER")
     arguments = parser.parse_args()
     folder = arguments.folder.rstrip("/")
-    if os.path.exists(folder):
+    if os.path.lexists(folder):
         sys.exit(f"convert_schedulefree: {folder} is there already")
-    convert(torch.load(arguments.state, map_location="cpu", weights_only=True), folder)
+    converted = convert(torch.load(arguments.state, map_location="cpu", weights_only=True))
+    above, name = os.path.split(os.path.abspath(folder))
+    os.makedirs(above, exist_ok=True)
+    # A name of its own, so that nothing else is ever deleted; and none that a job saving beside it would clean up.
+    partial = tempfile.mkdtemp(prefix=f".{name}.", suffix=".converting", dir=above)
+    try:
+        write_checkpoint(partial, *converted)
+        os.chmod(partial, 0o777 & ~current_umask())  # mkdtemp's is the owner's only
+        os.rename(partial, folder)  # fails if somebody else has made a folder with something in it meanwhile
+        sync(above)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":

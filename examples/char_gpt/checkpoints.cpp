@@ -37,7 +37,9 @@ void save_checkpoint(zerosched::ShardedOptimizer& optimizer, const Options& opti
 Position resume(zerosched::ShardedOptimizer& optimizer, const Options& options, std::mt19937_64& generator,
     at::Device device) {
   std::string from = options.resume;
-  if (from == kLatestCheckpoint) from = zerosched::latest_checkpoint(options.checkpoint_dir);
+  if (from == kLatestCheckpoint) {
+    from = zerosched::latest_checkpoint(options.checkpoint_dir, *optimizer.communicator());
+  }
   if (from.empty()) return {};
   const auto extra = optimizer.load_checkpoint(from);
   const auto batches = extra.local.json.find(kBatchGenerator);

@@ -75,7 +75,8 @@ class ZEROSCHED_EXPORT Work {
 ///
 /// Collectives are asynchronous and are launched by every rank in the same order. All tensors are dense,
 /// contiguous and one-dimensional. Launching is thread-safe. Once a communicator has given up (a rank
-/// failed, a collective timed out, abort() was called) every later call throws the same message.
+/// failed, a collective timed out, abort() was called) every later call throws the same message. A rank that destroys its
+/// communicator tells the others: what they launch then, or have launched without it, throws at once and names it.
 class ZEROSCHED_EXPORT Communicator {
  public:
   virtual ~Communicator();
@@ -88,6 +89,8 @@ class ZEROSCHED_EXPORT Communicator {
   int size() const { return size_; }
   /// Position among the ranks of this node: the index to pick a GPU by.
   int local_rank() const { return local_rank_; }
+  /// On how many hosts the ranks are, as far as the backend is concerned: 1 but for "mpi".
+  virtual int host_count() const { return 1; }
   /// "self", "mpi" or "nccl".
   virtual const char* backend() const = 0;
 
@@ -101,8 +104,9 @@ class ZEROSCHED_EXPORT Communicator {
 
   /// shard_out := slice rank() of the element-wise sum of all ranks' `flat`. `flat` has size() equal slices
   /// of shard_out.numel() elements each and the dtype of shard_out: float32, float64, bfloat16 or float16.
-  /// The order of summation depends on size() alone: a balanced binary tree over the ranks. 16-bit types
-  /// are summed in float32 and rounded once. (Order and precision of CUDA tensors over nccl are NCCL's.)
+  /// The order of summation depends on size() and on which ranks share a host alone: a balanced binary tree over the
+  /// ranks of each host, in the order of their numbers, and one over hosts, in the order of their lowest ranks. 16-bit
+  /// types are summed in float32 and rounded once. (Order and precision of CUDA tensors over nccl are NCCL's.)
   /// Slice rank() of `flat` may be `shard_out`.
   std::shared_ptr<Work> reduce_scatter(
       const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label = {});

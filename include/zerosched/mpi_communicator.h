@@ -20,12 +20,20 @@ namespace zerosched {
 /// the current stream gets there, MPI has the data once it has arrived, and Work::wait() blocks the host
 /// until the copy back is queued and makes the current stream wait for it. Several ranks may share a GPU.
 ///
+/// Where ranks share a host (MPI_COMM_TYPE_SHARED) they exchange gradients and parameters through memory that all of
+/// them see, and with other hosts each byte once per host. The order of a sum then depends on how many ranks there are
+/// and on which of them share a host: a tree over the ranks of each host, and one over hosts. `flat_collectives`: on the
+/// number of ranks alone, as if each had a host to itself; every rank then exchanges with every other by messages.
+///
 /// If not every rank of `parent` calls this within the timeout, those that did throw c10::Error, which names the
 /// others; `parent` may then hold messages of theirs and is of no further use.
+///
+/// With several ranks, an exception that nobody catches ends the job from now on, with exit code 70 and a line on stderr
+/// after the other ranks were told, unless the program has a terminate handler of its own.
 ///
 /// Must be destroyed before MPI_Finalize. A zerosched that was built with ZEROSCHED_MPI=OFF has neither this
 /// function nor, once installed, this header.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> mpi_communicator(
-    MPI_Comm parent, double timeout_seconds = 600);
+    MPI_Comm parent, double timeout_seconds = 600, bool flat_collectives = false);
 
 }  // namespace zerosched

@@ -24,6 +24,8 @@ struct ZEROSCHED_EXPORT NcclCommunicatorOptions {
   /// NCCL has kernels of its own: faster over NVLink, with fewer multiprocessors, but these cannot be aborted.
   /// NCCL_WIN_ENABLE=0 in the environment makes NCCL take its other kernels without a change to the program.
   TORCH_ARG(bool, symmetric_memory) = true;
+  /// Whether a GPU that does not end in time ends the process. If not, a warning says what the GPU is stuck in.
+  TORCH_ARG(bool, end_process) = true;
 };
 
 /// A communicator over NCCL for CUDA tensors of one GPU per rank. Collective over `bootstrap`, which connects

@@ -11,6 +11,15 @@
 
 namespace zerosched {
 
+/// What a Session does once the job has failed.
+enum class OnFailure {
+  /// Ends the job, with all of its processes, with exit code 70.
+  end,
+  /// Tells the other ranks, whose next call into the library throws, and leaves it to exceptions: for programs that go on
+  /// without the library, or end in their own way.
+  raise,
+};
+
 /// How a process takes part in its job; the same on every rank.
 struct ZEROSCHED_EXPORT SessionOptions {
   /// Where this rank's model lives: at::kCPU or a CUDA device, at::kCUDA being the one of the rank's position
@@ -32,6 +41,15 @@ struct ZEROSCHED_EXPORT SessionOptions {
   /// other ranks end without an exception. NCCL_WIN_ENABLE=0 in the environment makes NCCL take its other kernels
   /// without a change to the program.
   TORCH_ARG(bool, symmetric_memory) = true;
+  /// With mpi: false sums over the ranks of each host first, so that each byte crosses the network once per host; true
+  /// has every rank exchange with every other, so that sums depend on the number of ranks alone and a job keeps its bits
+  /// when its ranks move to other hosts. See mpi_communicator(). The same on every rank.
+  TORCH_ARG(bool, flat_collectives) = false;
+  /// With OnFailure::raise the session never ends the process. It brings no terminate handler; what would end the job is
+  /// thrown, by the constructor and abort() too, or warned of where the session's own end finds it; and a wait within MPI
+  /// or NCCL that nothing can give up lasts, and is warned of when its time is over. MPI, if the session has initialised it,
+  /// is not finalised after a failure, which other ranks could not take part in; such programs bring their own.
+  TORCH_ARG(OnFailure, on_failure) = OnFailure::end;
 };
 
 /// This process's part in a job: joins mpirun or Slurm, owns the communicator, ends the job well or badly.
@@ -39,15 +57,22 @@ struct ZEROSCHED_EXPORT SessionOptions {
 /// MPI is initialised only if nobody did, and finalised, in the destructor, only if the session initialised
 /// it. A session that is destroyed while an exception unwinds, or whose communicator has given up, tells the
 /// other ranks and ends the whole job with exit code 70 instead of waiting for ranks that will not come; an
-/// exception that nobody catches does the same. At most one session may exist at a time.
+/// exception that nobody catches does the same. An exception that every rank catches within the session, of a checkpoint
+/// that cannot be loaded or an optimizer that all give up alike, is no failure of the job; nor is any in a job of one rank,
+/// whose handlers decide its exit code. At most one session may exist at a time.
+///
+/// With several ranks, one warning says if threads outnumber the cores that their ranks may use, with the remedy.
+///
+/// A child that fork() makes of the process has no part in the job: calls there throw, and destructors do nothing.
 class ZEROSCHED_EXPORT Session {
  public:
   /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.
   /// Throws c10::Error on every rank if the options do not fit the machine of any, or if the launcher's
   /// processes are not MPI's; MPI is finalised then if it was initialised here, so there can be no second
-  /// attempt. Where ranks do not come within the timeout, or fail while they join, there is no error to be
+  /// attempt. Where a launcher has started several processes in a way that MPI cannot connect, the error says what of it
+  /// was found in the environment, and how to start them. Where ranks do not come within the timeout, or fail while they join, there is no error to be
   /// handled: the job ends with exit code 70, and stderr says what was waited for, and which ranks are missing
-  /// where that can be known (not before MPI_Init has ended).
+  /// where that can be known (not before MPI_Init has ended). OnFailure::raise throws that where it can.
   Session(int& argc, char**& argv, const SessionOptions& options = {});
   /// The same without arguments for MPI.
   explicit Session(const SessionOptions& options = {});
@@ -66,7 +91,8 @@ class ZEROSCHED_EXPORT Session {
   /// Position of this process among those on its node, from 0.
   int local_rank() const;
 
-  /// Tells every rank to stop with `message` and ends the job with `exit_code`. Does not return.
+  /// Tells every rank to stop with `message` and ends the job with `exit_code`. Does not return; with OnFailure::raise it
+  /// throws instead.
   /// Any rank may call it, alone.
   [[noreturn]] void abort(const std::string& message, int exit_code = 70);
 

@@ -21,6 +21,7 @@ namespace zerosched {
 namespace detail {
 class Algorithm;
 class Engine;
+struct StepOutcome;
 }  // namespace detail
 
 /// Parameters are x while one of these lives, and y again, bit for bit, when it ends. Made by eval_scope().
@@ -75,6 +76,9 @@ class ZEROSCHED_EXPORT NoSync {
 /// A parameter belongs to one optimizer at a time. One that is constructed over exactly the parameters of another
 /// replaces it, as in `optimizer = std::make_unique<...>(...)`: the other drops gradients in flight, and from then
 /// on throws at every call. Any other overlap is an error at construction, on every rank.
+///
+/// Ranks that call what a rank whose optimizer is gone will not take part in throw at once, and say which rank that is and
+/// after how many steps: see join(). If no rank does, as where all have caught the same exception, nothing has failed.
 class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
  public:
   ~ShardedOptimizer() override;
@@ -198,16 +202,19 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// Collective; `dir` must be the same folder on every rank, on a file system that all of them share. Every
   /// rank writes its shard. The folder is written under a temporary name beside `dir`, synced and then
   /// renamed, so that `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was
-  /// at `dir` is replaced, but nothing else is. Last of all the link `latest` beside `dir` is made to name
-  /// it. Throws on every rank, naming the rank and the reason, if anything fails; then no trace is left, and
-  /// older checkpoints are untouched. Where it is only the deletion of older ones that fails, the new one is
-  /// there.
+  /// at `dir` is replaced, but nothing else is, and not that of another optimizer of this job or of a job on this
+  /// machine that still runs. Last of all `latest` beside `dir` is made to name it: a link, or a file where there are no
+  /// links. What killed jobs have left beside `dir` is taken up or deleted. Throws on every rank, naming the rank and the
+  /// reason, if anything fails; then no trace is left, and older checkpoints are untouched.
+  ///
+  /// One process at a time saves to a folder and the next one waits; after five minutes it throws and names the other.
   void save_checkpoint(
       const std::string& dir, const CheckpointExtra& extra = {}, const CheckpointOptions& options = {});
 
   /// Takes up the state that save_checkpoint() left in `dir`: z, x, v, the scalars and options of each group,
   /// parameters that are not trained, and buffers. Parameters become y or x, whichever mode this optimizer is in.
-  /// What another optimizer of this process trains is left to that one. Returns what the trainer added.
+  /// What another optimizer of this process trains is left to that one. Returns what the trainer added. `dir` may also be
+  /// a `latest`.
   ///
   /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and
   /// groups. Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws
@@ -215,6 +222,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// nothing has changed. Should the file system fail after that, the optimizer is unusable and says so at
   /// every call.
   CheckpointExtra load_checkpoint(const std::string& dir);
+  /// The same with options: LoadOptions().partial(true) takes what fits, and the result says what that was.
+  LoadedCheckpoint load_checkpoint(const std::string& dir, const LoadOptions& options);
 
   /// Of the last step of this rank. Local.
   Timings timings() const;
@@ -251,7 +260,11 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   friend ZEROSCHED_EXPORT void clip_grad_value_(ShardedOptimizer&, double);
   friend ZEROSCHED_EXPORT void export_safetensors(ShardedOptimizer&, const std::string&, const std::string&);
   friend ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer&, const std::string&);
-  bool step_scaled(double loss_scale);
+  friend ZEROSCHED_EXPORT void save_checkpoint(const std::string&, const std::vector<ShardedOptimizer*>&,
+      const CheckpointExtra&, const CheckpointOptions&);
+  friend ZEROSCHED_EXPORT LoadedCheckpoint load_checkpoint(
+      const std::string&, const std::vector<ShardedOptimizer*>&, const LoadOptions&);
+  std::shared_ptr<detail::StepOutcome> step_scaled(double loss_scale);
   void unscale(double loss_scale);
   std::vector<torch::optim::OptimizerOptions*> group_options();
   void check_param_groups() const;

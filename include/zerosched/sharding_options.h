@@ -35,7 +35,7 @@ enum class NonFinite {
 /// How an optimizer cuts, moves and averages; the same on every rank.
 struct ZEROSCHED_EXPORT ShardingOptions {
   /// Bytes of parameters per bucket, the unit of communication. A larger parameter is a bucket of its own. By default 25
-  /// MiB; over NCCL, whose collectives take longer to start the more ranks there are, 4 MiB per rank, but not less than
+  /// MiB; over MPI between hosts 64 KiB per rank, but not less than 8 MiB and not more than 25; over NCCL, whose collectives take longer to start the more ranks there are, 4 MiB per rank, but not less than
   /// 100 MiB and not more than 400.
   TORCH_ARG(std::optional<int64_t>, bucket_bytes) = std::nullopt;
   /// Bytes of the first bucket to be ready in backward: small, so that communication starts early.

@@ -43,7 +43,9 @@ std::vector<Bandwidth> measure_bandwidth(
   const int64_t bytes = slice * ranks * 4;
   const auto result = [&](const char* name, double seconds) {
     const double share = static_cast<double>(ranks - 1) / static_cast<double>(ranks);
-    return Bandwidth{name, bytes, seconds, static_cast<double>(bytes) * share / seconds};
+    const double hosts = communicator.host_count();
+    return Bandwidth{name, bytes, seconds, static_cast<double>(bytes) * share / seconds,
+        static_cast<double>(bytes) * (hosts - 1) / hosts / seconds};
   };
 
   std::vector<Bandwidth> results;

@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kMiB = 1 << 20;
 constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int64_t kShmPerRank = 32 * kMiB;  // Open MPI's segments take a few MiB per rank and peer
+constexpr double kShareOfStream = 0.8;      // of what a plain stream moves, below which something is wrong
+constexpr int64_t kLarge = 8 * kMiB;        // what latency and bursts say nothing about
 constexpr int64_t kLeastOpenFiles = 1024;   // each rank keeps connections to all others
 
 using ByHost = std::map<std::string, std::vector<const Facts*>>;
@@ -33,6 +35,12 @@ std::string size_text(int64_t bytes) {
   char text[32];
   std::snprintf(text, sizeof text, bytes >= kGiB ? "%.1f GiB" : "%.0f MiB",
       static_cast<double>(bytes) / static_cast<double>(bytes >= kGiB ? kGiB : kMiB));
+  return text;
+}
+
+std::string rate_text(double bytes_per_second) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3f GB/s", 1e-9 * bytes_per_second);
   return text;
 }
 
@@ -216,6 +224,33 @@ std::vector<Finding> check_shared_memory(
   if (findings.empty())
     findings.push_back({"shared memory", Level::ok, "/dev/shm has room, cross-memory attach works", ""});
   return findings;
+}
+
+std::vector<Finding> check_network(const Stream& stream, const std::vector<Bandwidth>& bandwidth) {
+  if (stream.from.empty()) return {};
+  const std::string between = "a plain TCP stream between " + stream.from + " and " + stream.to;
+  if (!stream.error.empty()) {
+    return {{"network", Level::warning, between + " cannot be measured: " + stream.error,
+        "MPI may know a way of its own; if ranks train, nothing is wrong."}};
+  }
+  std::string what =
+      between + " (" + stream.address + ") moves " + rate_text(stream.bytes_per_second) + " each way";
+  double least = 1;
+  for (const auto& line : bandwidth) {
+    if (line.bytes < kLarge || line.host_bytes_per_second == 0) continue;
+    const double share = line.host_bytes_per_second / stream.bytes_per_second;
+    char text[64];
+    std::snprintf(text, sizeof text, ", %s of %lld MiB %.0f%% of it", line.collective.c_str(),
+        static_cast<long long>(line.bytes / kMiB), 100 * share);
+    what += text;
+    least = std::min(least, share);
+  }
+  if (least >= kShareOfStream) return {{"network", Level::ok, what, ""}};
+  return {{"network", Level::warning, what,
+      "Collectives fall behind the network. Look for ranks that share cores (see cores), for an interface "
+      "that MPI took "
+      "and should not have (OMPI_MCA_btl_tcp_if_include names the right one), and for a setting of "
+      "OMPI_MCA_btl_tcp_*."}};
 }
 
 std::vector<Finding> check_directory(

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "facts.h"
+#include "network.h"
 
 #include <nlohmann/json.hpp>
 
@@ -43,5 +44,7 @@ std::vector<Finding> check_shared_memory(
     const std::vector<Facts>& facts, const std::vector<std::string>& probes);
 std::vector<Finding> check_directory(
     const std::string& path, const std::vector<Facts>& facts, const std::vector<DirectoryUse>& uses);
+/// Whether collectives of large tensors move what a plain stream does.
+std::vector<Finding> check_network(const Stream& stream, const std::vector<Bandwidth>& bandwidth);
 
 }  // namespace doctor

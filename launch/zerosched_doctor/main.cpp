@@ -7,14 +7,16 @@
 #include "facts.h"
 #include "gather.h"
 #include "report.h"
+#include "stream.h"
 
 #include "comm/message_of.h"
-#include "session/report.h"
+#include "comm/report_end.h"
 
 #include <zerosched/session.h>
 
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
@@ -29,6 +31,7 @@ using zerosched::detail::kFailureExitCode;
 using zerosched::detail::message_of;
 
 constexpr int kProblemsExitCode = 3;
+constexpr int64_t kStreamMib = 64;  // at most, of a plain stream
 
 struct Options {
   std::string checkpoint_dir;
@@ -102,6 +105,11 @@ doctor::Report examine(const zerosched::Session& session, const Options& options
     if (mib == 0) continue;
     for (auto& line : doctor::measure_bandwidth(communicator, session.device(), mib))
       report.bandwidth.push_back(line);
+  }
+  const auto largest = *std::max_element(options.sizes_mib.begin(), options.sizes_mib.end());
+  if (largest > 0) {
+    report.stream = doctor::measure_stream(communicator, facts, std::min(largest, kStreamMib) << 20);
+    add(check_network(report.stream, report.bandwidth));
   }
   return report;
 }

@@ -84,11 +84,12 @@ void print_table(const Report& report, std::ostream& out) {
   print_rows(rows, out);
 
   if (!report.bandwidth.empty()) {
-    rows = {{"collective", "MiB", "ms", "GB/s each way, per rank"}};
+    rows = {{"collective", "MiB", "ms", "GB/s each way, per rank", "between hosts, per host"}};
     for (const auto& line : report.bandwidth) {
       rows.push_back({line.collective, fixed(static_cast<double>(line.bytes) / (1 << 20), 0),
           fixed(1e3 * line.seconds, 2),
-          report.ranks.size() > 1 ? fixed(1e-9 * line.bytes_per_second, 3) : "-"});
+          report.ranks.size() > 1 ? fixed(1e-9 * line.bytes_per_second, 3) : "-",
+          line.host_bytes_per_second > 0 ? fixed(1e-9 * line.host_bytes_per_second, 3) : "-"});
     }
     out << "Bandwidth\n";
     print_rows(rows, out);
@@ -112,8 +113,8 @@ void print_table(const Report& report, std::ostream& out) {
 
 void print_json(const Report& report, std::ostream& out) {
   out << nlohmann::json{{"ranks", report.ranks}, {"findings", report.findings},
-             {"bandwidth", report.bandwidth}, {"problems", report.count(Level::problem)},
-             {"warnings", report.count(Level::warning)}}
+             {"bandwidth", report.bandwidth}, {"stream", report.stream},
+             {"problems", report.count(Level::problem)}, {"warnings", report.count(Level::warning)}}
       << std::endl;
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "bandwidth.h"
 #include "checks.h"
 #include "facts.h"
 
@@ -13,6 +12,7 @@ struct Report {
   std::vector<Facts> ranks;
   std::vector<Finding> findings;
   std::vector<Bandwidth> bandwidth;
+  Stream stream;
 
   int64_t count(Level level) const;
 };

@@ -1,5 +1,7 @@
 #include "comm/agree.h"
 
+#include "comm/whereabouts.h"
+
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
@@ -21,7 +23,7 @@ void agree(Communicator& communicator, const std::string& local_error) {
   const int size = communicator.size();
   // The maximum of size - rank over failing ranks belongs to the lowest of them; 0 means that none failed.
   auto verdict = int64_scalar(local_error.empty() ? 0 : size - communicator.rank());
-  communicator.all_reduce(verdict, ReduceOp::max, {"agreement on errors"})->wait();
+  communicator.all_reduce(verdict, ReduceOp::max, {InCall::current_or("agreement on errors")})->wait();
   const int64_t highest = *verdict.const_data_ptr<int64_t>();
   if (highest == 0) return;
   const int failing = static_cast<int>(size - highest);

@@ -13,9 +13,10 @@ namespace zerosched::detail {
 /// What the ranks of a communicator tell each other besides data.
 struct ControlMessage {
   enum class Kind : int32_t {
-    note,   ///< the communicator has given up, `text` says why
-    query,  ///< asks where the receiver is relative to collective `sequence`
-    reply,  ///< answers a query
+    note,       ///< the communicator has given up, `text` says why
+    query,      ///< asks where the receiver is relative to collective `sequence`
+    reply,      ///< answers a query; `text` says where in the library the sender is
+    departure,  ///< the sender takes part in no collective from `sequence` on, `text` says why
   };
   /// What a rank has launched.
   struct Progress {
@@ -31,7 +32,7 @@ struct ControlMessage {
   bool patient = false;  ///< query: of a collective that may take as long as all ranks are alive
   bool relayed = false;  ///< for the communicator that is bootstrapped over this one
   Progress progress;     ///< reply
-  std::string text;      ///< note
+  std::string text;      ///< note, reply, departure
   int source = -1;       ///< set when received
 };
 

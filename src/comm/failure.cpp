@@ -13,6 +13,7 @@ bool Failure::set(const std::string& message, Origin origin) {
     message_ = message.empty() ? "the communicator was aborted" : message;
   }
   for (auto* relative = this; relative != nullptr; relative = relative->ancestor_.get()) {
+    if (origin == Origin::parted) break;
     const std::lock_guard<std::mutex> lock(relative->mutex_);
     if (!relative->family_message_.empty()) continue;
     relative->family_message_ = message_;

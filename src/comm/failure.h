@@ -15,8 +15,9 @@ class ZEROSCHED_EXPORT Failure {
  public:
   explicit Failure(std::shared_ptr<Failure> ancestor = nullptr);
 
-  /// Where a message comes from: found out here, or told by another rank, which ends the job itself.
-  enum class Origin { here, elsewhere };
+  /// Where a message comes from: found out here, or told by another rank, which ends the job itself. `parted`: ranks
+  /// have left in the midst of collectives that none of them waits for, of which the family does not hear.
+  enum class Origin { here, elsewhere, parted };
 
   /// Whether `message` is the first.
   bool set(const std::string& message, Origin origin = Origin::here);

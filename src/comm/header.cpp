@@ -51,6 +51,7 @@ std::string describe_in_full(const Header& header) {
     static constexpr const char* kReductions[] = {"sum", "max", "min"};
     text += std::string(", ") + kReductions[header.reduction % 3];
   }
+  if (header.in_window != 0) text += ", in memory that ranks of a host share";
   if (header.root >= 0) text += ", root " + std::to_string(header.root);
   return text;
 }

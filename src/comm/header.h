@@ -21,7 +21,7 @@ struct Header {
   uint8_t kind;
   int8_t dtype;  ///< -1 for a barrier
   uint8_t reduction;
-  uint8_t reserved;
+  uint8_t in_window;  ///< whether ranks of a host read the tensor from each other's memory
   char what[48];
 };
 static_assert(std::is_trivially_copyable_v<Header>);

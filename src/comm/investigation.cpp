@@ -1,6 +1,7 @@
 #include "comm/investigation.h"
 
 #include "comm/ranks_text.h"
+#include "comm/whereabouts.h"
 
 #include <algorithm>
 #include <sstream>
@@ -27,7 +28,7 @@ void Investigation::begin(Investigated& group, int64_t sequence, bool patient, s
   patient_ = patient;
   grace_ends_ = now + seconds(grace_seconds(group));
   known_.assign(static_cast<size_t>(group.size()), std::nullopt);
-  known_[static_cast<size_t>(group.rank())] = group.progress(sequence);
+  known_[static_cast<size_t>(group.rank())] = Answer{group.progress(sequence), whereabouts()};
   ControlMessage query;
   query.kind = ControlMessage::Kind::query;
   query.sequence = sequence;
@@ -42,23 +43,34 @@ void Investigation::on_query(Investigated& group, const ControlMessage& query, s
   reply.kind = ControlMessage::Kind::reply;
   reply.sequence = query.sequence;
   reply.progress = group.progress(query.sequence);
+  reply.text = whereabouts();
   group.send(query.source, reply);
   begin(group, query.sequence, query.patient, now);
 }
 
 void Investigation::on_reply(const ControlMessage& reply) {
-  if (active_ && reply.sequence == sequence_) known_[static_cast<size_t>(reply.source)] = reply.progress;
+  if (!active_ || reply.sequence != sequence_) return;
+  known_[static_cast<size_t>(reply.source)] = Answer{reply.progress, reply.text};
+}
+
+bool Investigation::has_spoken(const Investigated& group, int rank) const {
+  return known_[static_cast<size_t>(rank)].has_value() || group.departures().has_left(rank);
 }
 
 Investigation::Outcome Investigation::step(Investigated& group, steady_clock::time_point now) {
-  const bool all_answered =
-      std::all_of(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+  if (group.has_ended(sequence_)) {
+    active_ = false;
+    return Outcome::ended;
+  }
+  bool all_answered = true;
+  for (int rank = 0; rank < group.size(); ++rank) all_answered = all_answered && has_spoken(group, rank);
   if (!all_answered && now < grace_ends_) return Outcome::open;
   if (all_answered && patient_) {
     active_ = false;
     return Outcome::all_alive;
   }
-  const auto first = std::find_if(known_.begin(), known_.end(), [](const auto& p) { return p.has_value(); });
+  const auto first =
+      std::find_if(known_.begin(), known_.end(), [](const auto& answer) { return answer.has_value(); });
   const bool mine_to_decide = first - known_.begin() == group.rank();
   // A rank that answered decides within its own grace; another second lets its note arrive.
   if (!mine_to_decide && now < grace_ends_ + seconds(grace_seconds(group) / 2 + 0.5)) return Outcome::open;
@@ -72,32 +84,37 @@ std::string Investigation::verdict(const Investigated& group) const {
   int collective_rank = -1;
   std::vector<int> silent;
   std::ostringstream missing;
+  bool waits_elsewhere = false;
   for (int rank = 0; rank < group.size(); ++rank) {
-    const auto& progress = known_[static_cast<size_t>(rank)];
-    if (!progress) {
-      silent.push_back(rank);
+    const auto& answer = known_[static_cast<size_t>(rank)];
+    if (!answer) {
+      if (!group.departures().has_left(rank)) silent.push_back(rank);
       continue;
     }
-    if (progress->has_asked && collective == nullptr) {
-      collective = &progress->asked;
+    const ControlMessage::Progress& progress = answer->progress;
+    if (progress.has_asked && collective == nullptr) {
+      collective = &progress.asked;
       collective_rank = rank;
-    } else if (progress->has_asked && !matches(*collective, progress->asked)) {
+    } else if (progress.has_asked && !matches(*collective, progress.asked)) {
       // Headers that read alike differ in what only the long form shows.
-      const bool alike = describe(*collective) == describe(progress->asked);
+      const bool alike = describe(*collective) == describe(progress.asked);
       const auto text = alike ? describe_in_full : describe;
       std::ostringstream message;
       message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank "
-              << rank << " in " << text(progress->asked)
+              << rank << " in " << text(progress.asked)
               << "; every rank must call the same collectives in the same order";
       return message.str();
     }
-    if (progress->launched <= sequence_) {
+    if (progress.launched <= sequence_) {
       missing << "; rank " << rank << " has not arrived";
-      if (progress->has_last) {
-        missing << " (its last collective was " << describe(progress->last) << ")";
+      if (progress.has_last) {
+        missing << " (its last collective was " << describe(progress.last) << ")";
       } else {
         missing << " (it has called no collective yet)";
       }
+      missing << ", but answers: it "
+              << (answer->whereabouts.empty() ? "is busy outside of the library" : answer->whereabouts);
+      waits_elsewhere = waits_elsewhere || answer->whereabouts.find("waits in") != std::string::npos;
     }
   }
   std::ostringstream message;
@@ -106,10 +123,16 @@ std::string Investigation::verdict(const Investigated& group) const {
           << " after " << group.timeout_seconds() << " s";
   if (!silent.empty()) {
     message << "; " << ranks_text(silent) << (silent.size() == 1 ? " does" : " do")
-            << " not respond (stopped, dead or cut off)";
+            << " not respond (stopped, dead or cut off";
+    if (!group.answers_when_busy()) message << "; or busy, as nobody answers then below MPI_THREAD_MULTIPLE";
+    message << ")";
   }
   message << missing.str();
-  if (silent.empty() && missing.str().empty()) {
+  if (waits_elsewhere) {
+    message << ". Every rank must step its optimizers, and call what else is collective, in the same order";
+  } else if (!missing.str().empty()) {
+    message << ". If that may take so long, set a longer SessionOptions::timeout";
+  } else if (silent.empty()) {
     message << "; every rank is in it, so it needs a longer timeout or the network does not deliver";
   }
   return message.str();

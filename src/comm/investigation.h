@@ -1,6 +1,7 @@
 #pragma once
 
 #include "comm/control_message.h"
+#include "comm/departures.h"
 
 #include <chrono>
 #include <optional>
@@ -13,12 +14,18 @@ namespace zerosched::detail {
 class Investigated {
  public:
   virtual ~Investigated() = default;
-  /// The backend, which messages start with.
-  virtual const char* name() const = 0;
+  /// The backend, and who uses the communicator: what messages start with.
+  virtual std::string name() const = 0;
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual double timeout_seconds() const = 0;
   virtual bool failed() const = 0;
+  /// Whether ranks answer while they are busy with something else.
+  virtual bool answers_when_busy() const = 0;
+  /// The ranks that have left, as far as this one has heard. They do not answer.
+  virtual const Departures& departures() const = 0;
+  /// Whether collective `sequence` has ended on this rank.
+  virtual bool has_ended(int64_t sequence) const = 0;
   /// Where this rank is, relative to collective `sequence`.
   virtual ControlMessage::Progress progress(int64_t sequence) const = 0;
   virtual void send(int peer, const ControlMessage& message) = 0;
@@ -31,7 +38,7 @@ class Investigated {
 ///
 /// Whoever suspects a collective asks all ranks where they are; asked ranks answer and ask as well. After a
 /// short grace the lowest rank that answers decides and tells all; if its verdict does not come, each rank
-/// decides for itself.
+/// decides for itself. A rank on which the collective ends meanwhile has nothing to decide.
 class Investigation {
  public:
   bool active() const { return active_; }
@@ -39,19 +46,26 @@ class Investigation {
   void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now);
   void on_reply(const ControlMessage& reply);
 
-  enum class Outcome { open, all_alive, failed };
+  enum class Outcome { open, all_alive, ended, failed };
   /// `failed`: the group has been failed with the verdict. `all_alive`: nothing is wrong with a patient
-  /// collective. Both end the investigation.
+  /// collective. `ended`: nor with this one any more. All three end the investigation.
   Outcome step(Investigated& group, std::chrono::steady_clock::time_point now);
 
  private:
+  /// Where a rank is.
+  struct Answer {
+    ControlMessage::Progress progress;
+    std::string whereabouts;
+  };
+
+  bool has_spoken(const Investigated& group, int rank) const;
   std::string verdict(const Investigated& group) const;
 
   bool active_ = false;
   bool patient_ = false;
   int64_t sequence_ = -1;
   std::chrono::steady_clock::time_point grace_ends_{};
-  std::vector<std::optional<ControlMessage::Progress>> known_;  // by rank
+  std::vector<std::optional<Answer>> known_;  // by rank
 };
 
 }  // namespace zerosched::detail

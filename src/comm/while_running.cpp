@@ -1,5 +1,7 @@
 #include "comm/while_running.h"
 
+#include "comm/owner_process.h"
+
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -19,6 +21,7 @@ struct Life {
   std::condition_variable changed;
   int inside = 0;     // under mutex: threads that hold a WhileRunning
   bool over = false;  // under mutex
+  OwnerProcess owner;
 };
 
 Life& life() {
@@ -27,6 +30,7 @@ Life& life() {
 }
 
 void end() {
+  if (!life().owner.is_this()) return;  // a child's threads are not those that are inside
   std::unique_lock<std::mutex> lock(life().mutex);
   life().over = true;
   life().changed.wait_for(lock, kPatience, [] { return life().inside == 0; });

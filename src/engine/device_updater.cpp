@@ -105,7 +105,14 @@ class DeviceUpdater final : public ShardUpdater {
     kernels_.gradient_norm(sum.const_data_ptr<double>(), table_.scalars(0), max_norm, skip_non_finite,
         parts_.narrowest_state(), norm_pointer(), stream());
     clips_ = true;
-    norm_is_read_ = false;
+    norm_is_fetched_ = norm_is_read_ = false;
+  }
+
+  void expect_norm() override {
+    if (norm_is_fetched_) return;
+    norm_on_host_->copy(
+        norm_on_host_->memory(), norm_pointer(), sizeof(cuda::GradientNorm), executor_.current_stream());
+    norm_is_fetched_ = true;
   }
 
   // Rule 6. Gives up when the communicator does: the sum over all ranks may never come.
@@ -115,8 +122,7 @@ class DeviceUpdater final : public ShardUpdater {
 
   cuda::GradientNorm read_norm() {
     if (!norm_is_read_) {
-      norm_on_host_->copy(
-          norm_on_host_->memory(), norm_pointer(), sizeof(cuda::GradientNorm), executor_.current_stream());
+      expect_norm();
       for (Backoff backoff(Backoff::Kind::waiting); !norm_on_host_->is_copied(); backoff.pause(false)) {
         communicator_.check();
       }
@@ -189,7 +195,7 @@ class DeviceUpdater final : public ShardUpdater {
   std::vector<kernels::StepScalars> scalars_;
   bool clips_ = false;
   std::optional<PinnedBuffer> norm_on_host_;
-  bool norm_is_read_ = false;
+  bool norm_is_fetched_ = false, norm_is_read_ = false;
 };
 
 }  // namespace

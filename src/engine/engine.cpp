@@ -48,12 +48,12 @@ void Engine::step(const GroupOptions& options) {
   tell_peers_of_errors([&] { run_step(options, std::nullopt); });
 }
 
-bool Engine::step_scaled(const GroupOptions& options, double loss_scale) {
+std::shared_ptr<StepOutcome> Engine::step_scaled(const GroupOptions& options, double loss_scale) {
   check_can_step();
   return tell_peers_of_errors([&] { return run_step(options, loss_scale); });
 }
 
-bool Engine::run_step(const GroupOptions& options, std::optional<double> loss_scale) {
+std::shared_ptr<StepOutcome> Engine::run_step(const GroupOptions& options, std::optional<double> loss_scale) {
   const at::NoGradGuard no_grad;
   const auto use = enter();
   begin_timings();
@@ -63,7 +63,8 @@ bool Engine::run_step(const GroupOptions& options, std::optional<double> loss_sc
   return make_step(options, loss_scale);
 }
 
-bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_scale) {
+std::shared_ptr<StepOutcome> Engine::make_step(
+    const GroupOptions& options, std::optional<double> loss_scale) {
   const int64_t changed = reducer_->changed_gradient();
   TORCH_CHECK(changed < 0, "the gradient of parameter '", model_.names[static_cast<size_t>(changed)],
       "' was changed between clipping and step(), which uses what was clipped. Clip last.");
@@ -75,7 +76,14 @@ bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_s
       ": use one scaler for both.");
   const double scale = loss_scale.value_or(current_.unscaled.value_or(1));
   grad_scale_ = current_.average / scale;
+  auto outcome = std::make_shared<StepOutcome>();
   bool steps = current_.has_data;
+  const auto skip = [&] {
+    ++skipped_steps_;
+    if (!loss_scale) warn_of_skip();
+    outcome->set(StepOutcome::Kind::skipped);
+    steps = false;
+  };
   if (steps && checks_gradients) agree_not_finite(sharding_.max_grad_norm().has_value());
   std::vector<GroupState> next = prepare(options);
   has_grad_norm_ = false;
@@ -87,10 +95,12 @@ bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_s
     }
     const PhaseTimer timer(timings_.norm);
     measure_grad_norm(sharding_.max_grad_norm(), skips || checks_gradients);
-    if (skips && updater_->overflows()) {
-      ++skipped_steps_;
-      if (!loss_scale) warn_of_skip();
-      steps = false;
+    if (skips && model_.device.is_cuda() && !algorithm_->takes_loss()) {
+      // The update changes nothing if it overflows; the host need not know before the next step.
+      updater_->expect_norm();
+      undecided_ = {next, outcome, /*warns=*/!loss_scale};
+    } else if (skips && updater_->overflows()) {
+      skip();
     }
     // On a device a step that overflows changes nothing, and is told later.
     if (checks_gradients && !model_.device.is_cuda() && updater_->overflows()) {
@@ -100,25 +110,41 @@ bool Engine::make_step(const GroupOptions& options, std::optional<double> loss_s
   }
   if (steps && algorithm_->takes_loss()) {
     const LossMeasure measure = measure_loss(options);
-    if (std::isfinite(measure.loss) || !(skips || checks_gradients)) {
-      next = prepare(options, &measure);
-    } else if (skips) {
-      ++skipped_steps_;
-      if (!loss_scale) warn_of_skip();
-      steps = false;
+    if (skips && !std::isfinite(measure.loss)) {
+      skip();
     } else {
-      cancel_round();
-      throw AgreedError(not_finite_text("the loss of some rank", groups_.front().k + 1));
+      if (checks_gradients) check_loss(measure);
+      next = prepare(options, &measure);
     }
   }
   if (steps) {
     finite_ = update_and_gather(checks_gradients) && finite_;
-    groups_ = std::move(next);
+    if (undecided_) {
+      outcome->decide = [this] { decide(); };
+    } else {
+      groups_ = std::move(next);
+      outcome->set(StepOutcome::Kind::taken);
+    }
   } else {
     for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
+    if (!current_.has_data) outcome->set(StepOutcome::Kind::no_data);
   }
   end_round(options, loss_scale ? scale : 0, skips);
-  return steps;
+  return outcome;
+}
+
+// Waits for what a GPU has made of the last step.
+void Engine::decide() {
+  if (!undecided_) return;
+  const bool overflows = updater_->overflows();
+  const Undecided step = *std::exchange(undecided_, std::nullopt);
+  if (overflows) {
+    ++skipped_steps_;
+    if (step.warns) warn_of_skip();
+  } else {
+    groups_ = step.next;
+  }
+  step.outcome->set(overflows ? StepOutcome::Kind::skipped : StepOutcome::Kind::taken);
 }
 
 // The scalars of the step to the updater; the groups' states after it are the result. `measure`: what an algorithm that
@@ -202,7 +228,8 @@ void Engine::end_round(const GroupOptions& options, double loss_scale, bool skip
   if (current_.leader >= 0) used = current_.values, used.back() = loss_scale;
   if (late_reports_) {
     late_reports_->send(current_.report ? at::Tensor() : reducer_->report_on_device(),
-        skips ? at::Tensor() : updater_->norm_on_device(), {groups_.front().k, own, used, {}, false});
+        skips ? at::Tensor() : updater_->norm_on_device(),
+        {(undecided_ ? undecided_->next : groups_).front().k, own, used, {}, false});
   }
   last_values_ = std::move(used);
   last_clip_ = current_.clip;

@@ -1,7 +1,9 @@
 #pragma once
 
 #include "comm/agree.h"
+#include "comm/owner_process.h"
 #include "engine/buffer_sync.h"
+#include "engine/checkpoint_series.h"
 #include "engine/device_kernels.h"
 #include "engine/executor.h"
 #include "engine/flat_parameters.h"
@@ -13,6 +15,7 @@
 #include "engine/parameter_gathers.h"
 #include "engine/shard_updater.h"
 #include "engine/steering.h"
+#include "engine/step_outcome.h"
 #include "engine/step_timings.h"
 #include "engine/untrained.h"
 #include "layout/layout.h"
@@ -26,6 +29,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched::detail {
@@ -69,8 +73,9 @@ class ZEROSCHED_EXPORT Engine {
 
   void step(const GroupOptions& options);
   /// The same with gradients of loss_scale times the loss. If they hold an inf or a NaN on any rank, nothing
-  /// is changed but the gradients, which are used up, and the result is false on every rank. Collective.
-  bool step_scaled(const GroupOptions& options, double loss_scale);
+  /// is changed but the gradients, which are used up, and the step counts as skipped on every rank. On a GPU the host may
+  /// hear of that later. Collective.
+  std::shared_ptr<StepOutcome> step_scaled(const GroupOptions& options, double loss_scale);
   /// This step's gradients are of loss_scale times the loss, which clipping is to know before step_scaled(). Local.
   void unscale(double loss_scale);
   double clip_grad_norm(const GroupOptions& options, double max_norm, double norm_type);
@@ -79,7 +84,10 @@ class ZEROSCHED_EXPORT Engine {
   /// The next step's, of this rank, for algorithms that take it; others leave it alone. Local.
   void set_loss(const at::Tensor& loss);
   void join(const GroupOptions& options);
-  int64_t skipped_steps() const { return skipped_steps_; }
+  int64_t skipped_steps() {
+    decide();
+    return skipped_steps_;
+  }
   void zero_grad(bool set_to_none);
   void train();
   void eval();
@@ -99,6 +107,8 @@ class ZEROSCHED_EXPORT Engine {
   /// Throws if another optimizer has replaced this one. Local.
   void check_not_replaced() const { claim_->check_not_replaced(); }
   void check_can_step() const;
+  /// False in a child that fork() has made of the process that constructed the engine: it is to be left as it is.
+  bool is_in_its_process() const { return process_.is_this(); }
 
   /// With ShardingOptions::overlap_forward: has the caller come after the gathers of these parameters' buckets.
   void ready(at::TensorList tensors);
@@ -131,6 +141,8 @@ class ZEROSCHED_EXPORT Engine {
   /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups,
   /// and puts x or y, as the mode asks, into the parameters. Collective.
   void state_was_replaced(std::vector<GroupState> groups, bool finite);
+  /// Of the checkpoints that this optimizer saves.
+  CheckpointSeries& series() { return series_; }
   /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
   at::Tensor gathered(int64_t bucket, Point point);
   /// To be called before the whole module is used as one: buffers become the same on all ranks, and what is not
@@ -170,10 +182,16 @@ class ZEROSCHED_EXPORT Engine {
   }
   /// Throws, unless this rank is alone.
   void give_up(const std::exception& error);
+  /// The same for functions that are no part of a round: in a world of one an error leaves gradients alone.
+  template <typename Function>
+  auto tell_peers_outside_round(Function&& function) {
+    return communicator_->size() == 1 ? function() : tell_peers_of_errors(std::forward<Function>(function));
+  }
 
   // engine.cpp
-  bool run_step(const GroupOptions& options, std::optional<double> loss_scale);
-  bool make_step(const GroupOptions& options, std::optional<double> loss_scale);
+  std::shared_ptr<StepOutcome> run_step(const GroupOptions& options, std::optional<double> loss_scale);
+  std::shared_ptr<StepOutcome> make_step(const GroupOptions& options, std::optional<double> loss_scale);
+  void decide();
   std::vector<GroupState> prepare(const GroupOptions& options, const LossMeasure* measure = nullptr);
   size_t updated_together(size_t position) const;
   bool update_and_gather(bool checks_gradients);
@@ -198,6 +216,7 @@ class ZEROSCHED_EXPORT Engine {
 
   // engine_loss.cpp
   LossMeasure measure_loss(const GroupOptions& options);
+  void check_loss(const LossMeasure& measure);
 
   // engine_norms.cpp
   double make_norm_clip(double max_norm, double norm_type);
@@ -227,8 +246,11 @@ class ZEROSCHED_EXPORT Engine {
   void write_shard(int64_t bucket, Point point, const at::Tensor& out) const;
 
   // engine_state.cpp
+  void make_parts(
+      const Trainable& what, const torch::optim::OptimizerOptions& defaults, const DeviceBackend& devices);
   void register_hooks();
   void register_missing_hooks();
+  std::map<std::string, at::Tensor> gathered_state(const std::string& which);
   void broadcast_parameters();
   void put_into_boxes();
   void put_state_into_boxes();
@@ -245,9 +267,12 @@ class ZEROSCHED_EXPORT Engine {
   // engine_module.cpp
   void hand_over() noexcept;
   void settle_others() noexcept;
+  void finish_deciding(bool wait) noexcept;
   void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
+  void leave_ranks(bool unwinding) noexcept;
 
+  OwnerProcess process_;
   std::shared_ptr<Communicator> communicator_;
   std::unique_ptr<Algorithm> algorithm_;
   ShardingOptions sharding_;
@@ -268,6 +293,7 @@ class ZEROSCHED_EXPORT Engine {
   std::unique_ptr<BufferSync> buffer_sync_;
   std::unique_ptr<Untrained> untrained_;
   std::unique_ptr<ParameterClaim> claim_;
+  CheckpointSeries series_;
   int64_t first_k_ = 0;  ///< steps that were done before this optimizer's own
   bool training_ = true;
   bool has_grad_norm_ = false;  ///< of the last step
@@ -278,9 +304,17 @@ class ZEROSCHED_EXPORT Engine {
   std::vector<double> last_values_;  ///< what the last step was made with
   bool gave_weight_ = false;         ///< in the last step
   int64_t skipped_steps_ = 0;
+  /// A step that the GPU takes or not, as it finds gradients: what the groups are if it does.
+  struct Undecided {
+    std::vector<GroupState> next;
+    std::shared_ptr<StepOutcome> outcome;
+    bool warns;
+  };
+  std::optional<Undecided> undecided_;
   Timings timings_;
   StepTimings step_timings_;
   int exceptions_at_start_;
+  std::string name_;  ///< for messages
 };
 
 }  // namespace zerosched::detail

@@ -1,6 +1,7 @@
 // What makes a step wrong without anybody's calling it so: parameters that others have written, options that ranks do
 // not share, numbers that are not finite.
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "layout/description.h"
 
@@ -34,6 +35,7 @@ bool Engine::may_have_been_written() {
   // On a device nobody could be told in time.
   if (model_.device.is_cuda() && communicator_->size() > 1) return false;
   if (!parameters_->changed().empty()) return true;
+  if (looks_at_bits()) decide();  // where y is depends on it
   return looks_at_bits() && (!gathers_ || gathers_->are_shown()) && !written_by_others().empty();
 }
 
@@ -133,6 +135,7 @@ void Engine::agree_not_finite(bool norm_follows) {
 
 // Every rank knows that some gradient is not finite, and none has stepped.
 void Engine::throw_not_finite(const std::string& own_error) {
+  const InCall call("step()");  // also on ranks that have joined
   std::string error = own_error;
   const bool sums = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
   for (size_t b = 0; b < layout_.buckets.size() && error.empty() && !sums; ++b) {

@@ -22,12 +22,13 @@ void Engine::wait_for_y(const Wait& wait) {
 
 std::unique_ptr<device::DeviceScope> Engine::enter() {
   auto use = executor_->enter();
+  decide();
   wait_for_y([](ParameterGathers& gathers) { gathers.wait_all(); });
   return use;
 }
 
 void Engine::settle() {
-  if (!may_be_in_flight()) return;
+  if (!may_be_in_flight() && !undecided_) return;
   const auto use = enter();
 }
 

@@ -1,4 +1,5 @@
 // What the step of an algorithm that takes the loss depends on.
+#include "comm/agree.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
 #include "kernels/clipping.h"
@@ -6,6 +7,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
+#include <cmath>
 #include <vector>
 
 namespace zerosched::detail {
@@ -50,6 +52,13 @@ LossMeasure Engine::measure_loss(const GroupOptions& options) {
   double scale = grad_scale_ * current_.clip;
   if (sharding_.max_grad_norm()) scale *= kernels::clip_factor(updater_->norm(), *sharding_.max_grad_norm());
   return {sum[0] * average, sum[1] * scale, sum[2] * scale};
+}
+
+// The same on all ranks, before anything has changed.
+void Engine::check_loss(const LossMeasure& measure) {
+  if (std::isfinite(measure.loss)) return;
+  cancel_round();
+  throw AgreedError(not_finite_text("the loss of some rank", groups_.front().k + 1));
 }
 
 }  // namespace zerosched::detail

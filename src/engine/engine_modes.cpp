@@ -20,9 +20,12 @@ void Engine::set_point(Point point) {
         "zero_grad() first.";
   }
   if (error.empty()) error = reducer_->stray();
+  if (error.empty()) error = executor_->why_not_enterable();
   agree(*communicator_, error);
-  check_in_step("");
-  write_point(point);
+  tell_peers_outside_round([&] {
+    check_in_step("");
+    write_point(point);
+  });
   training_ = point == Point::y;
   reducer_->set_training(training_);
 }

@@ -1,4 +1,5 @@
 // What Engine does about the module around its parameters, and about a successor over the same parameters.
+#include "comm/member.h"
 #include "comm/message_of.h"
 #include "engine/engine.h"
 
@@ -12,10 +13,12 @@ namespace zerosched::detail {
 
 void Engine::settle_module() {
   const at::NoGradGuard no_grad;
-  const auto use = enter();
-  ParameterClaim::settle(model_.frozen);  // what of the module other optimizers train
-  buffer_sync_->run();
-  untrained_->run(groups_.front().k > first_k_, [this] { return reducer_->used_so_far(); });
+  tell_peers_outside_round([&] {
+    const auto use = enter();
+    ParameterClaim::settle(model_.frozen);  // what of the module other optimizers train
+    buffer_sync_->run();
+    untrained_->run(groups_.front().k > first_k_, [this] { return reducer_->used_so_far(); });
+  });
 }
 
 // Every rank makes the successor, but gradients may be in flight on some only.
@@ -44,6 +47,19 @@ void Engine::settle_others() noexcept {
   }
 }
 
+// Somebody may ask when this is gone.
+void Engine::finish_deciding(bool wait) noexcept {
+  if (!undecided_) return;
+  const auto outcome = undecided_->outcome;
+  try {
+    const auto use = executor_->enter();
+    if (wait && communicator_->failure().empty()) decide();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
+  }
+  if (outcome->kind == StepOutcome::Kind::undecided) outcome->set(StepOutcome::Kind::skipped);
+}
+
 void Engine::finish_gathers() noexcept {
   try {
     const auto use = executor_->enter();
@@ -61,6 +77,21 @@ void Engine::finish_in_flight() noexcept {
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: gradients in flight at an optimizer's end: ", message_of(error));
   }
+}
+
+// Ranks that go on without this one are told at once; if none does, as where all have caught the same exception, nothing
+// has failed.
+void Engine::leave_ranks(bool unwinding) noexcept {
+  if (communicator_->size() == 1) return;
+  const std::string rank = "rank " + std::to_string(communicator_->rank());
+  if (!unwinding) {
+    leave(*communicator_, rank + " has ended this optimizer, " + name_ + ", after " +
+                              std::to_string(groups_.front().k - first_k_ + skipped_steps_) +
+                              " steps; every rank must make the same number of steps, or use join()");
+    return;
+  }
+  const std::string why = rank + ": an exception ended the scope of its optimizer; that rank says which.";
+  if (!leave(*communicator_, why)) communicator_->abort(why);
 }
 
 }  // namespace zerosched::detail

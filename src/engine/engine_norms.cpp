@@ -85,29 +85,34 @@ void Engine::measure_grad_norm(std::optional<double> max_norm, bool must_be_fini
 
 double Engine::grad_norm() {
   check();
-  // One that is known is for the log of every step, which should not end the overlap with forward.
-  const auto use = has_grad_norm_ ? executor_->enter() : enter();
   if (!has_grad_norm_) {
     agree(*communicator_, why_no_norm());
-    measure_grad_norm(std::nullopt, false);
+    tell_peers_outside_round([&] {
+      const auto use = enter();
+      measure_grad_norm(std::nullopt, false);
+    });
   }
+  // One that is known is for the log of every step, which should not end the overlap with forward.
+  const auto use = executor_->enter();
   return updater_->norm() / last_clip_;
 }
 
 std::string Engine::why_no_norm() const {
-  if (reducer_->holds_last_round()) return {};
+  if (reducer_->holds_last_round()) return executor_->why_not_enterable();
   return "grad_norm() is of the last step(), and there is none yet, or the next backward has begun, or "
          ".grad has been changed. Call it right after step(), or set ShardingOptions::max_grad_norm.";
 }
 
 std::map<std::string, double> Engine::grad_norms() {
   check();
-  const auto use = enter();
-  agree(*communicator_, why_no_norm());
   const auto count = static_cast<int64_t>(model_.names.size());
-  const at::Tensor squares = updater_->squares_by_parameter(count);
-  communicator_->all_reduce(squares, ReduceOp::sum, {"gradient norms"})->wait();
-  const at::Tensor on_host = executor_->to_host(squares);
+  const at::Tensor on_host = tell_peers_outside_round([&] {
+    agree(*communicator_, why_no_norm());
+    const auto use = enter();
+    const at::Tensor squares = updater_->squares_by_parameter(count);
+    communicator_->all_reduce(squares, ReduceOp::sum, {"gradient norms"})->wait();
+    return executor_->to_host(squares);
+  });
   std::map<std::string, double> norms;
   for (int64_t p = 0; p < count; ++p) {
     norms[model_.names[static_cast<size_t>(p)]] =

@@ -1,5 +1,6 @@
 // A round before its update: gradients leave, and ranks hear what the others have told with theirs.
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
 
@@ -94,6 +95,7 @@ void Engine::use_report() {
   }
   if (all.suspecting > 0) {
     try {
+      const InCall call("step()");  // on all ranks, whether clipping or joined
       check_writes("");
     } catch (const AgreedError&) {
       cancel_round();

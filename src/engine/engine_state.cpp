@@ -1,6 +1,5 @@
-// Making, gathering and replacing the sharded state: the parts of Engine that are not steps.
+// Filling, gathering and replacing the sharded state: the parts of Engine that are not steps.
 #include "comm/agree.h"
-#include "comm/message_of.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "kernels/kernels.h"
@@ -10,106 +9,9 @@
 #include <c10/util/Exception.h>
 
 #include <cmath>
-#include <cstring>
-#include <exception>
 #include <utility>
 
 namespace zerosched::detail {
-
-Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,
-    const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
-    std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
-    : communicator_(std::move(communicator)),
-      algorithm_(std::move(algorithm)),
-      sharding_(sharding),
-      groups_(what.groups().size()),
-      exceptions_at_start_(std::uncaught_exceptions()) {
-  const at::NoGradGuard no_grad;
-  agree_on(*communicator_, [&] {
-    check_options(what.groups(), defaults, sharding, *algorithm_);
-    model_ = inspect(what, *devices.runtime);
-    ParameterClaim::check(model_.parameters, model_.names);
-    const bool over_nccl = std::strcmp(communicator_->backend(), "nccl") == 0;
-    layout_ = make_layout(model_.specs,
-        {sharding.bucket_bytes().value_or(default_bucket_bytes(over_nccl, communicator_->size())),
-            sharding.first_bucket_bytes(), sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
-        communicator_->size());
-  });
-  check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));
-  settle_others();
-
-  std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model_.frozen);
-  kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
-  if (sharding.broadcast_parameters()) {
-    broadcast_values(*communicator_, kept_equal);
-  } else {
-    std::vector<at::Tensor> all = model_.parameters;
-    all.insert(all.end(), kept_equal.begin(), kept_equal.end());
-    check_same_values(*communicator_, all);
-  }
-  claim_ = std::make_unique<ParameterClaim>(
-      model_.parameters, model_.names, [this] { hand_over(); }, [this] { settle(); });
-  DeviceExecutor* on_device = nullptr;
-  if (model_.device.is_cuda()) {
-    auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
-    on_device = executor.get();
-    executor_ = std::move(executor);
-  } else {
-    executor_ = std::make_unique<HostExecutor>();
-  }
-  const auto use = executor_->enter();
-  parameters_ =
-      std::make_unique<FlatParameters>(model_.parameters, model_.names, layout_, *communicator_, *executor_);
-  if (sharding.broadcast_parameters()) broadcast_parameters();
-  put_into_boxes();
-
-  std::vector<const torch::optim::OptimizerOptions*> options;
-  for (const ParameterGroup& group : what.groups())
-    options.push_back(group.has_options() ? &group.options() : &defaults);
-  algorithm_->settle(options);
-  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
-  start_state_at_parameters();
-  steering_ = std::make_unique<Steering>(*algorithm_, options);
-  DeviceKernels& kernels = devices.kernels == nullptr ? DeviceKernels::library() : *devices.kernels;
-  std::unique_ptr<GradientPacker> packer;
-  if (communicator_->size() > 1 && sharding.gradients() == GradientInput::local) {
-    packer = on_device == nullptr ? make_host_packer(layout_, communicator_->rank())
-                                  : make_device_packer(layout_, *on_device, kernels);
-  }
-  reducer_ = std::make_unique<GradientReducer>(model_.parameters, model_.names, layout_, communicator_,
-      sharding, *executor_, std::move(packer), steering_->count(), [this] { return own_report(); });
-  const ShardParts parts{
-      *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
-  if (on_device != nullptr) late_reports_ = std::make_unique<LateReports>(*on_device);
-  updater_ = on_device == nullptr ? make_host_updater(parts)
-                                  : make_device_updater(parts, *on_device, *communicator_, kernels,
-                                        late_reports_->not_finite_flag());
-  if (sharding.overlap_forward()) {
-    gathers_ = std::make_unique<ParameterGathers>(
-        model_.parameters, *parameters_, layout_, *communicator_, *executor_, sharding.check_ready());
-  }
-  buffer_sync_ =
-      std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding.broadcast_buffers());
-  untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
-  register_hooks();
-}
-
-Engine::~Engine() {
-  // One rank's optimizer going in an exception must not leave the others waiting for its collectives.
-  if (std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1) {
-    communicator_->abort("rank " + std::to_string(communicator_->rank()) +
-                         ": an exception ended the scope of its optimizer; that rank says which.");
-  }
-  hooks_.clear();
-  finish_gathers();
-  finish_in_flight();
-  parameters_->release();
-  try {
-    executor_->leave();
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
-  }
-}
 
 void Engine::register_hooks() {
   hooks_.clear();
@@ -173,19 +75,21 @@ void Engine::start_state_at_parameters() {
 
 void Engine::reset_from_parameters() {
   check();
-  agree(*communicator_, why_not_replaceable());
-  const at::NoGradGuard no_grad;
-  const auto use = enter();
-  parameters_->adopt();
-  broadcast_parameters();
-  put_into_boxes();
-  broadcast_values(*communicator_, ParameterClaim::unclaimed(model_.frozen));
-  broadcast_values(*communicator_, model_.buffers);
-  start_state_at_parameters();
-  for (GroupState& group : groups_) group.weight_sum = 0;
-  finite_ = state_is_finite();
-  // A parameter that went to another dtype or device and back has a new gradient accumulator.
-  register_hooks();
+  tell_peers_outside_round([&] {
+    agree(*communicator_, why_not_replaceable());
+    const at::NoGradGuard no_grad;
+    const auto use = enter();
+    parameters_->adopt();
+    broadcast_parameters();
+    put_into_boxes();
+    broadcast_values(*communicator_, ParameterClaim::unclaimed(model_.frozen));
+    broadcast_values(*communicator_, model_.buffers);
+    start_state_at_parameters();
+    for (GroupState& group : groups_) group.weight_sum = 0;
+    finite_ = state_is_finite();
+    // A parameter that went to another dtype or device and back has a new gradient accumulator.
+    register_hooks();
+  });
 }
 
 // On the CPU; on a device it is as finite as it was.
@@ -208,15 +112,17 @@ std::string Engine::why_not_savable() const {
            "call step() or "
            "zero_grad() first.";
   }
-  return {};
+  return executor_->why_not_enterable();
 }
 
 std::string Engine::why_not_replaceable() const {
   if (reducer_->in_flight()) return "gradient buckets are in flight: call step() or zero_grad() first.";
+  if (std::string why_not = executor_->why_not_enterable(); !why_not.empty()) return why_not;
   return parameters_->why_not_adoptable();
 }
 
 void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
+  decide();
   groups_ = std::move(groups);
   finite_ = finite;
   last_values_.clear();
@@ -232,12 +138,15 @@ void Engine::state_was_replaced(std::vector<GroupState> groups, bool finite) {
 
 at::Tensor Engine::gathered(int64_t bucket, Point point) {
   const at::NoGradGuard no_grad;
-  const auto use = enter();
-  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
-  at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
-  write_shard(bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
-  communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();
-  return whole;
+  return tell_peers_outside_round([&] {
+    const auto use = enter();
+    const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+    at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
+    write_shard(
+        bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
+    communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();
+    return whole;
+  });
 }
 
 int64_t Engine::state_bytes() const {
@@ -259,6 +168,10 @@ TimingReport Engine::timing_report() {
 
 std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   check();
+  return tell_peers_outside_round([&] { return gathered_state(which); });
+}
+
+std::map<std::string, at::Tensor> Engine::gathered_state(const std::string& which) {
   const std::vector<StateTensor>& tensors = algorithm_->state();
   size_t index = 0;
   while (index < tensors.size() && tensors[index].name != which) ++index;
@@ -272,6 +185,7 @@ std::map<std::string, at::Tensor> Engine::full_state(const std::string& which) {
   if (reducer_->in_flight()) {
     error = "full_state() with gradient buckets in flight: call step() or zero_grad() first.";
   }
+  if (error.empty()) error = executor_->why_not_enterable();
   agree(*communicator_, error);
 
   const at::NoGradGuard no_grad;

@@ -1,6 +1,7 @@
 #include "engine/equal_on_ranks.h"
 
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "layout/description.h"
 
 #include <ATen/core/grad_mode.h>
@@ -30,7 +31,7 @@ at::Tensor flat_copy(const at::Tensor& tensor) { return tensor.detach().contiguo
 }  // namespace
 
 void check_same_on_all_ranks(Communicator& communicator, const std::vector<std::string>& lines) {
-  if (all_equal(communicator, hash_of(lines), "layout hash")) return;
+  if (all_equal(communicator, hash_of(lines), InCall::current_or("layout hash"))) return;
   std::ostringstream joined;
   for (const std::string& line : lines) joined << line << '\n';
   std::istringstream reference_text(broadcast_bytes(communicator, joined.str(), 0, {"layout of rank 0"}));
@@ -57,7 +58,8 @@ void check_same_values(Communicator& communicator, const std::vector<at::Tensor>
     hash = XXH3_64bits_withSeed(flat.const_data_ptr(), flat.nbytes(), hash + 1);
   }
   const bool same = all_equal(communicator, static_cast<int64_t>(hash), "parameter hash");
-  TORCH_CHECK(same,
+  if (same) return;
+  throw AgreedError(
       "ShardingOptions().broadcast_parameters(false) says that every rank starts from the same "
       "parameters and buffers, but their values differ between ranks. Seed every rank alike, or let "
       "the optimizer broadcast rank 0's.");

@@ -110,11 +110,17 @@ bool DeviceExecutor::note_in(std::vector<device::Stream>& noted) const {
 }
 
 // Events and tables of the optimizer outlive a capture, and a graph would repeat one step's collectives and scalars.
+std::string DeviceExecutor::why_not_usable(device::Stream stream) const {
+  if (!runtime_.is_capturing(stream)) return {};
+  return "the current stream of " + device().str() +
+         " is being captured into a CUDA graph, and the optimizer cannot be part of one: capture forward and "
+         "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, and "
+         "call step() and everything else of the optimizer outside of the capture.";
+}
+
 void DeviceExecutor::refuse_capture(device::Stream stream) const {
-  TORCH_CHECK(!runtime_.is_capturing(stream), "the current stream of ", device(),
-      " is being captured into a CUDA graph, and the optimizer cannot be part of one: capture forward and "
-      "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, and "
-      "call step() and everything else of the optimizer outside of the capture.");
+  const std::string why_not = why_not_usable(stream);
+  TORCH_CHECK(why_not.empty(), why_not);
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace zerosched::detail {
@@ -47,6 +48,8 @@ class ZEROSCHED_EXPORT Executor {
   /// Begins a use: rule 1. The device is this thread's current one while the result lives. Throws where the thread's
   /// current stream is being captured into a graph.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> enter() = 0;
+  /// Why enter() would throw; empty: it would not.
+  virtual std::string why_not_enterable() const = 0;
   /// As enter(), but comes after nobody: for who waits for just what he needs.
   [[nodiscard]] virtual std::unique_ptr<device::DeviceScope> visit() = 0;
   /// Adds this thread's stream to `noted`; whether it was not there. Throws if it is new and being captured. The CPU is
@@ -89,6 +92,7 @@ class ZEROSCHED_EXPORT HostExecutor final : public Executor {
   at::Device device() const override { return at::kCPU; }
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override { return nullptr; }
+  std::string why_not_enterable() const override { return {}; }
   std::unique_ptr<device::DeviceScope> visit() override { return nullptr; }
   bool note_in(std::vector<device::Stream>& noted) const override;
   std::unique_ptr<device::StreamScope> beside(bool) override { return nullptr; }
@@ -121,6 +125,7 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
   at::Device device() const override;
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
   std::unique_ptr<device::DeviceScope> enter() override;
+  std::string why_not_enterable() const override { return why_not_usable(current_stream()); }
   std::unique_ptr<device::DeviceScope> visit() override;
   bool note_in(std::vector<device::Stream>& noted) const override;
   std::unique_ptr<device::StreamScope> beside(bool after_all) override;
@@ -142,6 +147,7 @@ class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
   void leave() override;
 
  private:
+  std::string why_not_usable(device::Stream stream) const;
   void refuse_capture(device::Stream stream) const;
   void follow(device::Stream stream);
   void order(device::Stream before, device::Stream after);

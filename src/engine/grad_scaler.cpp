@@ -1,16 +1,21 @@
 #include <zerosched/grad_scaler.h>
 
+#include "engine/step_outcome.h"
+
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace zerosched {
 namespace {
 
 // From 65536 down to 1 it takes 16.
 constexpr int64_t kSkipsWorthAWarning = 50;
+
+using Kind = detail::StepOutcome::Kind;
 
 }  // namespace
 
@@ -27,21 +32,48 @@ GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(op
       options.growth_interval(), ".");
 }
 
-at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * scale_; }
+ScaledStep::ScaledStep(std::shared_ptr<detail::StepOutcome> outcome) : outcome_(std::move(outcome)) {}
 
-void GradScaler::unscale_(ShardedOptimizer& optimizer) { optimizer.unscale(scale_); }
+ScaledStep::operator bool() const { return outcome_->get() == Kind::taken; }
 
-bool GradScaler::step(ShardedOptimizer& optimizer) {
-  const int64_t skipped_before = optimizer.skipped_steps();
-  const bool stepped = optimizer.step_scaled(scale_);
+at::Tensor GradScaler::scale(const at::Tensor& loss) const { return loss * get_scale(); }
+
+double GradScaler::get_scale() const {
+  settle();
+  return scale_;
+}
+
+int64_t GradScaler::growth_tracker() const {
+  settle();
+  return growth_tracker_;
+}
+
+int64_t GradScaler::skips_in_a_row() const {
+  settle();
+  return skips_in_a_row_;
+}
+
+void GradScaler::unscale_(ShardedOptimizer& optimizer) { optimizer.unscale(get_scale()); }
+
+ScaledStep GradScaler::step(ShardedOptimizer& optimizer) {
+  auto outcome = optimizer.step_scaled(get_scale());
   ++steps_;
-  const bool overflowed = optimizer.skipped_steps() > skipped_before;
-  if (!stepped && !overflowed) return false;  // no rank had data
-  skips_in_a_row_ = stepped ? 0 : skips_in_a_row_ + 1;
-  if (overflowed) {
+  rank_ = optimizer.communicator()->rank();
+  last_ = outcome;
+  if (outcome->kind != Kind::undecided) settle();
+  return ScaledStep(std::move(outcome));
+}
+
+void GradScaler::settle() const {
+  if (!last_) return;
+  const Kind outcome = last_->get();
+  last_.reset();
+  if (outcome == Kind::no_data) return;
+  skips_in_a_row_ = outcome == Kind::taken ? 0 : skips_in_a_row_ + 1;
+  if (outcome == Kind::skipped) {
     scale_ = std::max(scale_ * options_.backoff_factor(), std::min(options_.min_scale(), scale_));
     growth_tracker_ = 0;
-    if (skips_in_a_row_ == kSkipsWorthAWarning && optimizer.communicator()->rank() == 0) {
+    if (skips_in_a_row_ == kSkipsWorthAWarning && rank_ == 0) {
       TORCH_WARN("zerosched: GradScaler has skipped ", skips_in_a_row_,
           " steps in a row, and its scale is down to ", scale_,
           ": the gradients are not finite at any scale. Look for what makes them so in the model or the "
@@ -53,10 +85,10 @@ bool GradScaler::step(ShardedOptimizer& optimizer) {
     if (std::isfinite(static_cast<float>(grown))) scale_ = grown;
     growth_tracker_ = 0;
   }
-  return stepped;
 }
 
 void GradScaler::join(ShardedOptimizer& optimizer) {
+  settle();
   optimizer.join();
   Communicator& communicator = *optimizer.communicator();
   // Of the ranks that have made the most steps the first, whose scaler is the one that all would have.
@@ -80,6 +112,7 @@ void GradScaler::load_state(double scale, int64_t growth_tracker) {
   TORCH_CHECK(growth_tracker >= 0 && growth_tracker < options_.growth_interval(),
       "GradScaler: growth_tracker must be from 0 to below growth_interval, ", options_.growth_interval(),
       ", got ", growth_tracker, ".");
+  last_.reset();
   scale_ = scale;
   growth_tracker_ = growth_tracker;
 }

@@ -103,6 +103,7 @@ class HostUpdater final : public ShardUpdater {
   }
 
   double norm() override { return norm_; }
+  void expect_norm() override {}
   bool overflows() override { return overflows_; }
   at::Tensor norm_on_device() const override { return {}; }
 

@@ -61,6 +61,8 @@ class ShardUpdater {
   /// The step's gradients are clipped to max_norm; with `skip_non_finite` a norm that is not finite, in the type that
   /// updates compute in, makes update() change nothing.
   virtual void use_norm(const at::Tensor& sum, std::optional<double> max_norm, bool skip_non_finite) = 0;
+  /// After use_norm(): norm() or overflows() will be asked for later, and then does not wait for what comes in between.
+  virtual void expect_norm() = 0;
   /// Of this rank's summed gradients g, with the state before the step: two float64 on the device, the sum of |g|, and of
   /// g (z - x) times the element's group's weight.
   virtual at::Tensor loss_terms(const std::vector<double>& weights) = 0;

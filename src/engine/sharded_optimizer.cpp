@@ -1,6 +1,7 @@
 #include <zerosched/clip_grad.h>
 #include <zerosched/sharded_optimizer.h>
 
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 
 #include <ATen/core/grad_mode.h>
@@ -19,7 +20,9 @@ EvalScope::EvalScope(std::shared_ptr<detail::Engine> engine)
 EvalScope::EvalScope(EvalScope&& other) noexcept = default;
 
 EvalScope::~EvalScope() noexcept(false) {
-  if (engine_ && std::uncaught_exceptions() <= exceptions_at_start_) engine_->train();
+  if (!engine_ || !engine_->is_in_its_process()) return;
+  const detail::InCall call("train()");
+  if (std::uncaught_exceptions() <= exceptions_at_start_) engine_->train();
 }
 
 NoSync::NoSync(std::shared_ptr<detail::Engine> engine) : engine_(std::move(engine)) {
@@ -41,6 +44,7 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
   TORCH_CHECK(communicator != nullptr,
       "the optimizer was given a null communicator; take Session::communicator(), or "
       "zerosched::self_communicator() for a single process.");
+  const detail::InCall call("the optimizer's constructor");
   engine_ = std::make_shared<detail::Engine>(
       what, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
   if (!what.module() && engine_->communicator()->rank() == 0) {
@@ -63,6 +67,11 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
 }
 
 ShardedOptimizer::~ShardedOptimizer() {
+  if (engine_ && !engine_->is_in_its_process()) {
+    new std::shared_ptr(engine_);  // what its end would do is the parent's
+    return;
+  }
+  const detail::InCall call("the optimizer's destructor");
   // Scopes keep the engine, but not the options.
   if (engine_) engine_->watch_options({});
 }
@@ -73,6 +82,7 @@ detail::Engine& ShardedOptimizer::engine() const {
 }
 
 torch::Tensor ShardedOptimizer::step(LossClosure closure) {
+  const detail::InCall call("step()");
   engine().check_can_step();
   check_param_groups();
   at::Tensor loss;
@@ -96,7 +106,8 @@ void ShardedOptimizer::ready(const NamedParameters& parameters) {
   engine_->ready(tensors);
 }
 
-bool ShardedOptimizer::step_scaled(double loss_scale) {
+std::shared_ptr<detail::StepOutcome> ShardedOptimizer::step_scaled(double loss_scale) {
+  const detail::InCall call("GradScaler::step()");
   check_param_groups();
   return engine().step_scaled(group_options(), loss_scale);
 }
@@ -128,15 +139,25 @@ void ShardedOptimizer::check_param_groups() const {
   TORCH_CHECK(false, message);
 }
 
-void ShardedOptimizer::zero_grad(bool set_to_none) { engine().zero_grad(set_to_none); }
+void ShardedOptimizer::zero_grad(bool set_to_none) {
+  const detail::InCall call("zero_grad()");
+  engine().zero_grad(set_to_none);
+}
 
-void ShardedOptimizer::train() { engine().train(); }
+void ShardedOptimizer::train() {
+  const detail::InCall call("train()");
+  engine().train();
+}
 
-void ShardedOptimizer::eval() { engine().eval(); }
+void ShardedOptimizer::eval() {
+  const detail::InCall call("eval()");
+  engine().eval();
+}
 
 bool ShardedOptimizer::training() const { return engine().training(); }
 
 EvalScope ShardedOptimizer::eval_scope() {
+  const detail::InCall call("eval()");
   if (!engine().training()) return EvalScope(nullptr);
   engine_->eval();
   return EvalScope(engine_);
@@ -150,37 +171,53 @@ NoSync ShardedOptimizer::no_sync() {
 void ShardedOptimizer::step_weight(double weight) { engine().step_weight(weight); }
 
 void ShardedOptimizer::join() {
+  const detail::InCall call("join()");
   check_param_groups();
   engine().join(group_options());
 }
 
-std::map<std::string, double> ShardedOptimizer::grad_norms() { return engine().grad_norms(); }
+std::map<std::string, double> ShardedOptimizer::grad_norms() {
+  const detail::InCall call("grad_norms()");
+  return engine().grad_norms();
+}
 
 int64_t ShardedOptimizer::skipped_steps() const { return engine().skipped_steps(); }
 
 double clip_grad_norm_(ShardedOptimizer& optimizer, double max_norm, double norm_type) {
+  const detail::InCall call("clip_grad_norm_()");
   optimizer.check_param_groups();
   return optimizer.engine().clip_grad_norm(optimizer.group_options(), max_norm, norm_type);
 }
 
 void clip_grad_value_(ShardedOptimizer& optimizer, double clip_value) {
+  const detail::InCall call("clip_grad_value_()");
   optimizer.check_param_groups();
   optimizer.engine().clip_grad_value(optimizer.group_options(), clip_value);
 }
 
-double ShardedOptimizer::grad_norm() { return engine().grad_norm(); }
+double ShardedOptimizer::grad_norm() {
+  const detail::InCall call("grad_norm()");
+  return engine().grad_norm();
+}
 
 int64_t ShardedOptimizer::state_bytes() const { return engine().state_bytes(); }
 
 std::map<std::string, at::Tensor> ShardedOptimizer::full_state(const std::string& which) {
+  const detail::InCall call("full_state()");
   return engine().full_state(which);
 }
 
-void ShardedOptimizer::reset_from_parameters() { engine().reset_from_parameters(); }
+void ShardedOptimizer::reset_from_parameters() {
+  const detail::InCall call("reset_from_parameters()");
+  engine().reset_from_parameters();
+}
 
 Timings ShardedOptimizer::timings() const { return engine().timings(); }
 
-TimingReport ShardedOptimizer::timing_report() { return engine().timing_report(); }
+TimingReport ShardedOptimizer::timing_report() {
+  const detail::InCall call("timing_report()");
+  return engine().timing_report();
+}
 
 std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine().communicator(); }
 

@@ -3,6 +3,7 @@
 
 #include "comm/agree.h"
 #include "comm/message_of.h"
+#include "comm/whereabouts.h"
 #include "engine/norm_layer.h"
 #include "engine/parameter_claim.h"
 
@@ -46,6 +47,7 @@ class BatchNormPass::Impl {
   }
 
   void finish(Communicator& communicator, const std::string& local_error) {
+    const InCall call("update_batch_norm()");
     agree(communicator, !error_.empty() ? error_ : !local_error.empty() ? local_error : not_finite());
     if (layers_.empty()) return;
     const at::NoGradGuard no_grad;

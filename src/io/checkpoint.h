@@ -5,15 +5,31 @@
 #include <zerosched/checkpoint.h>
 
 #include <string>
+#include <vector>
 
 namespace zerosched::detail {
 
-/// ShardedOptimizer::save_checkpoint(). `options` are those of the groups now.
-ZEROSCHED_EXPORT void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
-    const CheckpointExtra& extra, const CheckpointOptions& how);
+/// An optimizer as checkpoints see it.
+struct CheckpointedOptimizer {
+  Engine* engine = nullptr;
+  GroupOptions options;  ///< of its groups now; overwritten by loading
+};
 
-/// ShardedOptimizer::load_checkpoint(). `options` are overwritten.
-ZEROSCHED_EXPORT CheckpointExtra load_checkpoint(
-    Engine& engine, const GroupOptions& options, const std::string& dir);
+/// zerosched::save_checkpoint(): of one optimizer, or of several as one. Collective over the ranks that all have.
+ZEROSCHED_EXPORT void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers,
+    const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& how);
+/// zerosched::load_checkpoint(). Where `engine` is null that optimizer's part is passed over.
+ZEROSCHED_EXPORT LoadedCheckpoint load_checkpoint(
+    const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir, const LoadOptions& how);
+
+/// ShardedOptimizer::save_checkpoint().
+inline void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
+    const CheckpointExtra& extra, const CheckpointOptions& how) {
+  save_checkpoint({{&engine, options}}, dir, extra, how);
+}
+/// ShardedOptimizer::load_checkpoint().
+inline CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir) {
+  return load_checkpoint({{&engine, options}}, dir, LoadOptions()).extra;
+}
 
 }  // namespace zerosched::detail

@@ -1,105 +1,49 @@
 #include "io/checkpoint_folder.h"
 
+#include "engine/checkpoint_series.h"
+#include "io/checkpoint_list.h"
+#include "io/checkpoint_names.h"
 #include "io/file.h"
-#include "io/manifest.h"
-
-#include <zerosched/checkpoint.h>
+#include "io/folder_contents.h"
+#include "io/latest.h"
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <optional>
 #include <stdexcept>
-#include <system_error>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include <fcntl.h>
-#include <unistd.h>
 
-namespace zerosched {
-
-namespace detail {
+namespace zerosched::detail {
 
 namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kLatest = "latest";
-
-// The manifest of the checkpoint at `path`, if there is one.
-std::optional<Manifest> manifest_in(const fs::path& path) {
-  try {
-    return parse_manifest(read_text(path / kManifestName));
-  } catch (const std::exception&) {
-    return std::nullopt;
-  }
-}
-
-bool is_ours(const std::string& file_name) {
-  constexpr const char* kRankPrefix = "rank_";
-  return file_name == kManifestName || file_name == kModuleFileName ||
-         file_name == std::string(kManifestName) + kUnfinished || file_name.rfind(kRankPrefix, 0) == 0;
-}
-
-// Only files that a checkpoint consists of: what else somebody keeps in a folder is never deleted.
-bool holds_only_ours(const fs::path& folder) {
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!is_ours(entry.path().filename()) || !entry.is_regular_file()) return false;
-  }
-  return true;
-}
-
-// Does nothing if there is no such folder.
-void remove_folder(const fs::path& folder) {
-  if (!fs::exists(fs::symlink_status(folder))) return;
-  if (!fs::is_directory(fs::symlink_status(folder)) || !holds_only_ours(folder)) {
-    throw std::runtime_error(
-        folder.string() + ": is in the way and holds more than an unfinished checkpoint; move it away");
-  }
-  for (const auto& entry : fs::directory_iterator(folder)) fs::remove(entry.path());
-  fs::remove(folder);
-}
-
-struct Found {
-  int64_t created;
-  fs::path path;
-  bool finite;
-};
-
-// Checkpoints in `root` from the oldest to the newest. What is not a whole checkpoint is none of our
-// business.
-std::vector<Found> checkpoints_in(const fs::path& root) {
-  std::vector<Found> found;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root, error)) {
-    const std::string name = entry.path().filename();
-    if (name[0] == '.' || !fs::is_directory(entry.symlink_status(error))) continue;
-    if (const auto manifest = manifest_in(entry.path())) {
-      found.push_back({manifest->created, entry.path(), manifest->finite});
-    }
-  }
-  std::sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
-    return std::tie(a.created, a.path) < std::tie(b.created, b.path);
-  });
-  return found;
-}
-
-// Renamed first: a folder that is half deleted must not have a checkpoint's name.
-void remove_checkpoint(const fs::path& path) {
-  const fs::path doomed = path.parent_path() / ('.' + path.filename().string() + ".deleted");
-  remove_folder(doomed);
-  fs::rename(path, doomed);
-  remove_folder(doomed);
-}
-
 // Whether the two have changed places; false if this file system or kernel has no such call.
 bool exchange(const std::string& a, const std::string& b) {
   if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return true;
-  if (errno == EINVAL || errno == ENOSYS || errno == ENOTSUP) return false;
-  throw std::runtime_error(b + ": cannot be replaced: " + std::generic_category().message(errno));
+  if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) return false;
+  fail_with_reason(b, "cannot be replaced", errno);
+}
+
+int64_t nanoseconds_since_1970() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+// Who must not lose the checkpoint that is replaced; empty if nobody.
+std::string whose(const CheckpointSummary& old, const CheckpointSummary& of) {
+  if (!old.job) return {};
+  const bool is_own = old.series == of.series;
+  if (*old.job == JobIdentity::own()) {
+    const bool lives = std::any_of(old.series.begin(), old.series.end(), CheckpointSeries::lives);
+    return is_own || !lives ? "" : "another optimizer of this job, " + old.optimizers.front();
+  }
+  return life_of(*old.job) == Life::runs ? name_of(*old.job) + ", which still runs" : "";
 }
 
 }  // namespace
@@ -108,96 +52,148 @@ CheckpointFolder::CheckpointFolder(const std::string& path) {
   fs::path whole = path;
   if (!whole.has_filename()) whole = whole.parent_path();  // "step_01000/"
   name_ = whole.filename();
-  if (name_.empty() || name_[0] == '.' || name_ == kLatest) {
+  if (!is_checkpoint_name(name_)) {
     throw std::runtime_error("'" + path +
                              "' cannot be a checkpoint's folder: it needs a name of its own that does not "
                              "start with a dot and is not \"latest\", such as run/step_01000");
   }
   root_ = whole.has_parent_path() ? whole.parent_path().string() : ".";
   path_ = fs::path(root_) / name_;
-  partial_ = fs::path(root_) / ('.' + name_ + ".partial");
-  new_link_ = fs::path(root_) / (std::string(".") + kLatest + ".new");
+  partial_ = fs::path(root_) / hidden_name(name_, kPartial);
+  replaced_ = fs::path(root_) / hidden_name(name_, kReplaced);
 }
 
-void CheckpointFolder::start() const {
+void CheckpointFolder::check_replaceable(const CheckpointSummary& of) const {
   if (fs::exists(fs::symlink_status(path_))) {
-    const bool replaceable = fs::is_directory(fs::symlink_status(path_)) && holds_only_ours(path_) &&
-                             (fs::is_empty(path_) || manifest_in(path_));
-    if (!replaceable) {
+    const bool is_folder = fs::is_directory(fs::symlink_status(path_)) && holds_only_ours(path_);
+    const auto old = is_folder ? summary_of(path_) : std::nullopt;
+    if (!is_folder || !(fs::is_empty(path_) || old)) {
       throw std::runtime_error(
           path_ +
           ": is there already, and is neither an empty folder nor a checkpoint and nothing "
           "else; save under another name, or move it away");
     }
+    const std::string owner = old ? whose(*old, of) : std::string();
+    if (!owner.empty()) {
+      throw std::runtime_error(
+          path_ + ": is the checkpoint of " + owner +
+          "; save under another name, or several optimizers of one job as one checkpoint: "
+          "zerosched::save_checkpoint(dir, {&first, &second})");
+    }
   }
-  fs::create_directories(root_);
-  const auto latest = fs::symlink_status(fs::path(root_) / kLatest);
-  if (fs::exists(latest) && !fs::is_symlink(latest)) {
+  if (!latest_is_ours(root_)) {
     throw std::runtime_error(
         root_ + '/' + kLatest + ": is in the way of the link that names the newest checkpoint; move it away");
   }
-  remove_folder(partial_);
-  fs::remove(new_link_);
-  fs::create_directory(partial_);
-  // Here, so that a file system without links is noticed before anything is replaced.
-  fs::create_symlink(name_, new_link_);
 }
 
-void CheckpointFolder::publish() const {
-  sync_folder(partial_);
-  if (fs::exists(path_) && !fs::is_empty(path_)) {
-    // Where names cannot be exchanged there is a moment without a checkpoint of this name: `latest` may then
-    // name nothing, and latest_checkpoint() takes the newest that is there.
-    if (!exchange(partial_, path_)) {
-      remove_checkpoint(path_);
-      fs::rename(partial_, path_);
-    }
-    sync_folder(root_);
-    remove_folder(partial_);
-  } else {
-    fs::rename(partial_, path_);
-    sync_folder(root_);
-  }
-  fs::rename(new_link_, fs::path(root_) / kLatest);
-  sync_folder(root_);
-}
-
-void CheckpointFolder::discard() const noexcept {
+void CheckpointFolder::start(
+    const CheckpointSummary& of, size_t parts, const std::function<void(const std::string&)>& notice) {
+  make_folders(root_);
   try {
-    fs::remove(new_link_);
+    sync_folder(folder_of(root_));  // a folder that the trainer has just made
+  } catch (const std::exception&) {
+    // Of one that only others may read.
+  }
+  lock_.emplace(root_, notice);
+  take_up_leftovers(root_);
+  check_replaceable(of);
+  created_ = nanoseconds_since_1970();
+  const std::string latest = read_latest(root_);
+  const auto before = latest.empty() ? std::nullopt : summary_of(latest);
+  if (before) created_ = std::max(created_, before->created + 1);  // where clocks differ, or have been set
+  remove_folder(partial_);
+  prepare_latest(root_, name_);
+  fs::create_directory(partial_);
+  for (size_t part = 0; part < parts; ++part) fs::create_directory(file(part_name(part)));
+}
+
+// One of the two has the name at every moment, or where names cannot be exchanged, is whole beside it under a hidden name
+// that readers know.
+void CheckpointFolder::replace() const {
+  if (!fs::exists(path_) || fs::is_empty(path_)) return rename_entry(partial_, path_);
+  if (exchange(partial_, path_)) return;
+  rename_entry(path_, replaced_);
+  try {
+    rename_entry(partial_, path_);
+  } catch (const std::exception&) {
+    std::rename(replaced_.c_str(), path_.c_str());
+    throw;
+  }
+}
+
+// Undoes replace().
+void CheckpointFolder::put_back() const noexcept {
+  try {
+    if (fs::exists(partial_)) {
+      exchange(partial_, path_);
+      return;
+    }
+    rename_entry(path_, partial_);
+    if (fs::exists(replaced_)) rename_entry(replaced_, path_);
+  } catch (const std::exception&) {
+    // The file system fails; what is there is whole, old or new.
+  }
+}
+
+void CheckpointFolder::publish() {
+  lock_->check_held();
+  for (const auto& entry : fs::directory_iterator(partial_)) {
+    if (is_part_name(entry.path().filename())) sync_folder(entry.path());
+  }
+  sync_folder(partial_);
+  replace();
+  try {
+    sync_folder(root_);
+    publish_latest(root_);
+  } catch (const std::exception&) {
+    put_back();
+    throw;
+  }
+  sync_folder(root_);
+  for (const std::string& old : {partial_, replaced_}) {
+    try {
+      remove_folder(old);
+    } catch (const std::exception&) {
+      // Somebody still reads it over NFS.
+    }
+  }
+}
+
+void CheckpointFolder::discard() noexcept {
+  if (!lock_) return;
+  try {
+    lock_->check_held();
+    fs::remove(fs::path(root_) / kNewLatest);
     remove_folder(partial_);
   } catch (const std::exception&) {
-    // The error that led here is thrown; the next save under this name removes what is left.
+    // The error that led here is thrown; the next save in this folder removes what is left.
   }
 }
 
-void CheckpointFolder::keep_last(int64_t count) const {
-  std::vector<Found> checkpoints = checkpoints_in(root_);
-  // Training that has gone wrong goes on saving, and must not replace the last state that was right.
-  const auto healthy = std::find_if(
-      checkpoints.rbegin(), checkpoints.rend(), [](const Found& checkpoint) { return checkpoint.finite; });
-  const fs::path last_healthy = healthy == checkpoints.rend() ? fs::path() : healthy->path;
-  const auto foreign = [](const Found& checkpoint) { return !holds_only_ours(checkpoint.path); };
-  checkpoints.erase(std::remove_if(checkpoints.begin(), checkpoints.end(), foreign), checkpoints.end());
-  auto excess = static_cast<int64_t>(checkpoints.size()) - count;
-  for (const Found& checkpoint : checkpoints) {
+void CheckpointFolder::keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const {
+  const auto own = summary_of(path_);
+  if (!own) return;
+  std::vector<fs::path> ours;  // from the oldest to the newest
+  fs::path last_finite;  // training that has gone wrong goes on saving, and must not replace what was right
+  for (const FoundCheckpoint& found : checkpoints_in(root_)) {
+    if (!are_of_one_sequence(found.path.filename(), name_)) continue;
+    const auto summary = summary_of(found.path);
+    if (!summary || !are_of_one_training(*summary, *own)) continue;
+    if (summary->finite) last_finite = found.path;
+    if (holds_only_ours(found.path)) ours.push_back(found.path);
+  }
+  auto excess = static_cast<int64_t>(ours.size()) - count;
+  for (const fs::path& path : ours) {
     if (excess <= 0) return;
-    if (checkpoint.path == path_ || checkpoint.path == last_healthy) continue;
-    remove_checkpoint(checkpoint.path);
+    if (path == path_ || path == last_finite) continue;
+    try {
+      remove_checkpoint(path);
+    } catch (const std::exception& error) {
+      notice(path.string() + ": this older checkpoint could not be deleted: " + error.what());
+    }
     --excess;
   }
 }
 
-}  // namespace detail
-
-std::string latest_checkpoint(const std::string& root) {
-  namespace fs = detail::fs;
-  std::error_code error;
-  const fs::path named = fs::read_symlink(fs::path(root) / detail::kLatest, error);
-  if (!error && fs::exists(fs::path(root) / named / detail::kManifestName, error))
-    return fs::path(root) / named;
-  const auto checkpoints = detail::checkpoints_in(root);
-  return checkpoints.empty() ? std::string() : checkpoints.back().path.string();
-}
-
-}  // namespace zerosched
+}  // namespace zerosched::detail

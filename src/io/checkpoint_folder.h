@@ -1,12 +1,17 @@
 #pragma once
 
+#include "io/checkpoint_summary.h"
+#include "io/folder_lock.h"
+
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
 namespace zerosched::detail {
 
-/// Where a checkpoint is written until it is whole, and how it then takes its place. One process, rank 0,
-/// makes and moves folders; all write files into partial(). Errors are std::runtime_error or
+/// Where a checkpoint is written until it is whole, and how it then takes its place; README.md has the protocol. One
+/// process, rank 0, makes and moves folders; all write files into partial(). Errors are std::runtime_error or
 /// std::filesystem::filesystem_error and name the path.
 class CheckpointFolder {
  public:
@@ -18,22 +23,33 @@ class CheckpointFolder {
   const std::string& partial() const { return partial_; }
   std::string file(const std::string& name) const { return partial_ + '/' + name; }
 
-  /// Makes partial(), empty, and what is above it. Removes what a killed job left there. Throws if something
-  /// is at path() or at `latest` that publish() must not replace: nothing is ever deleted that is not a
-  /// checkpoint's.
-  void start() const;
+  /// Locks the folder above and makes partial(), empty, with `parts` folders of several optimizers, and what is above it.
+  /// Cleans up after killed jobs. Throws if something is at path() or at `latest` that publish() must not replace: nothing
+  /// is ever deleted that is not a checkpoint's. `of` is the checkpoint that will be: one at path() of another optimizer
+  /// that is still being trained is not replaced either.
+  void start(
+      const CheckpointSummary& of, size_t parts, const std::function<void(const std::string&)>& notice);
+  /// When the checkpoint is made: now, and later than all that were saved here before. After start().
+  int64_t created() const { return created_; }
   /// partial() becomes path(), and replaces what was there; after a crash either of the two is there, whole.
-  /// Then `latest` names it.
-  void publish() const;
+  /// Then `latest` names it. What of the old one cannot be deleted stays for the next save.
+  void publish();
   /// Removes partial(), if it can. Never throws.
-  void discard() const noexcept;
-  /// Deletes the oldest checkpoints beside this one until `count` are left, this one among them. Folders in
-  /// which somebody keeps other files too are spared and do not count. The newest whose state is finite is spared too.
-  void keep_last(int64_t count) const;
+  void discard() noexcept;
+  /// Deletes the oldest checkpoints beside this one until `count` are left, this one among them. Only those count that are
+  /// of the same training and sequence of names; folders in which somebody keeps other files too are spared and do not
+  /// count. The newest whose state is finite is spared too. Calls `notice` with what cannot be deleted.
+  void keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const;
 
  private:
+  void check_replaceable(const CheckpointSummary& of) const;
+  void replace() const;
+  void put_back() const noexcept;
+
   std::string root_, name_, path_, partial_;
-  std::string new_link_;  ///< what becomes `latest`
+  std::string replaced_;  ///< where the old one is after publish() without an exchange of names
+  std::optional<FolderLock> lock_;
+  int64_t created_ = 0;
 };
 
 }  // namespace zerosched::detail

@@ -1,17 +1,22 @@
 #include <zerosched/safetensors.h>
 
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
+#include "io/checkpoint_names.h"
 #include "io/file.h"
+#include "io/folder_contents.h"
+#include "io/folder_lock.h"
 #include "io/safetensors.h"
 
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-#include <cstdio>
 #include <map>
+#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -20,7 +25,7 @@ namespace zerosched {
 namespace detail {
 namespace {
 
-/// The file that rank 0 fills, tensor by tensor.
+/// The file that rank 0 fills, tensor by tensor. Goes with the object unless it is finished.
 class Export {
  public:
   Export(const Engine& engine, std::string path)
@@ -32,12 +37,15 @@ class Export {
     const std::string header = make_safetensors_header(entries_, {{"format", "pt"}});
     data_begin_ = header.size();
     for (size_t i = 0; i < entries_.size(); ++i) index_[entries_[i].name] = i;
-    std::remove(partial().c_str());  // of a process that was killed here
-    file_.emplace(File::create(partial(), data_begin_ + entries_.back().end));
+    lock_folder();
+    file_.emplace(partial(), data_begin_ + entries_.back().end);
     file_->write(header.data(), header.size(), 0);
     for (size_t f = 0; f < model_.frozen.size(); ++f) write(model_.frozen_names[f], model_.frozen[f]);
     for (size_t b = 0; b < model_.buffers.size(); ++b) write(model_.buffer_names[b], model_.buffers[b]);
   }
+
+  Export(const Export&) = delete;
+  Export& operator=(const Export&) = delete;
 
   /// Under all of its names.
   void write(const std::string& name, const at::Tensor& tensor) {
@@ -52,15 +60,25 @@ class Export {
   }
 
   void finish() {
-    file_->sync();
-    file_.reset();
-    replace_file(partial(), path_);
+    lock_->check_held();
+    file_->finish_as(path_);
+    sync_folder(folder_of(path_));
   }
 
-  void discard() noexcept { std::remove(partial().c_str()); }
-
  private:
-  std::string partial() const { return path_ + kUnfinished; }
+  void lock_folder() {
+    try {
+      lock_.emplace(folder_of(path_), [](const std::string& what) { TORCH_WARN("zerosched: ", what); });
+      take_up_leftovers(folder_of(path_));
+    } catch (const std::exception& error) {
+      throw std::runtime_error(path_ + ": cannot be written: " + error.what());
+    }
+  }
+
+  std::string partial() const {
+    const size_t name = path_.rfind('/') + 1;  // 0 without a slash
+    return path_.substr(0, name) + hidden_name(path_.substr(name), kExporting);
+  }
 
   void add(const std::string& name, c10::ScalarType dtype, const std::vector<int64_t>& sizes) {
     for (const std::string& each : names_of(model_, name)) entries_.push_back({each, dtype, sizes});
@@ -75,19 +93,21 @@ class Export {
   std::vector<SafetensorsEntry> entries_;
   std::map<std::string, size_t> index_;
   uint64_t data_begin_ = 0;
-  std::optional<File> file_;
+  std::optional<FolderLock> lock_;
+  std::optional<NewFile> file_;
 };
 
 }  // namespace
 }  // namespace detail
 
 void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, const std::string& point) {
+  const detail::InCall call("export_safetensors()");
   detail::Engine& engine = *optimizer.engine_;
   engine.check();
   Communicator& communicator = *engine.communicator();
   detail::check_same_on_all_ranks(communicator, {"export_safetensors(\"" + path + "\", \"" + point + "\")"});
   const at::NoGradGuard no_grad;
-  std::optional<detail::Export> file;
+  std::unique_ptr<detail::Export> file;  // on rank 0
   detail::agree_on(communicator, [&] {
     TORCH_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
         "\"; expected \"x\" or \"y\".");
@@ -97,7 +117,7 @@ void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, co
   engine.check_in_step("export_safetensors: ");
   engine.settle_module();
   detail::agree_on(communicator, [&] {
-    if (communicator.rank() == 0) file.emplace(engine, path);
+    if (communicator.rank() == 0) file = std::make_unique<detail::Export>(engine, path);
   });
 
   // A disk that fills up on rank 0 must not keep it from the collectives that the others are in.
@@ -115,15 +135,12 @@ void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, co
       error = detail::message_of(exception);
     }
   }
-  try {
-    detail::agree(communicator, error);
-    detail::agree_on(communicator, [&] {
-      if (file) file->finish();
-    });
-  } catch (...) {
-    if (file) file->discard();
-    throw;
-  }
+  detail::agree_on(communicator, [&] {
+    const std::unique_ptr<detail::Export> last_use =
+        std::move(file);  // what is left goes before the others are told
+    if (!error.empty()) throw std::runtime_error(error);
+    if (last_use) last_use->finish();
+  });
 }
 
 }  // namespace zerosched

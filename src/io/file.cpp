@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <stdexcept>
 #include <system_error>
-#include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -14,53 +13,55 @@ namespace zerosched::detail {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& path, const char* doing, int error) {
-  throw std::runtime_error(path + ": " + doing + ": " + std::generic_category().message(error));
+// Until it is not a signal that ends the call.
+template <typename Call>
+auto uninterrupted(Call&& call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
 }
 
-int open_or_fail(const std::string& path, int flags, const char* doing) {
-  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
-  if (descriptor < 0) fail(path, doing, errno);
-  return descriptor;
+Descriptor open_or_fail(const std::string& path, int flags, const char* doing) {
+  const int number = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
+  if (number < 0) fail_with_reason(path, doing, errno);
+  return Descriptor(number);
+}
+
+struct stat examine(const std::string& path, const Descriptor& descriptor) {
+  struct stat status {};
+  if (::fstat(descriptor.number(), &status) != 0) fail_with_reason(path, "cannot be examined", errno);
+  return status;
 }
 
 }  // namespace
 
-File File::open(const std::string& path) { return File(path, open_or_fail(path, O_RDONLY, "cannot open")); }
+void fail_with_reason(const std::string& path, const char* doing, int error) {
+  throw std::runtime_error(path + ": " + doing + ": " + std::generic_category().message(error));
+}
 
-File File::create(const std::string& path, uint64_t byte_count) {
-  File file(path, open_or_fail(path, O_RDWR | O_CREAT | O_EXCL, "cannot create"));
-  if (byte_count > 0) {
-    const int error = ::posix_fallocate(file.descriptor_, 0, static_cast<off_t>(byte_count));
-    // File systems that cannot allocate ahead find out while writing.
-    if (error != 0 && error != EOPNOTSUPP && error != EINVAL) {
-      zerosched::detail::fail(path, "cannot allocate its bytes", error);
-    }
+// Not again after EINTR: Linux has closed it by then.
+bool Descriptor::close() noexcept {
+  if (number_ < 0) return true;
+  return ::close(std::exchange(number_, -1)) == 0 || errno == EINTR;
+}
+
+// O_NONBLOCK is for pipes, which have no writer.
+File File::open(const std::string& path) {
+  File file(path, open_or_fail(path, O_RDONLY | O_NONBLOCK, "cannot open"));
+  if (!S_ISREG(examine(path, file.descriptor_).st_mode)) {
+    throw std::runtime_error(path + ": is not a regular file");
   }
   return file;
 }
 
-File::~File() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-File::File(File&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
-
-void File::fail(const char* doing) const { zerosched::detail::fail(path_, doing, errno); }
-
-uint64_t File::size() const {
-  struct stat status {};
-  if (::fstat(descriptor_, &status) != 0) fail("cannot be examined");
-  return static_cast<uint64_t>(status.st_size);
-}
+uint64_t File::size() const { return static_cast<uint64_t>(examine(path_, descriptor_).st_size); }
 
 void File::read(void* to, size_t byte_count, uint64_t offset) const {
   auto* at = static_cast<char*>(to);
   while (byte_count > 0) {
-    const ssize_t count = ::pread(descriptor_, at, byte_count, static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail("cannot be read");
+    const ssize_t count = uninterrupted(
+        [&] { return ::pread(descriptor_.number(), at, byte_count, static_cast<off_t>(offset)); });
+    if (count < 0) fail_with_reason(path_, "cannot be read", errno);
     if (count == 0)
       throw std::runtime_error(path_ + ": is too short; it ends at byte " + std::to_string(offset));
     at += count;
@@ -69,24 +70,61 @@ void File::read(void* to, size_t byte_count, uint64_t offset) const {
   }
 }
 
-void File::write(const void* from, size_t byte_count, uint64_t offset) {
+NewFile::NewFile(const std::string& path, uint64_t byte_count)
+    : path_(path), descriptor_(open_or_fail(path, O_RDWR | O_CREAT | O_EXCL, "cannot create")) {
+  if (byte_count == 0) return;
+  // Not posix_fallocate, which writes a byte to every block where the file system cannot allocate: what is written then
+  // finds out by itself whether there is room.
+  const int result =
+      uninterrupted([&] { return ::fallocate(descriptor_.number(), 0, 0, static_cast<off_t>(byte_count)); });
+  if (result == 0 || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) return;
+  const int error = errno;
+  ::unlink(path_.c_str());
+  fail_with_reason(path_, "cannot allocate its bytes", error);
+}
+
+NewFile::~NewFile() {
+  if (finished_) return;
+  descriptor_.close();  // first: of an open file NFS keeps the contents under another name
+  ::unlink(path_.c_str());
+}
+
+void NewFile::write(const void* from, size_t byte_count, uint64_t offset) {
   const auto* at = static_cast<const char*>(from);
   while (byte_count > 0) {
-    const ssize_t count = ::pwrite(descriptor_, at, byte_count, static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail("cannot be written");
+    const ssize_t count = uninterrupted(
+        [&] { return ::pwrite(descriptor_.number(), at, byte_count, static_cast<off_t>(offset)); });
+    if (count <= 0) fail_with_reason(path_, "cannot be written", count == 0 ? EIO : errno);
     at += count;
     offset += static_cast<uint64_t>(count);
     byte_count -= static_cast<size_t>(count);
   }
 }
 
-void File::sync() {
-  if (::fsync(descriptor_) != 0) fail("cannot be synced to the disk");
+void NewFile::sync_and_close() {
+  if (uninterrupted([&] { return ::fsync(descriptor_.number()); }) != 0) {
+    fail_with_reason(path_, "cannot be synced to the disk", errno);
+  }
+  if (!descriptor_.close()) fail_with_reason(path_, "cannot be closed", errno);
 }
 
-std::string read_text(const std::string& path) {
+void NewFile::finish() {
+  sync_and_close();
+  finished_ = true;
+}
+
+void NewFile::finish_as(const std::string& to) {
+  sync_and_close();
+  rename_entry(path_, to);
+  finished_ = true;
+}
+
+std::string read_text(const std::string& path, uint64_t most_bytes) {
   const File file = File::open(path);
+  if (file.size() > most_bytes) {
+    throw std::runtime_error(path + ": has " + std::to_string(file.size()) + " bytes; expected at most " +
+                             std::to_string(most_bytes));
+  }
   std::string text(file.size(), '\0');
   file.read(text.data(), text.size(), 0);
   return text;
@@ -95,27 +133,39 @@ std::string read_text(const std::string& path) {
 void write_text(const std::string& path, const std::string& text) {
   const std::string beside = path + kUnfinished;
   std::remove(beside.c_str());  // of a process that was killed here
-  {
-    File file = File::create(beside, 0);
-    file.write(text.data(), text.size(), 0);
-    file.sync();
-  }
-  replace_file(beside, path);
+  NewFile file(beside, 0);
+  file.write(text.data(), text.size(), 0);
+  file.finish_as(path);
+  sync_folder(folder_of(path));
 }
 
-void replace_file(const std::string& from, const std::string& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "cannot be put in place", errno);
-  const size_t slash = to.rfind('/');
-  sync_folder(slash == std::string::npos ? "." : slash == 0 ? "/" : to.substr(0, slash));
+std::string folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
 }
 
 void sync_folder(const std::string& path) {
-  const int descriptor = open_or_fail(path, O_RDONLY | O_DIRECTORY, "cannot open the folder");
-  const int result = ::fsync(descriptor);
-  const int error = errno;
-  ::close(descriptor);
+  const Descriptor folder = open_or_fail(path, O_RDONLY | O_DIRECTORY, "cannot open the folder");
   // Some network file systems cannot sync folders, and keep names safe by themselves.
-  if (result != 0 && error != EINVAL) fail(path, "the folder cannot be synced", error);
+  if (uninterrupted([&] { return ::fsync(folder.number()); }) != 0 && errno != EINVAL) {
+    fail_with_reason(path, "the folder cannot be synced", errno);
+  }
+}
+
+void make_folders(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) return;
+  const std::string above = folder_of(path);
+  if (above != path && !path.empty()) make_folders(above);
+  if (::mkdir(path.c_str(), 0777) != 0 &&
+      (errno != EEXIST || ::stat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode))) {
+    fail_with_reason(path, "the folder cannot be made", errno);
+  }
+  sync_folder(above);
+}
+
+void rename_entry(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail_with_reason(to, "cannot be put in place", errno);
 }
 
 }  // namespace zerosched::detail

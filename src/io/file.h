@@ -5,44 +5,86 @@
 #include <string>
 #include <utility>
 
+// Files and folders by the calls of the system. Every failure is a std::runtime_error with the path, what was being done
+// and the system's reason. What a signal interrupts is done again.
 namespace zerosched::detail {
 
-/// An open file. Every failure throws std::runtime_error with the path, what was being done and the system's
-/// reason.
+/// An open descriptor, closed at the end.
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() { close(); }
+  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+
+  int number() const { return number_; }
+  /// False, with errno, where the system only says now that earlier writes have failed.
+  bool close() noexcept;
+
+ private:
+  int number_;
+};
+
+/// A regular file that is read. A pipe or a device of the same name is an error, and never blocks.
 class File {
  public:
   static File open(const std::string& path);
-  /// Must not exist yet. Its size is allocated at once, so that a full disk shows here.
-  static File create(const std::string& path, uint64_t byte_count);
-  ~File();
-  File(File&& other) noexcept;
-  File& operator=(File&&) = delete;
 
   const std::string& path() const { return path_; }
   uint64_t size() const;
   /// Exactly `byte_count` bytes; a file that is too short is an error.
   void read(void* to, size_t byte_count, uint64_t offset) const;
-  void write(const void* from, size_t byte_count, uint64_t offset);
-  /// Returns once the contents are on the disk.
-  void sync();
 
  private:
-  File(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
-  [[noreturn]] void fail(const char* doing) const;
+  File(std::string path, Descriptor descriptor)
+      : path_(std::move(path)), descriptor_(std::move(descriptor)) {}
 
   std::string path_;
-  int descriptor_;
+  Descriptor descriptor_;
 };
 
-/// What is appended to the name of a file that is not finished.
+/// A file that is made. Unless finish() succeeds, it is removed at the end: a disk that is full gets its space back.
+class NewFile {
+ public:
+  /// Must not exist yet. Its size is allocated at once, so that a full disk shows here, where the file system can.
+  NewFile(const std::string& path, uint64_t byte_count);
+  ~NewFile();
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  void write(const void* from, size_t byte_count, uint64_t offset);
+  /// Returns once the contents are on the disk. The name is only once its folder is synced.
+  void finish();
+  /// The same, and the file takes the name `to`, in place of what had it.
+  void finish_as(const std::string& to);
+
+ private:
+  void sync_and_close();
+
+  std::string path_;
+  Descriptor descriptor_;
+  bool finished_ = false;
+};
+
+/// What is appended to the name of a text that is not finished.
 inline constexpr const char* kUnfinished = ".new";
 
-std::string read_text(const std::string& path);
+/// A text of at most `most_bytes`; a longer one is an error.
+std::string read_text(const std::string& path, uint64_t most_bytes = uint64_t{1} << 30);
 /// Written beside, synced, and put in place by a rename: readers see the old text or the new.
 void write_text(const std::string& path, const std::string& text);
-/// `from`, which must be synced, takes the name `to`, and the folder is synced.
-void replace_file(const std::string& from, const std::string& to);
+
+/// The folder that `path` is in; "." if it has no slash.
+std::string folder_of(const std::string& path);
 /// Makes the names in a folder as durable as the files they name.
 void sync_folder(const std::string& path);
+/// Makes a folder and what is above it, all of it durable.
+void make_folders(const std::string& path);
+/// Throws if `to` is a folder that is not empty.
+void rename_entry(const std::string& from, const std::string& to);
+
+/// Throws "PATH: DOING: the reason of `error`".
+[[noreturn]] void fail_with_reason(const std::string& path, const char* doing, int error);
 
 }  // namespace zerosched::detail

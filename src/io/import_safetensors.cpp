@@ -1,6 +1,7 @@
 #include <zerosched/safetensors.h>
 
 #include "comm/agree.h"
+#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "io/tensor_file.h"
@@ -69,6 +70,7 @@ std::vector<std::string> match(const TensorFile& file, const std::vector<Target>
 }  // namespace detail
 
 void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
+  const detail::InCall call("import_safetensors()");
   detail::Engine& engine = *optimizer.engine_;
   engine.check();
   Communicator& communicator = *engine.communicator();

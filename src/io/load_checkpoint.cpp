@@ -1,25 +1,23 @@
 #include "comm/agree.h"
 #include "engine/equal_on_ranks.h"
-#include "engine/parameter_claim.h"
 #include "io/checkpoint.h"
+#include "io/checkpoint_list.h"
+#include "io/checkpoint_names.h"
 #include "io/file.h"
-#include "io/manifest.h"
-#include "io/saved_state.h"
-#include "io/tensor_file.h"
+#include "io/optimizer_load.h"
 #include "io/tensor_name.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/util/StringUtil.h>
 
+#include <deque>
 #include <map>
 #include <optional>
-#include <set>
 #include <stdexcept>
 #include <utility>
 
-// A checkpoint is loaded in two halves. The first changes nothing: rank 0 reads the manifest, every rank
-// compares it with its optimizer and verifies the bytes that it needs, and the ranks agree that all is well.
-// Only then is the state overwritten; what fails after that leaves the optimizer unusable.
+// A checkpoint is loaded in two halves. The first changes nothing: rank 0 reads the manifests, every rank
+// compares them with its optimizers and verifies the bytes that it needs, and the ranks agree that all is well.
+// Only then is the state overwritten; what fails after that leaves the optimizers unusable.
 namespace zerosched::detail {
 
 namespace {
@@ -28,105 +26,21 @@ namespace {
   throw std::runtime_error(dir + ": " + what);
 }
 
-bool is_double(const ParameterSpec& parameter) { return parameter.dtype == c10::ScalarType::Double; }
-
-void check_parameter(const std::string& dir, const ParameterSpec& saved, const ParameterSpec& own) {
-  const std::string who = "parameter '" + own.name + "' ";
-  if (saved.sizes != own.sizes) {
-    refuse(dir, c10::str(who, "has shape ", at::IntArrayRef(saved.sizes), " there and ",
-                    at::IntArrayRef(own.sizes), " here"));
-  }
-  if (saved.strides != own.strides) {
-    refuse(dir, c10::str(who, "has strides ", at::IntArrayRef(saved.strides), " there and ",
-                    at::IntArrayRef(own.strides),
-                    " here; construct the optimizer over a module in the memory format that was saved"));
-  }
-  if (saved.group != own.group) {
-    refuse(dir, who + "is in group " + std::to_string(saved.group) + " there and in group " +
-                    std::to_string(own.group) + " here");
-  }
-  if (is_double(saved) != is_double(own)) {
-    refuse(dir, who + "is " + safetensors_name(saved.dtype) + " there and " + safetensors_name(own.dtype) +
-                    " here, so their states are of different types");
-  }
-}
-
-void check_fits(const std::string& dir, const Manifest& manifest, const Engine& engine) {
-  if (manifest.optimizer != engine.algorithm().name()) {
-    refuse(
-        dir, "was saved by " + manifest.optimizer + ", and this optimizer is " + engine.algorithm().name());
-  }
-  if (manifest.groups.size() != engine.groups().size()) {
-    refuse(dir, "has " + std::to_string(manifest.groups.size()) +
-                    " parameter groups, and this optimizer has " + std::to_string(engine.groups().size()));
-  }
-  std::map<std::string, const ParameterSpec*> saved;
-  for (const ParameterSpec& parameter : manifest.parameters) saved[parameter.name] = &parameter;
-  for (const ParameterSpec& own : engine.model().specs) {
-    const auto found = saved.find(own.name);
-    if (found == saved.end()) refuse(dir, "has no parameter '" + own.name + "', which this optimizer trains");
-    check_parameter(dir, *found->second, own);
-    saved.erase(found);
-  }
-  if (!saved.empty())
-    refuse(dir, "has parameter '" + saved.begin()->first + "', which this optimizer does not train");
-}
-
-void check_options(
-    const std::string& dir, const Manifest& manifest, const Engine& engine, const GroupOptions& options) {
-  for (size_t g = 0; g < options.size(); ++g) {
-    const auto with_saved_values = options[g]->clone();
-    try {
-      engine.algorithm().assign(*with_saved_values, manifest.groups[g].options);
-      engine.algorithm().check(*with_saved_values);
-    } catch (const std::exception& error) {
-      refuse(dir, "the options of group " + std::to_string(g) + ": " + message_of(error));
-    }
-  }
-}
-
-void verify_all(const TensorFile& file, const ManifestFile& listed, const std::set<std::string>& tensors) {
-  file.check_byte_count(listed.byte_count);
-  for (const std::string& tensor : tensors) {
-    const auto checksum = listed.checksums.find(tensor);
-    if (checksum == listed.checksums.end())
-      refuse(file.path(), "the manifest has no checksum of '" + tensor + "'");
-    file.verify(tensor, checksum->second);
-  }
-}
-
-void verify_unsharded(const std::string& dir, const Manifest& manifest, const NamedTensors& unsharded) {
-  const TensorFile file(dir + '/' + kModuleFileName);
-  std::set<std::string> expected;
-  for (const auto& named : unsharded) expected.insert(named.first);
-  std::set<std::string> present;
-  for (const SafetensorsEntry& entry : file.entries()) {
-    if (tensor_name::has_prefix(entry.name, tensor_name::kShared)) continue;
-    if (expected.count(entry.name) == 0)
-      refuse(file.path(), "has '" + entry.name + "', which this optimizer does not know");
-    present.insert(entry.name);
-  }
-  for (const auto& [name, target] : unsharded) {
-    if (present.count(name) == 0) refuse(file.path(), "has no '" + name + "'");
-    const at::IntArrayRef shape = file.entry(name).shape;
-    if (shape != target.sizes()) {
-      refuse(file.path(), c10::str("'", name, "' has shape ", shape, " there and ", target.sizes(), " here"));
-    }
-  }
-  verify_all(file, manifest.files.at(kModuleFileName), present);
-}
-
 /// The tensors of one file whose names begin with `prefix`, verified.
 std::map<std::string, at::Tensor> added_tensors(const std::string& dir, const Manifest& manifest,
     const std::string& file_name, const std::string& prefix) {
   const TensorFile file(dir + '/' + file_name);
-  std::set<std::string> names;
-  for (const SafetensorsEntry& entry : file.entries()) {
-    if (tensor_name::has_prefix(entry.name, prefix)) names.insert(entry.name);
-  }
-  verify_all(file, manifest.files.at(file_name), names);
+  const ManifestFile& listed = manifest.files.at(file_name);
+  file.check_byte_count(listed.byte_count);
   std::map<std::string, at::Tensor> tensors;
-  for (const std::string& name : names) tensors[name.substr(prefix.size())] = file.read(name);
+  for (const SafetensorsEntry& entry : file.entries()) {
+    if (!tensor_name::has_prefix(entry.name, prefix)) continue;
+    const auto checksum = listed.checksums.find(entry.name);
+    if (checksum == listed.checksums.end())
+      refuse(file.path(), "the manifest has no checksum of '" + entry.name + "'");
+    file.verify(entry.name, checksum->second);
+    tensors[entry.name.substr(prefix.size())] = file.read(entry.name);
+  }
   return tensors;
 }
 
@@ -141,70 +55,168 @@ CheckpointExtra read_extra(const std::string& dir, const Manifest& manifest, int
   return extra;
 }
 
-Manifest read_manifest(Communicator& communicator, const std::string& dir) {
-  const std::string path = dir + '/' + kManifestName;
+std::string manifest_path(const std::string& dir) { return dir + '/' + kManifestName; }
+
+/// Rank 0's.
+std::string read_manifest(Communicator& communicator, const std::string& dir) {
   std::string text;
   agree_on(communicator, [&] {
-    if (communicator.rank() == 0) text = read_text(path);
+    if (communicator.rank() == 0) text = read_text(manifest_path(dir));
   });
-  text = broadcast_bytes(communicator, text, 0, {"manifest"});
+  return broadcast_bytes(communicator, text, 0, {"manifest"});
+}
+
+/// What is wrong with the text is so on every rank.
+template <typename Parse>
+auto parsed(const std::string& dir, const std::string& text, Parse&& parse) {
   try {
-    return parse_manifest(text);
+    return parse(text);
   } catch (const std::exception& error) {
-    refuse(path, error.what());  // on every rank, since all have the same text
+    refuse(manifest_path(dir), error.what());
   }
+}
+
+/// Where rank 0 finds the checkpoint: caches of a network file system may say something else elsewhere.
+std::string find(Communicator& communicator, const std::string& dir) {
+  std::string found;
+  agree_on(communicator, [&] {
+    if (communicator.rank() == 0) found = resolve_checkpoint(dir);
+  });
+  return broadcast_bytes(communicator, found, 0, {"checkpoint"});
+}
+
+/// The folders with each optimizer's own checkpoint. `text`: the manifest at the top.
+std::vector<std::string> parts_of(const std::string& dir, const std::string& text, size_t expected) {
+  const auto classes = parsed(dir, text, [](const std::string& top) {
+    return is_of_several(top) ? parse_summary(top).optimizers : std::vector<std::string>();
+  });
+  if (classes.empty()) {
+    if (expected != 1) {
+      refuse(dir, "is of one optimizer, and " + std::to_string(expected) + " were given to load_checkpoint");
+    }
+    return {dir};
+  }
+  if (classes.size() != expected) {
+    std::string names;
+    for (const std::string& name : classes) names += (names.empty() ? "" : ", ") + name;
+    refuse(dir, "is of " + std::to_string(classes.size()) + " optimizers (" + names + "), and " +
+                    std::to_string(expected) + (expected == 1 ? " is to load it" : " are to load it") +
+                    ". Give all of them, in the order in which they were saved: "
+                    "zerosched::load_checkpoint(dir, {&first, &second}), with nullptr for what is not "
+                    "wanted; or load "
+                    "one from its folder, such as " +
+                    dir + '/' + part_name(0));
+  }
+  std::vector<std::string> parts;
+  for (size_t part = 0; part < classes.size(); ++part) parts.push_back(dir + '/' + part_name(part));
+  return parts;
+}
+
+Communicator& first_communicator(const std::vector<CheckpointedOptimizer>& optimizers) {
+  size_t first = 0;
+  while (optimizers[first].engine == nullptr) ++first;
+  return *optimizers[first].engine->communicator();
+}
+
+/// What is reported of a partial load; of several optimizers each name says of which.
+void report(const LoadPlan& plan, const std::string& prefix, LoadedCheckpoint& loaded) {
+  for (const auto& [name, what] : plan.taken) loaded.taken[prefix + name] = what;
+  for (const auto& [name, why] : plan.not_taken) loaded.not_taken[prefix + name] = why;
+}
+
+/// The first half.
+struct Prepared {
+  std::string dir;  ///< where it was found
+  std::string top;  ///< the manifest there
+  std::deque<OptimizerLoad> loads;
+  std::vector<size_t> numbers;  ///< of the optimizers that are loaded
+  LoadedCheckpoint loaded;
+};
+
+void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optimizers,
+    Communicator& communicator, const std::string& dir, const LoadOptions& how) {
+  prepared.dir = find(communicator, dir);
+  prepared.top = read_manifest(communicator, prepared.dir);
+  const std::vector<std::string> parts = parts_of(prepared.dir, prepared.top, optimizers.size());
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (optimizers[i].engine == nullptr && i > 0) continue;
+    const std::string text = parts.size() == 1 ? prepared.top : read_manifest(communicator, parts[i]);
+    Manifest manifest = parsed(parts[i], text, [](const std::string& whole) {
+      Manifest result = parse_manifest(whole);
+      check_numbers(result);
+      return result;
+    });
+    if (i == 0) {  // which has what the trainer added
+      agree_on(
+          communicator, [&] { prepared.loaded.extra = read_extra(parts[0], manifest, communicator.rank()); });
+      prepared.loaded.world_size = prepared.loaded.extra.world_size;
+      if (optimizers[0].engine == nullptr) continue;
+    }
+    prepared.loads.emplace_back(optimizers[i], parts[i], std::move(manifest));
+    prepared.numbers.push_back(i);
+  }
+  agree_on(communicator, [&] {
+    for (OptimizerLoad& load : prepared.loads) load.prepare(how);
+  });
+}
+
+/// Whether another job has replaced the checkpoint since its manifest was read. Collective.
+bool was_replaced(Communicator& communicator, const Prepared& prepared) {
+  std::string yes;
+  if (communicator.rank() == 0) {
+    try {
+      if (read_text(manifest_path(prepared.dir)) != prepared.top) yes = "yes";
+    } catch (const std::exception&) {
+      yes = "yes";  // it is gone
+    }
+  }
+  return !broadcast_bytes(communicator, yes, 0, {"was replaced"}).empty();
 }
 
 }  // namespace
 
-CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir) {
-  engine.check();
-  Communicator& communicator = *engine.communicator();
-  const int rank = communicator.rank();
-  check_same_on_all_ranks(communicator, {"load_checkpoint(\"" + dir + "\")"});
-  const Manifest manifest = read_manifest(communicator, dir);
-  const NamedTensors unsharded = tensor_name::unsharded(engine.model());
-
-  std::optional<SavedState> state;
-  CheckpointExtra extra;
-  agree_on(communicator, [&] {
-    const std::string why_not = engine.why_not_replaceable();
-    if (!why_not.empty()) throw std::runtime_error("load_checkpoint: " + why_not);
-    check_fits(dir, manifest, engine);
-    check_options(dir, manifest, engine, options);
-    state.emplace(manifest, engine, dir);
-    state->verify();
-    if (rank == 0) verify_unsharded(dir, manifest, unsharded);
-    extra = read_extra(dir, manifest, rank);
-  });
+LoadedCheckpoint load_checkpoint(
+    const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir, const LoadOptions& how) {
+  for (const CheckpointedOptimizer& each : optimizers) {
+    if (each.engine != nullptr) each.engine->check();
+  }
+  Communicator& communicator = first_communicator(optimizers);
+  check_same_on_all_ranks(
+      communicator, {"load_checkpoint(\"" + dir + (how.partial() ? "\") in part" : "\")")});
+  std::optional<Prepared> prepared;
+  for (int attempts_left = 2; !prepared; --attempts_left) {
+    prepared.emplace();
+    try {
+      prepare(*prepared, optimizers, communicator, dir, how);
+    } catch (const AgreedError&) {
+      // A job that saves to this name while another reads it.
+      if (attempts_left == 0 || prepared->top.empty() || !was_replaced(communicator, *prepared)) throw;
+      prepared.reset();
+    }
+  }
+  std::deque<OptimizerLoad>& loads = prepared->loads;
 
   const at::NoGradGuard no_grad;
   try {
     agree_on(communicator, [&] {
-      const auto use = engine.enter();
-      state->read_into_shards();
-      if (rank != 0) return;
-      const TensorFile file(dir + '/' + kModuleFileName);
-      for (const auto& [name, target] : unsharded) {
-        if (ParameterClaim::is_claimed(target)) continue;
-        engine.executor().from_host(target.detach(), file.read(name));
-      }
+      for (OptimizerLoad& load : loads) load.read();
     });
-    std::vector<at::Tensor> targets;
-    for (const auto& named : unsharded) targets.push_back(named.second);
-    broadcast_values(communicator, ParameterClaim::unclaimed(targets));
-    std::vector<GroupState> groups;
-    for (const auto& group : manifest.groups) groups.push_back(group.state);
-    engine.state_was_replaced(std::move(groups), manifest.finite);
+    for (OptimizerLoad& load : loads) load.settle();
   } catch (const std::exception& error) {
-    communicator.abort(
-        "loading " + dir + " failed half-way, and the optimizer's state is lost: " + message_of(error));
+    for (OptimizerLoad& load : loads) {
+      load.engine().communicator()->abort(
+          "loading " + dir + " failed half-way, and the optimizer's state is lost: " + message_of(error));
+    }
     throw;
   }
-  for (size_t g = 0; g < options.size(); ++g) {
-    engine.algorithm().assign(*options[g], manifest.groups[g].options);
+  for (size_t i = 0; i < loads.size(); ++i) {
+    loads[i].take_options();
+    if (!how.partial()) continue;
+    report(loads[i].plan(),
+        optimizers.size() == 1 ? "" : "optimizer " + std::to_string(prepared->numbers[i]) + ": ",
+        prepared->loaded);
   }
-  return extra;
+  return std::move(prepared->loaded);
 }
 
 }  // namespace zerosched::detail

@@ -1,10 +1,12 @@
 #pragma once
 
+#include "io/job_identity.h"
 #include "layout/layout.h"
 #include "optim/group_state.h"
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,7 +36,9 @@ struct Manifest {
   int64_t created = 0;  ///< nanoseconds since 1970
   int64_t world_size = 0;
   std::string optimizer;
-  bool finite = true;  ///< no inf or NaN is known to be in the state
+  bool finite = true;              ///< no inf or NaN is known to be in the state
+  std::string series;              ///< see CheckpointSeries; empty in what older versions saved
+  std::optional<JobIdentity> job;  ///< that saved it
   struct Group {
     OptionValues options;
     GroupState state;
@@ -58,6 +62,10 @@ std::string to_json(const Manifest& manifest);
 /// Throws std::runtime_error if the text is not a whole manifest of this format and version, and says why.
 /// Numbers are in range, files are named as this format names them, and there is one for every rank.
 Manifest parse_manifest(const std::string& text);
+
+/// Throws std::runtime_error, naming group and number, unless the scalars of the groups are what training makes them, and
+/// the parameters as large as they can be. Options are the optimizer's to check.
+void check_numbers(const Manifest& manifest);
 
 std::string to_json(const RankReport& report);
 RankReport parse_rank_report(const std::string& text);

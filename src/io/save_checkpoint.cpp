@@ -2,6 +2,7 @@
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_folder.h"
+#include "io/checkpoint_names.h"
 #include "io/file.h"
 #include "io/manifest.h"
 #include "io/piece_name.h"
@@ -11,19 +12,19 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-// A checkpoint is saved in four acts, and the ranks agree after each that it went well on all:
+// A checkpoint is saved in four acts, and the ranks agree after each that it went well on all; README.md has what happens
+// to files and folders:
 //
-//   check      arguments, and that the optimizer is between two steps
+//   check      arguments, and that every optimizer is between two steps
 //   start      rank 0 makes the partial folder
-//   write      every rank its shard, rank 0 also what is not sharded; each file is synced
-//   publish    rank 0 writes the manifest, renames the folder and moves `latest`
+//   write      every rank its shards, rank 0 also what is not sharded
+//   publish    rank 0 writes the manifests, renames the folder and moves `latest`
 namespace zerosched::detail {
 
 namespace {
@@ -69,16 +70,32 @@ void check_data(const CheckpointData& data) {
   }
 }
 
-Manifest describe(const Engine& engine, const GroupOptions& options, int64_t world_size) {
+// Of what is saved, before the manifests are there.
+CheckpointSummary summarize(const std::vector<CheckpointedOptimizer>& optimizers) {
+  CheckpointSummary summary;
+  summary.library_version = ZEROSCHED_VERSION;
+  summary.job = JobIdentity::own();
+  summary.is_of_several = optimizers.size() > 1;
+  for (const CheckpointedOptimizer& each : optimizers) {
+    summary.series.push_back(each.engine->series().id());
+    summary.optimizers.emplace_back(each.engine->algorithm().name());
+  }
+  return summary;
+}
+
+// Without what ranks have written.
+Manifest describe(
+    const CheckpointedOptimizer& optimizer, const CheckpointSummary& whole, int64_t world_size) {
+  Engine& engine = *optimizer.engine;
   Manifest manifest;
-  manifest.library_version = ZEROSCHED_VERSION;
-  manifest.created = std::chrono::duration_cast<std::chrono::nanoseconds>(
-      std::chrono::system_clock::now().time_since_epoch())
-                         .count();
+  manifest.library_version = whole.library_version;
+  manifest.created = whole.created;
+  manifest.job = whole.job;
+  manifest.series = engine.series().id();
   manifest.world_size = world_size;
   manifest.optimizer = engine.algorithm().name();
-  for (size_t g = 0; g < options.size(); ++g) {
-    manifest.groups.push_back({engine.algorithm().values(*options[g]), engine.groups()[g]});
+  for (size_t g = 0; g < optimizer.options.size(); ++g) {
+    manifest.groups.push_back({engine.algorithm().values(*optimizer.options[g]), engine.groups()[g]});
   }
   manifest.parameters = engine.model().specs;
   for (const TiedName& tied : engine.model().tied) manifest.tied[tied.name] = tied.first_name;
@@ -86,89 +103,149 @@ Manifest describe(const Engine& engine, const GroupOptions& options, int64_t wor
 }
 
 // A rank on another host may have written to a folder of the same name that only it sees.
-void check_files_are_here(const CheckpointFolder& folder, const Manifest& manifest) {
+void check_files_are_here(const std::string& folder, const Manifest& manifest) {
   for (const auto& [name, file] : manifest.files) {
     std::error_code error;
-    const uintmax_t bytes = std::filesystem::file_size(folder.file(name), error);
-    TORCH_CHECK(!error && bytes == file.byte_count, folder.file(name), ": a rank has written ",
-        file.byte_count, " bytes to it, but rank 0 sees ",
-        error ? "no such file" : std::to_string(bytes) + " bytes",
+    const std::string path = folder + name;
+    const uintmax_t bytes = std::filesystem::file_size(path, error);
+    TORCH_CHECK(!error && bytes == file.byte_count, path, ": a rank has written ", file.byte_count,
+        " bytes to it, but rank 0 sees ", error ? "no such file" : std::to_string(bytes) + " bytes",
         ". The folder must be on a file system that all ranks share.");
   }
 }
 
+// Rank 0's share is what is not cut into shards, too. `folder` ends in a slash.
+RankReport write_own(
+    const Engine& engine, int rank, const std::string& folder, const CheckpointExtra& extra) {
+  RankReport report;
+  report.finite = engine.is_finite();
+  report.local_json = extra.local.json;
+  NamedTensors tensors = pieces_of(engine, rank);
+  for (const auto& [name, tensor] : extra.local.tensors)
+    tensors.emplace_back(tensor_name::kLocal + name, tensor);
+  const std::string name = rank_file_name(rank);
+  report.files[name] = write_tensors(folder + name, tensors, engine.executor());
+  if (rank == 0) {
+    report.files[kModuleFileName] =
+        write_tensors(folder + kModuleFileName, unsharded(engine, extra.shared), engine.executor());
+  }
+  return report;
+}
+
+// Of all ranks, on rank 0. One at a time: all together are as long as the manifest, which only rank 0 needs.
+std::vector<RankReport> gather(Communicator& communicator, const RankReport& own) {
+  const std::string text = to_json(own);
+  std::vector<RankReport> reports;
+  for (int r = 0; r < communicator.size(); ++r) {
+    const std::string report = broadcast_bytes(communicator, text, r, {"checkpoint report"});
+    if (communicator.rank() == 0) reports.push_back(parse_rank_report(report));
+  }
+  return reports;
+}
+
+// Returns whether the state is finite.
+bool write_manifest(Manifest manifest, std::vector<RankReport> reports, const CheckpointExtra& extra,
+    const std::string& folder) {
+  manifest.shared_json = extra.shared.json;
+  for (RankReport& report : reports) {
+    manifest.finite = manifest.finite && report.finite;
+    manifest.files.merge(report.files);
+    manifest.local_json.push_back(std::move(report.local_json));
+  }
+  check_files_are_here(folder, manifest);
+  write_text(folder + kManifestName, to_json(manifest));
+  return manifest.finite;
+}
+
+void discard(std::optional<CheckpointFolder>& folder) noexcept {
+  if (folder) folder->discard();
+  folder.reset();
+}
+
+void check_arguments(const std::vector<CheckpointedOptimizer>& optimizers, const CheckpointExtra& extra,
+    const CheckpointOptions& how) {
+  TORCH_CHECK(
+      how.keep_last() >= 0, "CheckpointOptions::keep_last must not be negative, got ", how.keep_last(), ".");
+  const Communicator& first = *optimizers.front().engine->communicator();
+  for (const CheckpointedOptimizer& each : optimizers) {
+    const Communicator& own = *each.engine->communicator();
+    TORCH_CHECK(own.size() == first.size() && own.rank() == first.rank(),
+        "save_checkpoint: optimizers of one checkpoint must be of the same ranks; this is rank ",
+        first.rank(), " of ", first.size(), " in one and rank ", own.rank(), " of ", own.size(),
+        " in another.");
+    const std::string why_not = each.engine->why_not_savable();
+    TORCH_CHECK(why_not.empty(), "save_checkpoint: ", why_not);
+  }
+  if (first.rank() == 0) check_data(extra.shared);
+  check_data(extra.local);
+}
+
 }  // namespace
 
-void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
+void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir,
     const CheckpointExtra& extra, const CheckpointOptions& how) {
-  engine.check();
-  Communicator& communicator = *engine.communicator();
+  for (const CheckpointedOptimizer& each : optimizers) each.engine->check();
+  Communicator& communicator = *optimizers.front().engine->communicator();
   const int rank = communicator.rank();
   check_same_on_all_ranks(
       communicator, {"save_checkpoint(\"" + dir + "\") keeping the last " + std::to_string(how.keep_last())});
   std::optional<CheckpointFolder> folder;
   agree_on(communicator, [&] {
     folder.emplace(dir);
-    TORCH_CHECK(how.keep_last() >= 0, "CheckpointOptions::keep_last must not be negative, got ",
-        how.keep_last(), ".");
-    const std::string why_not = engine.why_not_savable();
-    TORCH_CHECK(why_not.empty(), "save_checkpoint: ", why_not);
-    if (rank == 0) check_data(extra.shared);
-    check_data(extra.local);
+    check_arguments(optimizers, extra, how);
   });
-  engine.check_in_step("save_checkpoint: ");
+  for (const CheckpointedOptimizer& each : optimizers) each.engine->check_in_step("save_checkpoint: ");
+  for (const CheckpointedOptimizer& each : optimizers) each.engine->settle_module();
 
-  engine.settle_module();
+  const bool several = optimizers.size() > 1;
+  // "run/.step_01000.partial/", or of several "run/.step_01000.partial/optimizer_0/"
+  const auto folder_of_part = [&](size_t part) {
+    return several ? folder->file(part_name(part)) + '/' : folder->file("");
+  };
+  const CheckpointExtra nothing;
+  const auto extra_of_part = [&](size_t part) -> const CheckpointExtra& {
+    return part == 0 ? extra : nothing;
+  };
+  const auto warn = [](const std::string& what) { TORCH_WARN("zerosched: ", what); };
   try {
-    agree_on(communicator, [&] {
-      if (rank == 0) folder->start();
-    });
-
-    std::string own_report;
-    agree_on(communicator, [&] {
-      RankReport report;
-      report.finite = engine.is_finite();
-      report.local_json = extra.local.json;
-      NamedTensors tensors = pieces_of(engine, rank);
-      for (const auto& [name, tensor] : extra.local.tensors)
-        tensors.emplace_back(tensor_name::kLocal + name, tensor);
-      const std::string name = rank_file_name(rank);
-      const auto use = engine.enter();
-      report.files[name] = write_tensors(folder->file(name), tensors, engine.executor());
-      if (rank == 0) {
-        report.files[kModuleFileName] =
-            write_tensors(folder->file(kModuleFileName), unsharded(engine, extra.shared), engine.executor());
-      }
-      own_report = to_json(report);
-    });
-
-    // One at a time: all together are as long as the manifest, which only rank 0 needs.
-    std::vector<std::string> reports;
-    for (int r = 0; r < communicator.size(); ++r) {
-      std::string report = broadcast_bytes(communicator, own_report, r, {"checkpoint report"});
-      if (rank == 0) reports.push_back(std::move(report));
-    }
+    CheckpointSummary summary;
     agree_on(communicator, [&] {
       if (rank != 0) return;
-      Manifest manifest = describe(engine, options, communicator.size());
-      manifest.shared_json = extra.shared.json;
-      for (const std::string& text : reports) {
-        RankReport report = parse_rank_report(text);
-        manifest.finite = manifest.finite && report.finite;
-        manifest.files.merge(report.files);
-        manifest.local_json.push_back(std::move(report.local_json));
-      }
-      check_files_are_here(*folder, manifest);
-      write_text(folder->file(kManifestName), to_json(manifest));
-      folder->publish();
+      summary = summarize(optimizers);
+      folder->start(summary, several ? optimizers.size() : 0, warn);
+      summary.created = folder->created();
     });
+
+    std::vector<RankReport> own_reports;
+    agree_on(communicator, [&] {
+      for (size_t i = 0; i < optimizers.size(); ++i) {
+        const auto use = optimizers[i].engine->enter();
+        own_reports.push_back(write_own(*optimizers[i].engine, rank, folder_of_part(i), extra_of_part(i)));
+      }
+    });
+    std::vector<std::vector<RankReport>> reports;
+    for (const RankReport& own : own_reports) reports.push_back(gather(communicator, own));
+    agree_on(communicator, [&] {
+      if (rank != 0) return;
+      for (size_t i = 0; i < optimizers.size(); ++i) {
+        const bool finite = write_manifest(describe(optimizers[i], summary, communicator.size()),
+            std::move(reports[i]), extra_of_part(i), folder_of_part(i));
+        summary.finite = summary.finite && finite;
+      }
+      if (several) write_text(folder->file(kManifestName), to_json(summary));
+      folder->publish();
+      if (how.keep_last() > 0) folder->keep_last(how.keep_last(), warn);
+      folder.reset();
+    });
+  } catch (const AgreedError&) {
+    if (rank == 0) discard(folder);
+    communicator.barrier({"what is left of a failed save is removed"})
+        ->wait();  // for who looks at the folder next
+    throw;
   } catch (...) {
-    if (rank == 0) folder->discard();
+    if (rank == 0) discard(folder);
     throw;
   }
-  agree_on(communicator, [&] {
-    if (rank == 0 && how.keep_last() > 0) folder->keep_last(how.keep_last());
-  });
 }
 
 }  // namespace zerosched::detail

@@ -33,7 +33,7 @@ ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors,
   const std::string header = make_safetensors_header(entries, {});
   ManifestFile written;
   written.byte_count = header.size() + (entries.empty() ? 0 : entries.back().end);
-  File file = File::create(path, written.byte_count);
+  NewFile file(path, written.byte_count);
   file.write(header.data(), header.size(), 0);
   for (size_t i = 0; i < tensors.size(); ++i) {
     Checksum checksum;
@@ -46,7 +46,7 @@ ManifestFile write_tensors(const std::string& path, const NamedTensors& tensors,
     });
     written.checksums[tensors[i].first] = checksum.text();
   }
-  file.sync();
+  file.finish();
   return written;
 }
 

@@ -64,10 +64,17 @@ int64_t ParameterSpec::numel() const {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
-int64_t default_bucket_bytes(bool over_nccl, int64_t world_size) {
+int64_t default_bucket_bytes(Wire wire, int64_t world_size) {
   constexpr int64_t kMebibyte = int64_t{1} << 20;
-  if (!over_nccl) return 25 * kMebibyte;
-  return std::clamp(4 * world_size, int64_t{100}, int64_t{400}) * kMebibyte;
+  switch (wire) {
+    case Wire::host:
+      break;
+    case Wire::network:
+      return std::clamp(world_size * kMebibyte / 16, 8 * kMebibyte, 25 * kMebibyte);
+    case Wire::nccl:
+      return std::clamp(4 * world_size, int64_t{100}, int64_t{400}) * kMebibyte;
+  }
+  return 25 * kMebibyte;
 }
 
 int64_t Layout::shard_numel() const {

@@ -21,10 +21,19 @@ struct ParameterSpec {
   int64_t numel() const;
 };
 
-/// What ShardingOptions::bucket_bytes says of it. A ring of GPUs takes the longer to start the more there are, so over
+/// What a bucket's communication costs.
+enum class Wire {
+  host,     ///< memory that ranks share
+  network,  ///< messages of ranks on several hosts
+  nccl,
+};
+
+/// What ShardingOptions::bucket_bytes says of it. Ranks of one host that share memory lose more by waiting for each other
+/// for every bucket than they gain by beginning earlier. Over a network the first bucket's way and the last one's update
+/// are what nothing hides, so they are small, but each rank's part fills a message. A ring of GPUs takes the longer to start the more there are, so over
 /// NCCL it is more with them: tests/timeline/bench_timeline has what others would cost. Not more than that, as gradients
 /// take bucket_buffers times as much memory.
-int64_t default_bucket_bytes(bool over_nccl, int64_t world_size);
+int64_t default_bucket_bytes(Wire wire, int64_t world_size);
 
 struct LayoutOptions {
   int64_t bucket_bytes = 0;

@@ -2,9 +2,28 @@
 
 #include <c10/util/Exception.h>
 
+#include <cmath>
+#include <cstdlib>
 #include <type_traits>
 
 namespace zerosched::detail {
+
+namespace {
+
+// A number that no int64_t has cannot be converted.
+void check_are_of_their_types(const std::vector<OptionField>& targets, const std::vector<double>& values) {
+  constexpr double kMost = 9007199254740992;  // 2^53: all integers up to it are doubles
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const double given = values[i];
+    const bool is_integer = std::trunc(given) == given && std::abs(given) <= kMost;
+    TORCH_CHECK(!std::holds_alternative<int64_t*>(targets[i].value) || is_integer, "option ", targets[i].name,
+        " is ", given, ", which is no integer.");
+    TORCH_CHECK(!std::holds_alternative<bool*>(targets[i].value) || given == 0 || given == 1, "option ",
+        targets[i].name, " is ", given, "; expected 0 or 1.");
+  }
+}
+
+}  // namespace
 
 OptionValues Algorithm::values(const torch::optim::OptimizerOptions& options) const {
   const auto copy = options.clone();
@@ -28,6 +47,7 @@ void Algorithm::assign(torch::optim::OptimizerOptions& options, const OptionValu
     if (is_there) ++used;
   }
   TORCH_CHECK(used == values.size(), name(), " has no option ", values[used].first, ".");
+  check_are_of_their_types(targets, given);
   for (size_t i = 0; i < targets.size(); ++i) {
     std::visit(
         [given = given[i]](auto* value) {

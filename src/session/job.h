@@ -1,6 +1,7 @@
 #pragma once
 
 #include <zerosched/communicator.h>
+#include <zerosched/session.h>
 
 #include <memory>
 #include <string>
@@ -14,13 +15,17 @@ class Job {
 
   virtual std::shared_ptr<Communicator> communicator() const = 0;
 
-  /// Why the session's communicator or any duplicate of it has given up; empty if none has.
+  /// Why the session's communicator or any duplicate of it has given up; empty if none has, and in a job of one rank, of
+  /// which nobody else has to be told: errors just propagate.
   virtual std::string failure() const = 0;
 
   /// Leaves in good order. Collective; throws if another rank fails meanwhile.
   virtual void finish() = 0;
 
-  /// Tells the other ranks why, gives them a moment to say so themselves, and ends all processes of the job.
+  /// Tells the other ranks why this one gives up, and gives them a moment to hear it.
+  virtual void tell(const std::string& message) noexcept = 0;
+
+  /// tell(), and ends all processes of the job.
   [[noreturn]] virtual void end(const std::string& message, int exit_code) noexcept = 0;
 
   /// end(), but returns at once where it can, so that the exception which unwinds still gets to a handler
@@ -29,7 +34,9 @@ class Job {
 };
 
 /// Joins the job whose ranks mpirun or srun has started.
-std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds);
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, const SessionOptions& options);
+/// Whether the program has initialised MPI itself, for several ranks.
+bool has_mpi_world();
 /// A job of this process alone.
 std::unique_ptr<Job> make_self_job();
 

@@ -1,18 +1,21 @@
-#include <zerosched/mpi_communicator.h>
-
 #include "comm/message_of.h"
 #include "comm/mpi/check.h"
+#include "comm/mpi/end_job.h"
 #include "comm/mpi/mpi_backend.h"
+#include "comm/owner_process.h"
+#include "comm/report_end.h"
+#include "comm/start_thread.h"
+#include "session/crowding.h"
 #include "session/job.h"
 #include "session/launcher.h"
-#include "session/report.h"
 #include "session/time_limit.h"
 
 #include <mpi.h>
 
 #include <chrono>
-#include <cstdio>
 #include <cstdlib>
+#include <exception>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -22,19 +25,9 @@ namespace zerosched::detail {
 
 namespace {
 
-// What the other ranks get to hear of an end and to report it themselves, before MPI_Abort kills them.
-constexpr double kSecondsToHear = 0.3;
 // What a rank that has heard leaves the one that it heard from, whose exit code is to be the job's: that of
 // whoever is first to abort.
 constexpr double kSecondsForOrigin = 2;
-
-[[noreturn]] void abort_mpi(int exit_code) noexcept {
-  std::fflush(stdout);
-  int finalized = 0;
-  MPI_Finalized(&finalized);
-  if (!finalized) MPI_Abort(MPI_COMM_WORLD, exit_code);
-  _exit(exit_code);
-}
 
 class MpiJob final : public Job {
  public:
@@ -43,10 +36,15 @@ class MpiJob final : public Job {
 
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
 
-  std::string failure() const override { return failure_->message_of_family(); }
+  std::string failure() const override {
+    return communicator_->size() == 1 ? std::string() : failure_->message_of_family();
+  }
 
   void finish() override {
-    if (finalize_) {
+    if (finalize_ && communicator_->size() > 1) {
+      mpi().leave_others(
+          "rank " + std::to_string(communicator_->rank()) +
+          " has come to the end of its Session; every rank must call the same collectives before");
       // MPI_Finalize cannot be given up and no longer hears of a rank that fails; this can and does.
       mpi().patient_barrier({"end of session"});
     }
@@ -57,9 +55,11 @@ class MpiJob final : public Job {
     }
   }
 
+  void tell(const std::string& message) noexcept override { abort_mpi_communicators(message, patience()); }
+
   [[noreturn]] void end(const std::string& message, int exit_code) noexcept override {
-    abort_mpi_communicators(message, patience());
-    abort_mpi(exit_code);
+    tell(message);
+    end_mpi_job(exit_code);
   }
 
   void end_soon(const std::string& message, int exit_code) noexcept override {
@@ -68,13 +68,18 @@ class MpiJob final : public Job {
     if (level < MPI_THREAD_MULTIPLE) end(message, exit_code);
     // The session is gone while its communicator still has to tell the others.
     new std::shared_ptr<Communicator>(communicator_);
-    std::thread([message, exit_code, seconds = patience()] {
-      abort_mpi_communicators(message, seconds);
-      abort_mpi(exit_code);
-    }).detach();
+    try {
+      start_thread([message, exit_code, seconds = patience()] {
+        abort_mpi_communicators(message, seconds);
+        end_mpi_job(exit_code);
+      }).detach();
+    } catch (const std::exception&) {
+      end(message, exit_code);  // where there can be no more threads
+    }
     // Leaving main before that thread is done would end the process with main's exit code.
+    static const OwnerProcess owner;
     std::atexit([] {
-      for (;;) pause();
+      while (owner.is_this()) pause();
     });
   }
 
@@ -94,13 +99,15 @@ class MpiJob final : public Job {
 constexpr double kSecondsToNameRanks = 4;
 
 // Initialises MPI, which waits for all ranks.
-void initialize(int* argc, char*** argv, double timeout_seconds) {
+void initialize(int* argc, char*** argv, const SessionOptions& options) {
   {
+    const double timeout_seconds = options.timeout();
     const TimeLimit limit(launched_rank(), timeout_seconds,
         c10::str("session: MPI_Init_thread has not ended after ", timeout_seconds,
             " s. It ends once every process of the job is in it: look for one that did not start, is stopped "
             "or has not come to its Session, and whether the hosts reach each other; if ranks only start "
-            "slowly, set a longer SessionOptions::timeout"));
+            "slowly, set a longer SessionOptions::timeout"),
+        options.on_failure() == OnFailure::end);
     int provided = MPI_THREAD_SINGLE;
     ZEROSCHED_MPI_CALL(MPI_Init_thread, argc, argv, MPI_THREAD_MULTIPLE, &provided);
   }
@@ -116,25 +123,44 @@ void initialize(int* argc, char*** argv, double timeout_seconds) {
 
 // What keeps a rank from joining is known to that rank only, or not to the ranks that are missing: no error for
 // handlers, of which the other ranks' would wait for this one.
-std::shared_ptr<Communicator> join(double timeout_seconds) {
+std::shared_ptr<Communicator> join(const SessionOptions& options) {
+  const double timeout_seconds = options.timeout();
+  const bool ends_process = options.on_failure() == OnFailure::end;
   int rank = 0;
   ZEROSCHED_MPI_CALL(MPI_Comm_rank, MPI_COMM_WORLD, &rank);
   const double longest = 2 * timeout_seconds + kSecondsToNameRanks;
   const TimeLimit limit(rank, longest,
       c10::str("session: the communicator of the job is not there after ", longest,
-          " s, although every rank has come to it: one was stopped or cut off meanwhile"));
+          " s, although every rank has come to it: one was stopped or cut off meanwhile"),
+      ends_process);
   try {
-    return mpi_communicator(MPI_COMM_WORLD, timeout_seconds);
+    MpiOptions mpi_options;
+    mpi_options.timeout_seconds = timeout_seconds;
+    mpi_options.flat_collectives = options.flat_collectives();
+    auto communicator = make_mpi_communicator(MPI_COMM_WORLD, mpi_options);
+    warn_if_crowded(MPI_COMM_WORLD);
+    return communicator;
   } catch (const std::exception& error) {
+    if (!ends_process) throw;
     report_end(rank, "session: the job cannot be joined: " + message_of(error));
     std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToHear));
-    abort_mpi(kFailureExitCode);
+    end_mpi_job(kFailureExitCode);
   }
 }
 
 }  // namespace
 
-std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_seconds) {
+bool has_mpi_world() {
+  int initialized = 0;
+  int finalized = 0;
+  int size = 1;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  if (initialized && !finalized) MPI_Comm_size(MPI_COMM_WORLD, &size);
+  return size > 1;
+}
+
+std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, const SessionOptions& options) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   int finalized = 0;
@@ -142,8 +168,8 @@ std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, double timeout_second
   TORCH_CHECK(!finalized,
       "session: MPI is finalised already, which it can be once in a process; for several sessions one after "
       "the other call MPI_Init_thread before the first and MPI_Finalize after the last");
-  if (!initialized) initialize(argc, argv, timeout_seconds);
-  return std::make_unique<MpiJob>(join(timeout_seconds), !initialized);
+  if (!initialized) initialize(argc, argv, options);
+  return std::make_unique<MpiJob>(join(options), !initialized);
 }
 
 }  // namespace zerosched::detail

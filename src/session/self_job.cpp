@@ -11,9 +11,9 @@ namespace {
 class SelfJob final : public Job {
  public:
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
-  // Nobody else has to be told: errors just propagate.
   std::string failure() const override { return {}; }
   void finish() override {}
+  void tell(const std::string&) noexcept override {}
   [[noreturn]] void end(const std::string&, int exit_code) noexcept override {
     std::fflush(stdout);
     _exit(exit_code);

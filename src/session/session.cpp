@@ -2,19 +2,21 @@
 
 #include <zerosched/nccl_communicator.h>
 
+#include "comm/message_of.h"
+#include "comm/owner_process.h"
+#include "comm/report_end.h"
+#include "comm/terminate.h"
+#include "comm/whereabouts.h"
 #include "session/job.h"
 #include "session/launcher.h"
 #include "session/placement.h"
-#include "session/report.h"
 
 #include <c10/util/Exception.h>
 
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
-#include <thread>
 #include <utility>
 
 namespace zerosched {
@@ -27,28 +29,16 @@ std::atomic<bool> session_exists{false};
 // The job that the terminate handler ends; null while there is no session.
 std::atomic<detail::Job*> current_job{nullptr};
 std::atomic<int> current_rank{0};
-std::terminate_handler previous_handler = nullptr;
 
 // The first failure of the job as this rank tells it to the others.
 std::string note_of(const std::string& failure, const std::string& own_text) {
   return failure.empty() ? "rank " + std::to_string(current_rank) + ": " + own_text : failure;
 }
 
-[[noreturn]] void on_terminate() {
-  static std::atomic<bool> entered{false};
-  if (entered.exchange(true)) {
-    // Another thread ends the process already.
-    for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
-  }
+void end_current_job(const std::string& what) {
   detail::Job* job = current_job.load();
-  if (job == nullptr) {
-    if (previous_handler != nullptr) previous_handler();
-    std::abort();
-  }
-  const std::string text = detail::text_of(std::current_exception());
-  detail::report_end(current_rank, text);
-  job->end(note_of(job->failure(), text), kFailureExitCode);
-  std::abort();  // not reached; GCC does not see that end() is [[noreturn]] through a virtual call
+  detail::report_end(current_rank, what);
+  job->end(note_of(job->failure(), what), kFailureExitCode);
 }
 
 void check_options(const SessionOptions& options) {
@@ -64,14 +54,14 @@ void check_options(const SessionOptions& options) {
 
 class Session::Impl {
  public:
-  Impl(int* argc, char*** argv, const SessionOptions& options) {
+  Impl(int* argc, char*** argv, const SessionOptions& options) : on_failure_(options.on_failure()) {
     check_options(options);
-    const std::string transport = detail::choose_transport(options.backend());
+    const std::string transport = detail::choose_transport(options.backend(), detail::has_mpi_world());
     TORCH_CHECK(
         !session_exists.exchange(true), "session: there is one already; at most one may exist at a time");
+    const detail::InCall call("the Session's constructor");
     try {
-      job_ =
-          transport == "mpi" ? detail::make_mpi_job(argc, argv, options.timeout()) : detail::make_self_job();
+      job_ = transport == "mpi" ? detail::make_mpi_job(argc, argv, options) : detail::make_self_job();
       place(options);
     } catch (...) {
       session_exists = false;
@@ -79,35 +69,25 @@ class Session::Impl {
     }
     current_rank = communicator_->rank();
     current_job = job_.get();
-    previous_handler = std::set_terminate(on_terminate);
+    if (on_failure_ == OnFailure::end) detail::set_session_end(end_current_job);
   }
 
   ~Impl() {
-    const std::string failure = job_->failure();
-    const int rank = current_rank;
-    const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
-    if (unwinding && communicator_->size() > 1) {
-      // Whoever catches the exception still reports it: the job's failure may only say that there was one.
-      const std::string text = failure.empty() ? "an exception left the scope of its Session" : failure;
-      detail::report_end(rank, text);
-      job_->end_soon(note_of(failure, text), kFailureExitCode);
-      // The job is still needed by what ends it.
+    if (!process_.is_this()) {
+      // A child that fork() has made has no part in the job.
       static_cast<void>(job_.release());
-    } else if (!failure.empty()) {
-      detail::report_end(rank, failure);
-      end(failure);
+      new std::shared_ptr(communicator_);
+      return;
+    }
+    const detail::InCall call("the end of its Session");
+    const std::string failure = job_->failure();
+    const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1;
+    if (!unwinding && failure.empty()) {
+      finish();
     } else {
-      communicator_.reset();
-      try {
-        job_->finish();
-      } catch (const std::exception&) {
-        const std::string text = detail::text_of(std::current_exception());
-        detail::report_end(rank, text);
-        end(note_of(job_->failure(), text));
-      }
+      give_up(failure, unwinding);
     }
     current_job = nullptr;
-    std::set_terminate(previous_handler);
     session_exists = false;
   }
 
@@ -115,10 +95,15 @@ class Session::Impl {
   Impl& operator=(const Impl&) = delete;
 
   [[noreturn]] void end(const std::string& message, int exit_code = kFailureExitCode) {
+    if (on_failure_ == OnFailure::raise) {
+      job_->tell(message);
+      throw c10::Error({__func__, __FILE__, __LINE__}, message);
+    }
     job_->end(message, exit_code);
-    std::abort();  // not reached, as above
+    std::abort();  // not reached; GCC does not see that end() is [[noreturn]] through a virtual call
   }
 
+  bool ends_process() const { return on_failure_ == OnFailure::end; }
   const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
   at::Device device() const { return device_; }
 
@@ -131,7 +116,8 @@ class Session::Impl {
             NcclCommunicatorOptions()
                 .timeout(options.timeout())
                 .abort_timeout(options.abort_timeout())
-                .symmetric_memory(options.symmetric_memory()));
+                .symmetric_memory(options.symmetric_memory())
+                .end_process(ends_process()));
       };
       auto placement = detail::place_session(root, options, device::cuda(), make_nccl);
       device_ = placement.device;
@@ -143,11 +129,46 @@ class Session::Impl {
         throw;
       }
       // The job can no longer be left in good order.
-      detail::report_end(root->rank(), failure);
+      if (ends_process()) detail::report_end(root->rank(), failure);
       end(failure);
     }
   }
 
+  void finish() noexcept {
+    communicator_.reset();
+    try {
+      job_->finish();
+      if (ends_process()) detail::set_session_end(nullptr);
+    } catch (const std::exception& error) {
+      const std::string text = detail::message_of(error);
+      give_up(job_->failure().empty() ? note_of({}, text) : job_->failure(), false);
+    }
+  }
+
+  // Whoever catches the exception that unwinds still reports it: the job's failure may only say that there was one.
+  void give_up(const std::string& failure, bool unwinding) noexcept {
+    const std::string text = failure.empty() ? "an exception left the scope of its Session" : failure;
+    const std::string note = note_of(failure, text);
+    if (!ends_process()) {
+      job_->tell(note);
+      if (!unwinding) {
+        TORCH_WARN("zerosched: rank ", current_rank, ": the Session ends, and its job has failed: ", text);
+      }
+      static_cast<void>(
+          job_.release());  // whose MPI, were it the session's own, nobody could finalise any more
+      return;
+    }
+    detail::report_end(current_rank, text);
+    if (!unwinding) job_->end(note, kFailureExitCode);
+    job_->end_soon(note, kFailureExitCode);
+    static_cast<void>(job_.release());  // it is still needed by what ends it
+    detail::set_session_end(nullptr);
+    // A handler that throws on must not be faster than the end.
+    detail::await_end_on_terminate();
+  }
+
+  const OnFailure on_failure_;
+  detail::OwnerProcess process_;
   at::Device device_ = at::kCPU;
   int exceptions_at_start_ = std::uncaught_exceptions();
   std::unique_ptr<detail::Job> job_;
@@ -166,7 +187,7 @@ int Session::world_size() const { return impl_->communicator()->size(); }
 int Session::local_rank() const { return impl_->communicator()->local_rank(); }
 
 void Session::abort(const std::string& message, int exit_code) {
-  detail::report_end(rank(), message);
+  if (impl_->ends_process()) detail::report_end(rank(), message);
   impl_->end("rank " + std::to_string(rank()) + ": " + message, exit_code);
 }
 

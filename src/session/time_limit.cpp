@@ -1,7 +1,10 @@
 #include "session/time_limit.h"
 
+#include "comm/report_end.h"
+#include "comm/running_time.h"
 #include "comm/start_thread.h"
-#include "session/report.h"
+
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <chrono>
@@ -15,14 +18,22 @@ namespace {
 
 // Clocks count nanoseconds in 64 bits, and a timeout may be any number.
 constexpr double kLongestSeconds = 1e9;
+// How often the time is looked at, for it not to count as a standstill.
+constexpr auto kLook = std::chrono::milliseconds(100);
 
 }  // namespace
 
-TimeLimit::TimeLimit(int rank, double seconds, std::string message)
-    : thread_(start_thread([this, rank, seconds, message = std::move(message)] {
+TimeLimit::TimeLimit(int rank, double seconds, std::string message, bool ends_process)
+    : thread_(start_thread([this, rank, seconds, message = std::move(message), ends_process] {
         std::unique_lock<std::mutex> lock(mutex_);
         const std::chrono::duration<double> time(std::min(seconds, kLongestSeconds));
-        if (changed_.wait_for(lock, time, [this] { return kept_; })) return;
+        const auto start = running_now();
+        while (!kept_ && running_now() - start < time) changed_.wait_for(lock, kLook);
+        if (kept_) return;
+        if (!ends_process) {
+          TORCH_WARN("zerosched: rank ", rank, " waits: ", message);
+          return;
+        }
         report_end(rank, message);
         // Not MPI_Abort, which is for after MPI_Init, and where another thread may be stuck in MPI as well.
         _exit(kFailureExitCode);

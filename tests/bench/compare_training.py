@@ -1,136 +1,201 @@
-"""One training step of char_gpt against the same model in Python, 2 ranks with one thread each, alternating.
+"""One training step of char_gpt against the same model in Python (peer.py), with one thread per rank, alternating.
 
-usage: compare_training.py [--bin build/release/bin] [--rounds 5] [--steps 12] [--peers ddp fsdp2 zero1 compute]
+usage: compare_training.py [--ranks 2] [--rate 1gbit] [--model 19m|51m] [--rounds 5] [--peers ddp fsdp2 zero1 compute]
+                           [--out FILE]
+       compare_training.py --all --out FILE     every row of README's table; takes an hour and a half
+       compare_training.py --table FILE         the table, in Markdown, of what --out has written
 
-ddp: DistributedDataParallel and schedulefree; fsdp2: fully_shard and schedulefree; zero1: ZeroRedundancyOptimizer over
-torch's fused AdamW, without Schedule-Free; compute: forward and backward alone, the bound of all. Random tokens.
-Prints the median and quartiles of the seconds per step over all rounds, and the peak memory of a rank.
+Without --rate on this host; with one on two hosts that tests/lab makes of it (root only), each with half of the ranks,
+over a network that moves so much each way. zerosched-forward is zerosched with overlap_forward. Each round runs every
+contender once. Memory is measured in runs of its own: the most proportional resident memory (Pss, in which pages that
+ranks share count once) of all ranks together, over the ranks. The bound is the larger of computation alone, and of
+forward and the bytes of a step over the rate.
 """
 import argparse
+import datetime
 import json
 import os
-import resource
+import platform
 import statistics
 import subprocess
 import sys
-import time
+import threading
+import uuid
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+PEERS = ["zerosched-forward", "ddp", "zero1", "fsdp2", "compute"]
+MODELS = {"19m": dict(dim=512, layers=6, heads=8, batch=2, seq=64, parameters=19210240),
+          "51m": dict(dim=832, layers=6, heads=8, batch=1, seq=32, parameters=50359296)}
+RATES = {"1gbit": 125e6, "100mbit": 12.5e6}  # bytes per second
+ROWS = [dict(model=model, ranks=ranks, rate=rate) for rate, ranks in
+        ((None, 2), (None, 4), ("1gbit", 2), ("1gbit", 4), ("100mbit", 2), ("100mbit", 4)) for model in MODELS]
+STEPS, STEPS_FOR_MEMORY = 12, 5
+FORWARD = 1 / 3  # of computation
+MARK = "ZEROSCHED_BENCH"
 
 
-def model_of(dim, layers, heads, seq):
-    import torch
-    from torch import nn
-    from torch.nn import functional
+class Machines:
+    """Where ranks run: this host, or two that the lab makes of it."""
 
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-            self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-            self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+    def __init__(self, rate, bin_folder):
+        self.hosts = 1 if rate is None else 2
+        self.environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+                                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        self.lab = None
+        if rate is not None:
+            os.environ.update(ZEROSCHED_SOURCE_DIR=ROOT, ZEROSCHED_BIN=os.path.abspath(bin_folder))
+            sys.path.insert(0, os.path.join(ROOT, "tests", "lab"))
+            import lab
+            self.lab = lab.Hosts()
+            self.lab.up(rate)
+            self.environment |= {"GLOO_SOCKET_IFNAME": "eth0",
+                                 "OMPI_MCA_plm_rsh_agent": self.lab.environment["OMPI_MCA_plm_rsh_agent"]}
 
-        def forward(self, x):
-            shape = (*x.shape[:2], heads, dim // heads)
-            q, k, v = (part.view(shape).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-            attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
-            return x + self.down(functional.gelu(self.up(self.norm2(x))))
+    def on(self, host, command):
+        return command if self.lab is None else self.lab.on(f"h{host + 1}", *command)
 
-    class Gpt(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tokens, self.positions = nn.Embedding(256, dim), nn.Embedding(seq, dim)
-            self.blocks = nn.ModuleList(Block() for _ in range(layers))
-            self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 256, bias=False)
-
-        def forward(self, tokens):
-            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
-            for block in self.blocks:
-                x = block(x)
-            return self.head(self.norm(x))
-
-    return Gpt()
+    def close(self):
+        if self.lab is not None:
+            self.lab.down()
 
 
-def train(o):
-    """A rank of a peer, under torchrun."""
-    import schedulefree
-    import torch
-    from torch import distributed
-    from torch.nn import functional
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
-    rank = distributed.get_rank()
-    torch.manual_seed(rank)
-    model = model_of(o.dim, o.layers, o.heads, o.seq)
-    schedule_free = lambda: schedulefree.AdamWScheduleFree(model.parameters(), lr=1e-3, weight_decay=0.1)
-    if o.train == "ddp":
-        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-        optimizer = schedule_free()
-    elif o.train == "fsdp2":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-        mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        optimizer = schedule_free()
-    elif o.train == "zero1":
-        from torch.distributed.optim import ZeroRedundancyOptimizer
-        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-        optimizer = ZeroRedundancyOptimizer(
-            model.parameters(), optimizer_class=torch.optim.AdamW, lr=1e-3, weight_decay=0.1, fused=True)
-    else:
-        optimizer = None
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    times = []
-    for _ in range(o.steps):
-        batch = torch.randint(0, 256, (o.batch, o.seq + 1))
-        distributed.barrier()
-        start = time.perf_counter()
-        functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
-        if optimizer is not None:
-            optimizer.step()
-        model.zero_grad()
-        times.append(time.perf_counter() - start)
-    if rank == 0:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        print(json.dumps(dict(median_step_s=statistics.median(times[2:]), peak_rss_mib=peak)), flush=True)
-    distributed.destroy_process_group()
+def commands_of(name, row, steps, machines, bin_folder):
+    """What to start, on each host that needs it; the first prints the result."""
+    sizes = [word for size in ("dim", "layers", "heads", "batch", "seq")
+             for word in (f"--{size}", str(MODELS[row["model"]][size]))] + ["--steps", str(steps)]
+    ranks = str(row["ranks"])
+    if name.startswith("zerosched"):
+        start = (["mpirun", "-n", ranks, "--oversubscribe", "--bind-to", "none"] if machines.lab is None else
+                 [os.path.join(ROOT, "launch", "run"), "--hosts", "h1,h2", "-n", ranks, "--threads", "1", "--no-bind"])
+        return [machines.on(0, [*start, os.path.join(os.path.abspath(bin_folder), "char_gpt"), "--synthetic", "--threads", "1",
+                                "--sample", "0", "--progress", "off", "--json", *sizes,
+                                *(["--overlap-forward"] if name == "zerosched-forward" else [])])]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(row["ranks"] // machines.hosts)]
+    if machines.lab is not None:
+        torchrun += ["--nnodes", "2", "--master-addr", "10.77.0.1", "--master-port", "29555"]
+    peer = [os.path.join(HERE, "peer.py"), name, *sizes]
+    return [machines.on(host, [*torchrun, *(["--node-rank", str(host)] if machines.lab else []), *peer])
+            for host in range(machines.hosts)]
+
+
+def resident_mib(mark, stop, peaks):
+    """Watches the ranks of a job."""
+    while not stop.wait(0.1):
+        total = 0
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    variables = file.read()
+                if mark.encode() not in variables or b"\0RANK=" not in variables and b"OMPI_COMM_WORLD_RANK=" not in variables:
+                    continue
+                with open(f"/proc/{pid}/smaps_rollup") as file:
+                    total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+            except (OSError, StopIteration):
+                continue  # it has ended
+        peaks.append(total / 1024)
+
+
+def run(name, row, steps, machines, bin_folder, watches):
+    """Seconds per step and, if watched, the most MiB of all ranks."""
+    mark = f"{MARK}={uuid.uuid4()}"
+    environment = dict(machines.environment, **dict([mark.split("=")]))
+    stop, peaks = threading.Event(), []
+    watcher = threading.Thread(target=resident_mib, args=(mark, stop, peaks))
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                 for command in commands_of(name, row, steps, machines, bin_folder)]
+    if watches:
+        watcher.start()
+    printed = [process.communicate(timeout=900) for process in processes]
+    stop.set()
+    if watches:
+        watcher.join()
+    if any(process.returncode for process in processes):
+        sys.exit(f"{name} failed: {printed}")
+    result = next(line for out, _ in printed for line in reversed(out.splitlines()) if line.startswith("{"))
+    return json.loads(result)["median_step_s"], max(peaks, default=None)
+
+
+def bound_of(row, compute):
+    """Of a step, in seconds; `compute`: of forward and backward alone."""
+    if row["rate"] is None:
+        return compute
+    # Half of the gradients leave each of two hosts, and half of the parameters.
+    bytes_each_way = 4 * MODELS[row["model"]]["parameters"]
+    return max(compute, FORWARD * compute + bytes_each_way / RATES[row["rate"]])
+
+
+def measure(row, o):
+    machines = Machines(row["rate"], o.bin)
+    names = ["zerosched", *o.peers]
+    seconds, memory = {name: [] for name in names}, {}
+    try:
+        for name in names:
+            memory[name] = run(name, row, STEPS_FOR_MEMORY, machines, o.bin, True)[1]
+        for number in range(o.rounds):
+            for name in names:
+                seconds[name].append(run(name, row, o.steps, machines, o.bin, False)[0])
+                print(f"{row} round {number + 1} of {o.rounds}: {name} {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
+    finally:
+        machines.close()
+    result = dict(row, date=datetime.date.today().isoformat(), commit=commit(), machine=machine(), rounds=o.rounds,
+                  seconds=seconds, mib_per_rank={name: round(memory[name] / row["ranks"]) for name in names})
+    if "compute" in seconds:
+        result["bound"] = bound_of(row, statistics.median(seconds["compute"]))
+    return result
+
+
+def commit():
+    return subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} x {model}"
+
+
+def table(results):
+    lines = ["| | ranks | parameters | bound | " + " | ".join(["zerosched", *PEERS]) + " |", "|---" * (5 + len(PEERS)) + "|"]
+    for row in results:
+        where = "one host" if row["rate"] is None else f"two hosts, {row['rate']}"
+        cells = []
+        for name in ["zerosched", *PEERS]:
+            if name not in row["seconds"]:
+                cells.append("")
+                continue
+            median = statistics.median(row["seconds"][name])
+            ratio = median / statistics.median(row["seconds"]["zerosched"])
+            cells.append(f"{median:.3f} ({ratio:.2f}) {row['mib_per_rank'][name]} MiB")
+        lines.append(f"| {where} | {row['ranks']} | {row['model']} | {row.get('bound', float('nan')):.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", default=os.path.join(here, "../../build/release/bin"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", default=os.path.join(ROOT, "build/release/bin"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="+", default=["ddp", "fsdp2", "zero1", "compute"])
-    parser.add_argument("--train", help=argparse.SUPPRESS)
-    for name, value in dict(steps=12, dim=512, layers=6, heads=8, batch=2, seq=64).items():
-        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rate", choices=RATES)
+    parser.add_argument("--model", choices=MODELS, default="19m")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--out", help="append a JSON line for each row")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--table", metavar="FILE")
     o = parser.parse_args()
-    if o.train:
-        return train(o)
-
-    sizes = [word for name in ("steps", "dim", "layers", "heads", "batch", "seq") for word in (f"--{name}", str(getattr(o, name)))]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    contenders = {"zerosched": ["mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none", os.path.join(o.bin, "char_gpt"),
-                                "--synthetic", "--threads", "1", "--sample", "0", "--json", *sizes]}
-    for peer in o.peers:
-        contenders[peer] = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-                            os.path.abspath(__file__), *sizes, "--train", peer]
-    results = {name: [] for name in contenders}
-    for _ in range(o.rounds):
-        for name, command in contenders.items():
-            out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE,
-                                 stderr=subprocess.DEVNULL, text=True, timeout=300).stdout
-            results[name].append(json.loads(out.rstrip().splitlines()[-1]))
-    ours = statistics.median(result["median_step_s"] for result in results["zerosched"])
-    for name, runs in results.items():
-        times = sorted(run["median_step_s"] for run in runs)
-        peak = max(run["peak_rss_mib"] for run in runs)
-        print(f"{name:10} {statistics.median(times):.3f} s per step ({times[0]:.3f} to {times[-1]:.3f})"
-              f"  {statistics.median(times) / ours:5.2f} x zerosched  {peak:.0f} MiB")
+    if o.table:
+        with open(o.table) as file:
+            return print(table([json.loads(line) for line in file]))
+    if o.rate and o.ranks % 2:
+        parser.error("--ranks must be even: each of two hosts has half of them")
+    results = []
+    for row in ROWS if o.all else [dict(model=o.model, ranks=o.ranks, rate=o.rate)]:
+        results.append(measure(row, o))
+        if o.out:
+            with open(o.out, "a") as file:
+                file.write(json.dumps(results[-1]) + "\n")
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ namespace zerosched::testing {
 struct Backend {
   const char* name;
   std::function<std::shared_ptr<Communicator>()> make;
+  /// Ranks with equal entries share a host, and are summed first; empty: all do. May be longer than there are ranks.
+  std::vector<int> host_of_rank = {};
+  /// Tensors that take part come from Communicator::allocate().
+  bool allocates = false;
   /// Where the tensors that take part are, and how they get there and back; by default the CPU.
   at::Device device = at::kCPU;
   std::function<at::Tensor(const at::Tensor&)> to_device = [](const at::Tensor& tensor) { return tensor; };

@@ -19,6 +19,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -49,7 +50,10 @@ class Conformance : public ::testing::TestWithParam<Backend> {
   // NCCL sums in an order and a precision of its own.
   bool is_nccl() const { return std::string(communicator_->backend()) == "nccl"; }
   // Tensors are made and looked at on the host, and take part on the backend's device.
-  at::Tensor to_device(const at::Tensor& tensor) const { return GetParam().to_device(tensor); }
+  at::Tensor to_device(const at::Tensor& tensor) const {
+    if (!GetParam().allocates) return GetParam().to_device(tensor);
+    return communicator_->allocate(tensor.numel(), tensor.scalar_type(), GetParam().device).copy_(tensor);
+  }
   at::Tensor to_host(const at::Tensor& tensor) const { return GetParam().to_host(tensor); }
 
   std::shared_ptr<Communicator> communicator_;
@@ -69,15 +73,27 @@ at::Tensor contribution(int rank, int64_t numel, at::ScalarType dtype) {
   return values.to(dtype);
 }
 
-// The documented order: a balanced binary tree over the ranks, 16-bit types in float32.
-at::Tensor tree_sum(int lo, int hi, int64_t numel, at::ScalarType dtype) {
-  if (hi - lo == 1) {
-    const auto own = contribution(lo, numel, dtype);
-    return own.element_size() == 2 ? own.to(at::kFloat) : own;
-  }
-  int half = 1;
+// A balanced binary tree over the addends.
+at::Tensor tree_sum(const std::vector<at::Tensor>& addends, size_t lo, size_t hi) {
+  if (hi - lo == 1) return addends[lo].clone();
+  size_t half = 1;
   while (half * 2 < hi - lo) half *= 2;
-  return tree_sum(lo, lo + half, numel, dtype).add_(tree_sum(lo + half, hi, numel, dtype));
+  return tree_sum(addends, lo, lo + half).add_(tree_sum(addends, lo + half, hi));
+}
+
+// The documented order: a tree over the ranks of each host, and one over the hosts; 16-bit types in float32.
+at::Tensor documented_sum(const Backend& backend, int ranks, int64_t numel, at::ScalarType dtype) {
+  std::map<int, std::vector<at::Tensor>> by_host;
+  std::vector<int> hosts;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int host = backend.host_of_rank.empty() ? 0 : backend.host_of_rank[static_cast<size_t>(rank)];
+    const auto own = contribution(rank, numel, dtype);
+    if (by_host[host].empty()) hosts.push_back(host);
+    by_host[host].push_back(own.element_size() == 2 ? own.to(at::kFloat) : own);
+  }
+  std::vector<at::Tensor> sums;
+  for (const int host : hosts) sums.push_back(tree_sum(by_host[host], 0, by_host[host].size()));
+  return tree_sum(sums, 0, sums.size());
 }
 
 TEST_P(Conformance, ReduceScatterSumsInTreeOrder) {
@@ -87,8 +103,9 @@ TEST_P(Conformance, ReduceScatterSumsInTreeOrder) {
       const auto flat = to_device(contribution(rank(), slice * size(), dtype));
       auto shard = communicator().allocate(slice, dtype, GetParam().device);
       communicator().reduce_scatter(flat, shard, {"gradients", 1, slice})->wait();
-      const auto wanted =
-          tree_sum(0, size(), slice * size(), dtype).to(dtype).narrow(0, rank() * slice, slice);
+      const auto wanted = documented_sum(GetParam(), size(), slice * size(), dtype)
+                              .to(dtype)
+                              .narrow(0, rank() * slice, slice);
       const double rounding = dtype == at::kDouble ? 1e-14 : dtype == at::kFloat ? 1e-5 : 0.03;
       EXPECT_TRUE(is_nccl() ? at::allclose(to_host(shard), wanted, rounding, rounding)
                             : at::equal(to_host(shard), wanted))
@@ -109,7 +126,7 @@ TEST_P(Conformance, ReduceScatterOfEqualGradientsIsExactForPowersOfTwo) {
 
 TEST_P(Conformance, ReduceScatterMayWriteIntoItsOwnSlice) {
   auto flat = to_device(contribution(rank(), 5000 * size(), at::kFloat));
-  const auto sum = tree_sum(0, size(), 5000 * size(), at::kFloat);
+  const auto sum = documented_sum(GetParam(), size(), 5000 * size(), at::kFloat);
   const auto own = flat.narrow(0, rank() * 5000, 5000);
   communicator().reduce_scatter(flat, own)->wait();
   const auto wanted = sum.narrow(0, rank() * 5000, 5000);
@@ -279,19 +296,20 @@ TEST_P(Conformance, ManyDuplicatesComeAndGo) {
 TEST_P(Conformance, ThreadsMayUseDuplicatesAtOnceWhereTheTransportAllowsIt) {
   const auto other = communicator().duplicate();
   double sum = 0;
-  const auto use = [this](Communicator& mine, double& out) {
-    auto value = to_device(at::full({1}, 1.0, at::kDouble));
+  const auto one = to_device(at::full({1}, 1.0, at::kDouble)),
+             another = to_device(at::full({1}, 1.0, at::kDouble));
+  const auto use = [this](Communicator& mine, const at::Tensor& value, double& out) {
     for (int i = 0; i < 20; ++i) mine.all_reduce(value)->wait();
     out = to_host(value).item().toDouble();
   };
   double theirs = 0;
   if (testing::threads_may_call_mpi() && !is_nccl()) {
-    std::thread thread([&] { use(*other, theirs); });
-    use(communicator(), sum);
+    std::thread thread([&] { use(*other, another, theirs); });
+    use(communicator(), one, sum);
     thread.join();
   } else {
-    use(*other, theirs);
-    use(communicator(), sum);
+    use(*other, another, theirs);
+    use(communicator(), one, sum);
   }
   EXPECT_EQ(sum, std::pow(size(), 20));
   EXPECT_EQ(theirs, std::pow(size(), 20));

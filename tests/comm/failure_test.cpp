@@ -1,7 +1,9 @@
 // One rank's failure becomes the error of all ranks, with one message.
 #include "comm/agree.h"
 #include "comm/errors.h"
+#include "comm/member.h"
 #include "comm/mpi/mpi_backend.h"
+#include "comm/whereabouts.h"
 #include "support/gather.h"
 
 #include <zerosched/communicator.h>
@@ -12,12 +14,24 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <limits>
 #include <string>
 #include <thread>
 #include <vector>
+
+namespace {
+
+std::atomic<int> freed{0};  // communicators
+
+}  // namespace
+
+int MPI_Comm_free(MPI_Comm* comm) {
+  ++freed;
+  return PMPI_Comm_free(comm);
+}
 
 namespace zerosched {
 namespace {
@@ -161,9 +175,11 @@ TEST(Timeout, NamesTheRankThatDoesNotCome) {
     EXPECT_LT(seconds_since(start), 2.5);
     EXPECT_GT(seconds_since(start), 0.9);
   }
-  EXPECT_EQ(common(error), "mpi: gave up all_reduce #1 'norm' (step 7) after 1 s; rank " +
-                               std::to_string(absent) +
-                               " has not arrived (its last collective was barrier #0 'start')");
+  EXPECT_EQ(
+      common(error), "mpi: gave up all_reduce #1 'norm' (step 7) after 1 s; rank " + std::to_string(absent) +
+                         " has not arrived (its last collective was barrier #0 'start'), but answers: it "
+                         "is busy outside of the library. If that may take so long, set a longer "
+                         "SessionOptions::timeout");
 }
 
 TEST(Timeout, NamesARankThatHasCalledNothing) {
@@ -180,7 +196,8 @@ TEST(Timeout, NamesARankThatHasCalledNothing) {
   }
   EXPECT_EQ(common(error),
       "mpi: gave up reduce_scatter #0 'gradients' after 1 s; rank 0 has not arrived (it has called "
-      "no collective yet)");
+      "no collective yet), but answers: it is busy outside of the library. If that may take so long, set a "
+      "longer SessionOptions::timeout");
 }
 
 TEST(Timeout, IsSeenByARankThatOnlyPolls) {
@@ -196,6 +213,125 @@ TEST(Timeout, IsSeenByARankThatOnlyPolls) {
   }
   testing::world_barrier();
   EXPECT_CONTAINS(communicator->failure(), "rank 0 has not arrived");
+}
+
+TEST(Timeout, SaysWhichFunctionABusyRankIsIn) {
+  const auto communicator = make(1);
+  start_together(*communicator);
+  std::string error;
+  if (communicator->rank() == 0) {
+    const detail::InCall call("save_checkpoint()");
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    error = communicator->failure();
+  } else {
+    error = error_of([&] { communicator->barrier()->wait(); });
+  }
+  EXPECT_CONTAINS(common(error),
+      "but answers: it is in save_checkpoint(). If that may take so long, set a longer "
+      "SessionOptions::timeout");
+}
+
+TEST(Timeout, NamesBothOfTwoThatRanksComeToInDifferentOrders) {
+  const auto communicator = make(1);
+  auto generator = communicator->duplicate();
+  auto critic = communicator->duplicate();
+  detail::set_owner(*generator, "AdamW #1");
+  detail::set_owner(*critic, "SGD #2");
+  start_together(*communicator);
+  const bool other_way = communicator->rank() == 1;
+  const auto error = error_of([&] { (other_way ? critic : generator)->barrier({"step", -1, 4})->wait(); });
+  const std::string waits = "but answers: it waits in barrier #0 'step' (step 4) of ";
+  EXPECT_CONTAINS(error, other_way ? "mpi: SGD #2: gave up barrier #0 'step' (step 4) after 1 s; "
+                                   : "mpi: AdamW #1: gave up barrier #0 'step' (step 4) after 1 s; ");
+  EXPECT_CONTAINS(error, waits + (other_way ? "AdamW #1" : "SGD #2"));
+  EXPECT_CONTAINS(
+      error, "Every rank must step its optimizers, and call what else is collective, in the same order");
+  testing::world_barrier();
+}
+
+TEST(Departure, EndsWhatTheOthersGoOnToAtOnce) {
+  auto communicator = make(20);
+  start_together(*communicator);
+  const int leaves = communicator->size() - 1;
+  const auto start = steady_clock::now();
+  std::string error;
+  if (communicator->rank() == leaves) {
+    communicator = nullptr;
+  } else {
+    error = error_of([&] {
+      communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"loss", -1, 3})->wait();
+    });
+    EXPECT_LT(seconds_since(start), 5);
+    EXPECT_EQ(error,
+        "mpi: all_reduce #1 'loss' (step 3): rank " + std::to_string(leaves) +
+            " has destroyed this communicator after 1 collectives; every rank must call the same ones");
+  }
+  testing::world_barrier();
+}
+
+TEST(Departure, IsKnownToWhoComesLater) {
+  auto communicator = make(20);
+  start_together(*communicator);
+  if (communicator->rank() == 0) detail::leave(*communicator, "rank 0 has gone home");
+  testing::world_barrier();
+  const auto start = steady_clock::now();
+  const auto error = error_of([&] { communicator->barrier({"end"})->wait(); });
+  EXPECT_CONTAINS(error, "mpi: barrier");
+  EXPECT_CONTAINS(error, "'end': rank 0 has gone home");
+  EXPECT_LT(seconds_since(start), 5);
+  testing::world_barrier();
+}
+
+TEST(Departure, LetsWhatWasBegunEnd) {
+  auto communicator = make(20);
+  start_together(*communicator);
+  const auto flat = at::full({communicator->size() * 500000}, 1.0);
+  const auto shard = at::zeros({500000});
+  const auto work = communicator->reduce_scatter(flat, shard);
+  communicator = nullptr;
+  EXPECT_EQ(error_of([&] { work->wait(); }), "");
+  EXPECT_EQ(shard[0].item().toDouble(), testing::world_size());
+  testing::world_barrier();
+}
+
+// As where an exception ends the scope of an optimizer on all ranks, at a slightly different place on each.
+TEST(Departure, IsNoFailureWhereNobodyWaits) {
+  const auto communicator = make(20);
+  auto duplicate = communicator->duplicate();
+  start_together(*communicator);
+  const auto flat = at::full({communicator->size() * 500000}, 1.0);
+  const auto shard = at::zeros({500000});
+  std::shared_ptr<Work> work;
+  if (communicator->rank() == 0) work = duplicate->reduce_scatter(flat, shard);
+  if (work != nullptr) std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the others leave first
+  detail::leave(*duplicate, "rank " + std::to_string(communicator->rank()) + " has caught an exception");
+  if (work != nullptr) {
+    EXPECT_CONTAINS(error_of([&] { work->wait(); }), "has caught an exception");
+    EXPECT_GE(flat.use_count(), 2u);  // MPI may yet write it
+  }
+  duplicate = nullptr;
+  testing::world_barrier();
+  EXPECT_EQ(static_cast<detail::MpiCommunicator&>(*communicator).family_failure(), "");
+  start_together(*communicator);
+}
+
+TEST(Departure, OfAllRanksGivesTheCommunicatorBack) {
+  auto communicator = make(20);
+  start_together(*communicator);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));  // those of the tests before
+  testing::world_barrier();
+  const int before = freed;
+  if (communicator->rank() != 0) communicator = nullptr;
+  testing::world_barrier();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_EQ(freed, before);  // rank 0 could still send something
+  testing::world_barrier();
+  communicator = nullptr;
+  const auto start = steady_clock::now();
+  while (freed == before && seconds_since(start) < 5)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(freed, before + 1);
+  testing::world_barrier();
 }
 
 TEST(Abort, ReachesRanksThatWait) {

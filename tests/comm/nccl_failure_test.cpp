@@ -1,6 +1,7 @@
 // What goes wrong in NCCL or on one rank ends on all ranks, soon, with one message that says what and where.
 #include "comm/errors.h"
 #include "comm/fake_nccl.h"
+#include "comm/member.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/nccl/nccl_backend.h"
 #include "support/gather.h"
@@ -159,9 +160,34 @@ TEST_F(NcclFailure, ATimeoutNamesTheRankThatDoesNotCome) {
     EXPECT_NE(error_of([&] { communicator.barrier({"end"})->wait(); }), "");
     EXPECT_GT(seconds_since(start_), 1.9);
   }
-  EXPECT_EQ(failure(8), "nccl: gave up all_reduce #1 'norm' (step 7) after 2 s; rank " +
-                            std::to_string(absent) +
-                            " has not arrived (its last collective was barrier #0 'start')");
+  EXPECT_EQ(
+      failure(8), "nccl: gave up all_reduce #1 'norm' (step 7) after 2 s; rank " + std::to_string(absent) +
+                      " has not arrived (its last collective was barrier #0 'start'), but answers: it is "
+                      "busy outside of the library. If that may take so long, set a longer "
+                      "SessionOptions::timeout");
+}
+
+TEST_F(NcclFailure, ARankThatHasLeftEndsWhatTheOthersGoOnToAtOnce) {
+  auto& communicator = make(60);
+  const int last = communicator.size() - 1;
+  if (communicator.rank() == last) {
+    detail::leave(communicator, "rank " + std::to_string(last) + " has gone home");
+  } else {
+    communicator.all_reduce(tensor(), ReduceOp::sum, {"norm", -1, 7});
+  }
+  EXPECT_EQ(
+      failure(8), "nccl: all_reduce #1 'norm' (step 7): rank " + std::to_string(last) + " has gone home");
+  EXPECT_LT(seconds_since(start_), 5);
+}
+
+TEST_F(NcclFailure, WhatRanksLeaveInTheMidstOfIsNoFailureOfTheJob) {
+  auto& communicator = make(60);
+  if (communicator.rank() == 0) communicator.all_reduce(tensor(), ReduceOp::sum, {"norm"});
+  detail::leave(communicator, "rank " + std::to_string(communicator.rank()) + " has caught an exception");
+  communicator_.reset();
+  EXPECT_LT(seconds_since(start_), 10);
+  testing::world_barrier();
+  EXPECT_EQ(dynamic_cast<detail::MpiCommunicator&>(*testing::world()).family_failure(), "");
 }
 
 TEST_F(NcclFailure, ATimeoutWithAllRanksInItSaysSo) {

@@ -4,6 +4,7 @@
 
 #include <zerosched/mpi_communicator.h>
 
+#include <ATen/Context.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -37,6 +38,23 @@ TEST(Progress, CollectivesEndWithoutFurtherCalls) {
   EXPECT_EQ(shard[999999].item().toDouble(), world->size());
   // The tensors are free again once the work is done.
   EXPECT_EQ(flat.use_count(), 1u);
+  testing::world_barrier();
+}
+
+// Whichever thread makes it: this one, which flushes denormal numbers, or the background's.
+TEST(Progress, SumsKeepDenormalNumbers) {
+  const auto world = testing::world();
+  constexpr float kTiny = 1e-40F;
+  for (const bool waits : {true, false}) {
+    const auto flat = at::full({world->size() * 1000}, kTiny, at::kFloat);
+    const auto shard = at::zeros({1000}, at::kFloat);
+    at::globalContext().setFlushDenormal(true);
+    const auto work = world->reduce_scatter(flat, shard);
+    while (!waits && !work->done()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    work->wait();
+    at::globalContext().setFlushDenormal(false);
+    EXPECT_EQ(shard[0].item<float>(), static_cast<float>(world->size()) * kTiny);
+  }
   testing::world_barrier();
 }
 

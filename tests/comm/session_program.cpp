@@ -1,4 +1,5 @@
 // One rank of the jobs that session_test.py starts; the first argument says what it is to do.
+#include <zerosched/mpi_communicator.h>
 #include <zerosched/session.h>
 
 #include <ATen/ops/full.h>
@@ -13,6 +14,7 @@
 #include <string>
 #include <thread>
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace {
@@ -40,10 +42,14 @@ std::string first_line(const std::exception& error) {
   return text.substr(0, text.find('\n'));
 }
 
-int launched_rank() {
-  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
-  return rank == nullptr ? 0 : std::atoi(rank);
+// What Open MPI's launcher says, or MPICH's.
+int launched(const char* by_open_mpi, const char* by_mpich, int otherwise) {
+  const char* said = std::getenv(by_open_mpi);
+  if (said == nullptr) said = std::getenv(by_mpich);
+  return said == nullptr ? otherwise : std::atoi(said);
 }
+
+int launched_rank() { return launched("OMPI_COMM_WORLD_RANK", "PMI_RANK", 0); }
 
 // A handler like a trainer's, which must not be reached where ranks are missing.
 void join() {
@@ -57,11 +63,80 @@ void join() {
 
 bool stops_in_split = false;
 
+void initialize_own_mpi(int argc, char** argv) {
+  int provided = MPI_THREAD_SINGLE;
+  MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+}
+
+// What a host that goes on without the library does: catches, and ends in its own way.
+int embedded(int argc, char** argv, bool unwinds) {
+  initialize_own_mpi(argc, argv);
+  int rank = 0;
+  int size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  const auto options = SessionOptions().on_failure(zerosched::OnFailure::raise);
+  const auto work = [&](Session& session) {
+    all_reduce(session);
+    if (rank == size - 1) throw std::runtime_error("the mesh is broken");
+    all_reduce(session);
+  };
+  const auto guarded = [&](const auto& function) {
+    try {
+      function();
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+    }
+  };
+  if (unwinds) {
+    guarded([&] {
+      Session session(options);
+      work(session);
+    });
+  } else {
+    Session session(options);
+    guarded([&] { work(session); });
+    if (rank == size - 1) guarded([&] { session.abort("no more of this"); });
+    guarded([&] { session.communicator()->check(); });
+  }
+  MPI_Barrier(MPI_COMM_WORLD);
+  say("the host goes on");
+  MPI_Finalize();
+  return 0;
+}
+
+// The last rank forks a child that ends in one of the ways there are; all ranks go on meanwhile.
+int forked(const std::string& how, int argc, char** argv) {
+  Session session(argc, argv, SessionOptions().timeout(5));
+  const auto duplicate = session.communicator()->duplicate();
+  all_reduce(session);
+  pid_t child = -1;
+  if (session.rank() == session.world_size() - 1) {
+    child = fork();
+    if (child == 0) {
+      try {
+        duplicate->barrier()->wait();
+      } catch (const std::exception& error) {
+        report(first_line(error).c_str());
+      }
+      if (how == "exit") std::exit(0);
+      if (how == "throw") throw std::runtime_error("a child's own");
+      return 0;  // as from main(): with the session's destructor
+    }
+  }
+  all_reduce(session);
+  if (child > 0) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    say(WIFSIGNALED(status) ? "child ended by signal " + std::to_string(WTERMSIG(status))
+                            : "child ended with " + std::to_string(WEXITSTATUS(status)));
+  }
+  all_reduce(session);
+  return 0;
+}
+
 int run(const std::string& mode, int argc, char** argv) {
-  const int last = [] {
-    const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
-    return size == nullptr ? 0 : std::atoi(size) - 1;
-  }();
+  const int last = launched("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", 1) - 1;
   if (mode == "all_reduce") {
     Session session(argc, argv);
     all_reduce(session);
@@ -111,6 +186,56 @@ int run(const std::string& mode, int argc, char** argv) {
       report(first_line(error).c_str());
       return 1;
     }
+  } else if (mode == "rethrown") {
+    try {
+      Session session(argc, argv);
+      if (session.rank() == last) throw std::runtime_error("the model is broken");
+      all_reduce(session);
+    } catch (const std::exception& error) {
+      report(first_line(error).c_str());
+      throw;
+    }
+  } else if (mode == "raise" || mode == "raise_unwinding") {
+    return embedded(argc, argv, mode == "raise_unwinding");
+  } else if (mode == "own_mpi") {
+    initialize_own_mpi(argc, argv);
+    const auto communicator = zerosched::mpi_communicator(MPI_COMM_WORLD);
+    communicator->barrier()->wait();
+    if (communicator->rank() == last) throw std::runtime_error("no such file: data.bin");
+    communicator->barrier()->wait();
+  } else if (mode == "own_mpi_and_session") {
+    initialize_own_mpi(argc, argv);
+    Session session;
+    all_reduce(session);
+    if (session.rank() == last) throw std::runtime_error("no such file: data.bin");
+    all_reduce(session);
+  } else if (mode == "finalize_after_error") {
+    initialize_own_mpi(argc, argv);
+    {
+      const auto communicator = zerosched::mpi_communicator(MPI_COMM_WORLD);
+      communicator->barrier()->wait();
+      try {
+        if (communicator->rank() == last) communicator->abort("the disk is gone");
+        communicator->barrier()->wait();
+      } catch (const std::exception& error) {
+        report(first_line(error).c_str());
+      }
+    }
+    MPI_Finalize();
+  } else if (mode == "fork_exit" || mode == "fork_return" || mode == "fork_throw") {
+    return forked(mode.substr(5), argc, argv);
+  } else if (mode == "suspended") {
+    Session session(argc, argv, SessionOptions().timeout(2));
+    for (int i = 0; i < 80; ++i) {
+      all_reduce(session);
+      sleep_seconds(0.05);
+    }
+  } else if (mode == "session_ends_early") {
+    // Of one rank, whose duplicate lives on.
+    static std::shared_ptr<zerosched::Communicator> duplicate;
+    Session session(argc, argv);
+    duplicate = session.communicator()->duplicate();
+    if (session.rank() != last) duplicate->barrier({"step"})->wait();
   } else if (mode == "poisoned") {
     // The failure is swallowed, and its duplicate is gone when the session ends.
     Session session(argc, argv);
@@ -135,8 +260,7 @@ int run(const std::string& mode, int argc, char** argv) {
     if (launched_rank() == last) raise(mode == "stopped_before" ? SIGSTOP : SIGKILL);
     join();
   } else if (mode == "last_stopped_after_init" || mode == "first_stopped_after_init") {
-    int provided = MPI_THREAD_SINGLE;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided);
+    initialize_own_mpi(argc, argv);
     if (launched_rank() == (mode == "last_stopped_after_init" ? last : 0)) raise(SIGSTOP);
     join();
   } else if (mode == "stopped_while_joining") {

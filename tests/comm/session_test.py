@@ -3,6 +3,7 @@
 usage: session_test.py PROGRAM CASE
 """
 import os
+import signal
 import sys
 import time
 
@@ -15,17 +16,18 @@ RANKS = 3
 def environment(**extra):
     """The caller's, without what belongs to a job that the caller may be in."""
     clean = {name: value for name, value in os.environ.items()
-             if not name.startswith(("OMPI_COMM", "PMIX_", "PMI_", "SLURM_"))}
+             if not name.startswith(("OMPI_COMM", "PMIX_", "PMI_", "SLURM_", "PALS_", "FLUX_", "JSM_"))
+             and name not in ("RANK", "WORLD_SIZE")}
     return {**clean, "OMP_NUM_THREADS": "1", **extra}
 
 
 class Run:
     """The end of one job: code, stdout, stderr, seconds."""
 
-    def __init__(self, mode, ranks=RANKS, limit=30, mpirun=(), **extra):
+    def __init__(self, mode, ranks=RANKS, limit=30, mpirun=(), program=(PROGRAM,), **extra):
         launcher = job.mpirun(ranks, *mpirun) if ranks else []
         start = time.monotonic()
-        self.code, self.out, self.err = job.run([*launcher, PROGRAM, mode], limit, environment(**extra))
+        self.code, self.out, self.err = job.run([*launcher, *program, mode], limit, environment(**extra))
         self.seconds = time.monotonic() - start
 
 
@@ -108,6 +110,103 @@ def unwinding():
 def caught_outside():
     # A world of one has nobody to tell: the handler decides the exit code.
     expect(Run("unwinding", ranks=0), 1, out=["caught: the model is broken"], absent=["stops"])
+
+
+def alone_under_mpirun():
+    """As without mpirun: a handler decides the exit code, and a failure that was caught is over."""
+    expect(Run("unwinding", ranks=1), 1, out=["caught: the model is broken"], absent=["stops"])
+    expect(Run("poisoned", ranks=1), 0, absent=["stops"])
+    expect(Run("rethrown", ranks=0), -6, out=["caught: the model is broken"])
+    expect(Run("uncaught", ranks=1), 70, err=[stops(0, "no such file: data.bin")], absent=["terminate called"])
+
+
+def rethrown():
+    """A handler outside of the session that throws on does not outrun the end."""
+    run = Run("rethrown")
+    expect(run, 70, err=[stops(LAST, "an exception left the scope of its Session")],
+           out=["caught: the model is broken"], absent=["terminate called", "Signal: Aborted"])
+
+
+def raise_failure():
+    """Every rank hears of it, and the host goes on; no exit code but its own."""
+    for mode in ("raise", "raise_unwinding"):
+        run = Run(mode)
+        expect(run, 0, out=["caught: the mesh is broken"], absent=["stops"])
+        check(run, run.out.count("the host goes on") == RANKS, "every host should go on")
+        told = (f"caught: rank {LAST}: no more of this" if mode == "raise" else
+                f"caught: rank {LAST}: an exception left the scope of its Session")
+        check(run, run.out.count(told) >= LAST, f"the others should be told: {told}")
+
+
+def own_mpi():
+    """An exception that nobody catches, where the program has initialised MPI itself: with a session and without one."""
+    for mode in ("own_mpi", "own_mpi_and_session"):
+        expect(Run(mode), 70, err=everyone(LAST, "no such file: data.bin"), absent=["terminate called", "Signal: Aborted"])
+
+
+def finalize_after_error():
+    """What one rank has to say is said before its MPI ends."""
+    run = Run("finalize_after_error")
+    expect(run, 0)
+    check(run, run.out.count("caught: the disk is gone") == RANKS, "every rank should hear it")
+
+
+def forked():
+    """Whatever a child does, the job goes on."""
+    for how, end in (("exit", "child ended with 0"), ("return", "child ended with 0"), ("throw", "child ended by signal 6")):
+        run = Run(f"fork_{how}")
+        expect(run, 0, out=[end, f"caught: mpi: this process is a child that rank {LAST} has forked"], absent=["stops"])
+        check(run, run.out.count(f"sum {RANKS} of {RANKS}") == 3 * RANKS, "the job should go on")
+
+
+def suspended():
+    """A job that was stopped for longer than its timeout goes on; as do ranks that were stopped one after the other."""
+    mpirun = job.mpirun(RANKS)
+    started = job.Job([*mpirun, PROGRAM, "suspended"], environment())
+    started.wait_for(lambda: len(started.ranks()) == RANKS, "the ranks")
+    time.sleep(2)  # they are joining, or have joined
+    ranks = list(started.ranks().values())
+    for sign, pause in ((signal.SIGSTOP, 5), (signal.SIGCONT, 0)):
+        for pid in ranks:
+            os.kill(pid, sign)
+        time.sleep(pause)
+    result = started.end(30)
+    if result.code != 0 or result.out.count("sum") != 80 * RANKS:
+        sys.exit(f"FAILED exit code {result.code}\n{result.out}\n{result.err}")
+
+
+def session_ends_early():
+    why = f"mpi: barrier #0 'step': rank {LAST} has come to the end of its Session; every rank must call the same collectives before"
+    expect(Run("session_ends_early"), 70, err=everyone(0, why, why))
+
+
+def crowded():
+    cores = len(os.sched_getaffinity(0))
+    lines = {"OMP_NUM_THREADS": str(cores)}
+    warning = "zerosched: on host "
+    run = Run("all_reduce", **lines)
+    text = (f"{RANKS} ranks with {RANKS * cores} threads in all share {cores} core")
+    expect(run, 0, err=[warning, text])
+    if cores >= 2:
+        expect(Run("all_reduce", ranks=2, **lines), 0, err=[warning, f"Set OMP_NUM_THREADS={cores // 2}, or start with launch/run"])
+        expect(Run("all_reduce", ranks=2), 0, absent=[warning])
+        run = Run("all_reduce", ranks=2, program=["taskset", "-c", str(min(os.sched_getaffinity(0))), PROGRAM])
+        expect(run, 0, seconds=25, err=[warning, f"2 ranks with 2 threads in all share 1 core of {os.cpu_count()}", "--bind-to none"])
+
+
+def unconnected_launchers():
+    for variables, parts in (
+            ({"RANK": "1", "WORLD_SIZE": "4"}, ("torchrun", "RANK=1 and WORLD_SIZE=4", "launch/run or mpirun")),
+            ({"PALS_RANKID": "2"}, ("PALS", "PALS_RANKID=2", "mpiexec of the MPI")),
+            ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "2"}, ("flux run", "FLUX_JOB_SIZE=2", "-o pmi=pmix")),
+            ({"JSM_NAMESPACE_RANK": "0", "JSM_NAMESPACE_SIZE": "8"}, ("jsrun", "JSM_NAMESPACE_SIZE=8", "mpirun"))):
+        run = Run("all_reduce", ranks=0, **variables)
+        check(run, run.code != 0, f"should fail with {variables}")
+        for part in (*parts, '"self"'):
+            check(run, part in run.err, f"stderr should have {part!r}")
+        expect(Run("self", ranks=0, **variables), 0, out=["sum 1 of 1"])
+        expect(Run("all_reduce", ranks=2, **variables), 0, out=["sum 2 of 2"])
+    expect(Run("all_reduce", ranks=0, RANK="0", WORLD_SIZE="1"), 0, out=["sum 1 of 1"])
 
 
 def poisoned():
@@ -216,7 +315,8 @@ def nccl_stopped():
 
 
 GAVE_UP_ON_LAST = (f"nccl: gave up all_reduce #2 'gradients' (bucket 0, step 1) after 2 s; rank {LAST} has not arrived "
-                   "(its last collective was barrier #1 'step' (step 0))")
+                   "(its last collective was barrier #1 'step' (step 0)), but answers: it is busy outside of the library. If that "
+                   "may take so long, set a longer SessionOptions::timeout")
 
 
 def nccl_stuck():

@@ -37,7 +37,7 @@ void tear_down() {
       ++uses;
     }
   }).detach();
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  while (uses < 100) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   std::exit(1);
 }
 

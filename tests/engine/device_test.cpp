@@ -131,7 +131,8 @@ TEST(EngineOnDevice, RefusesToBecomePartOfAGraph) {
       AdamWScheduleFreeOptions options(0.01);
       runtime.set_capturing(streams[0], true);
       const std::vector<std::function<void()>> calls = {[&] { trainer.engine().eval(); },
-          [&] { trainer.engine().full_state("z"); },
+          [&] { trainer.engine().full_state("z"); }, [&] { trainer.engine().grad_norm(); },
+          [&] { trainer.engine().grad_norms(); }, [&] { trainer.engine().reset_from_parameters(); },
           [&] { detail::save_checkpoint(trainer.engine(), {&options}, scratch / "step", {}, {}); }};
       for (const auto& call : calls) testing::expect_error(call, {kWhatToCapture});
       runtime.set_capturing(streams[0], false);
@@ -199,7 +200,75 @@ TEST(EngineOnDevice, CheckpointsHoldAndBringBackTheLastStep) {
   }
 }
 
+// Whoever asks for the outcome of a step, at once, later or never: the steps are the same.
+TEST(EngineOnDevice, AnOutcomeMayBeAskedForAtAnyTime) {
+  using Kind = detail::StepOutcome::Kind;
+  Job job;
+  job.loss_scaling = job.overflows = true;
+  job.asks_norms = false;
+  const Outcome host = on_host(job);
+  const std::vector<Kind> kinds = {Kind::taken, Kind::skipped, Kind::taken};
+  for (const Transport transport : transports()) {
+    for (const bool asks : {false, true}) {
+      FakeRuntime runtime;
+      DeviceTrainer trainer(runtime, transport);
+      std::vector<Kind> found;
+      trainer.after_scaled_step = [&](const auto& outcome) {
+        if (asks) found.push_back(outcome->get());
+      };
+      trainer.at_end = [&] { EXPECT_EQ(trainer.engine().skipped_steps(), 1); };
+      expect_same_bits(trainer.run(job), host);
+      EXPECT_EQ(found, asks ? kinds : std::vector<Kind>());
+    }
+  }
+}
+
 #ifdef ZEROSCHED_TEST_NCCL
+
+// But in steps that compare bits, as the first three do.
+TEST(EngineOnDevice, AnOutcomeIsNotWaitedFor) {
+  using Kind = detail::StepOutcome::Kind;
+  Job job;
+  job.loss_scaling = job.overflows = true;
+  job.asks_norms = false;
+  job.steps = 4;
+  FakeRuntime runtime;
+  DeviceTrainer trainer(runtime, Transport::nccl);
+  bool held = false;
+  trainer.at_step = [&](int64_t step, size_t, const DeviceTrainer::Streams& streams) {
+    held = step == 3;
+    if (!held) return;
+    runtime.synchronize(streams.front());  // the outcome of the step before is waited for
+    runtime.hold_stream(kMain);
+  };
+  trainer.after_scaled_step = [&](const auto& outcome) {
+    if (held) {
+      EXPECT_EQ(outcome->kind, Kind::undecided);
+    }
+    runtime.hold_stream(-1);
+  };
+  expect_same_bits(trainer.run(job), on_host(job));
+}
+
+// Whoever asks once the optimizer is gone is told what became of the step.
+TEST(EngineOnDevice, AnOutcomeOutlivesItsOptimizer) {
+  using Kind = detail::StepOutcome::Kind;
+  Job job;
+  job.loss_scaling = true;
+  job.asks_norms = false;
+  FakeRuntime runtime;
+  std::shared_ptr<detail::StepOutcome> last;
+  {
+    DeviceTrainer trainer(runtime, Transport::nccl);
+    trainer.after_scaled_step = [&](const auto& outcome) {
+      last = outcome;
+      throw std::runtime_error("trained enough");
+    };
+    EXPECT_THROW(trainer.run(job), std::runtime_error);
+    EXPECT_EQ(last->kind, Kind::undecided);
+  }
+  EXPECT_EQ(last->get(), Kind::taken);
+}
 
 // What waits on the host for the device has a way out.
 TEST(EngineOnDevice, ANormThatNeverComesIsGivenUpWithTheCommunicator) {

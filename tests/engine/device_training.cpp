@@ -163,11 +163,11 @@ Outcome Trainer::run(const Job& job) {
     if (job.clips_by_function) outcome.norms.push_back(engine_->clip_grad_norm(options, 1.0, 2.0));
     engine_->set_loss(at::full({}, 0.5 + 0.25 * static_cast<double>(step + world_rank())));
     if (job.loss_scaling) {
-      engine_->step_scaled(options, 4.0);
+      after_scaled_step(engine_->step_scaled(options, 4.0));
+      if (job.asks_norms) outcome.norms.push_back(engine_->grad_norm());
     } else {
       engine_->step(options);
     }
-    if (job.loss_scaling) outcome.norms.push_back(engine_->grad_norm());  // known to the host already
     // What LibTorch would add to, at once and not in a stream.
     if (!job.overlaps && step + 1 < job.steps) engine_->zero_grad(true);
   }

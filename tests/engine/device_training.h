@@ -29,6 +29,7 @@ struct Job {
   int buffers = 2;
   std::optional<double> max_grad_norm;
   bool loss_scaling = false;
+  bool asks_norms = true;    ///< with loss scaling, after each step
   bool overflows = false;    ///< an inf on rank 0 in the second step
   bool lr_differs = false;   ///< on the last rank, from the second step on
   bool lr_changes = false;   ///< in every step, on all ranks alike
@@ -52,7 +53,7 @@ std::vector<Job> jobs();
 /// What comes out of it, in host memory.
 struct Outcome {
   std::vector<at::Tensor> y_at_start;  ///< of each step, as its forward sees it
-  std::vector<double> norms;           ///< of each step with loss scaling, else of the last
+  std::vector<double> norms;           ///< of each step with loss scaling if asked for, else of the last
   State state;
   at::Tensor y_at_end;  ///< once the optimizer is gone
 };
@@ -69,6 +70,7 @@ class Trainer {
   Outcome run(const Job& job);
   detail::Engine& engine() const { return *engine_; }
   std::function<void()> before_it_goes = [] {};
+  std::function<void(const std::shared_ptr<detail::StepOutcome>&)> after_scaled_step = [](const auto&) {};
 
  protected:
   virtual std::shared_ptr<Communicator> communicator() = 0;

@@ -1,9 +1,12 @@
 // What users do wrong, and what every rank tells them. Ranks that fail alone are in tests/faults.
+#include "engine/passing_communicator.h"
 #include "engine/toy.h"
 #include "support/gather.h"
 #include "support/world.h"
 
+#include <chrono>
 #include <limits>
+#include <string>
 
 namespace zerosched::testing {
 namespace {
@@ -87,6 +90,58 @@ TEST_F(Errors, ASecondBackwardOnOneRankAlone) {
   run_backward(0);
   if (rank == 0) run_backward(1);
   expect_error([&] { optimizer->step(); }, {"rank 0: the gradient of parameter 'p2' arrived twice"});
+}
+
+TEST_F(Errors, DifferentFunctionsAreNamed) {
+  if (size == 1) return;
+  const auto optimizer = make();
+  expect_error([&] { rank == 0 ? optimizer->eval() : optimizer->reset_from_parameters(); },
+      {"rank 0 is in all_reduce", "'eval()', rank ", "'reset_from_parameters()'",
+          "every rank must call the same collectives in the same order"});
+}
+
+// Runs out of memory, on rank 1 alone, before the collective of that name.
+class Exhausted final : public PassingCommunicator {
+ public:
+  Exhausted(std::shared_ptr<Communicator> inner, std::shared_ptr<std::string> before)
+      : PassingCommunicator(std::move(inner)), before_(std::move(before)) {}
+  std::shared_ptr<Communicator> duplicate() override {
+    return std::make_shared<Exhausted>(inner().duplicate(), before_);
+  }
+
+ private:
+  void launching(Collective, const CollectiveLabel& label) override {
+    if (rank() == 1 && *before_ == label.what) throw std::bad_alloc();
+  }
+  std::shared_ptr<std::string> before_;
+};
+
+TEST_F(Errors, WhatOneRankAloneRunsOutOfIsEveryonesError) {
+  if (size == 1) return;
+  const auto before = std::make_shared<std::string>("initial values");
+  const auto start = std::chrono::steady_clock::now();
+  const auto construct = [&] {
+    return std::make_unique<AdamWScheduleFree>(std::vector<ParameterGroup>{ParameterGroup(parameters)},
+        std::make_shared<Exhausted>(world()->duplicate(), before), AdamWScheduleFreeOptions(), buckets_of(1));
+  };
+  expect_error([&] { construct(); }, {"rank 1: std::bad_alloc"});
+  for (const char* name : {"z", "gradient norms"}) {
+    *before = "";
+    const auto optimizer = construct();
+    run_backward();
+    optimizer->step();
+    world_barrier();
+    *before = name;
+    expect_error(
+        [&] {
+          if (*before == "z") optimizer->full_state("z");
+          optimizer->grad_norms();
+        },
+        {"rank 1: std::bad_alloc"});
+    world_barrier();
+  }
+  EXPECT_LT(
+      std::chrono::steady_clock::now() - start, std::chrono::seconds(15));  // not the 20 s of the timeout
 }
 
 TEST_F(Errors, ReplacedParameters) {

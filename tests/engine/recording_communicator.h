@@ -30,14 +30,11 @@ class Log {
 /// there is none. Duplicates write into the same log.
 class RecordingCommunicator final : public PassingCommunicator {
  public:
-  /// `synchronous`: a reduce-scatter has ended when its launch returns, so that nothing depends on how fast
-  /// peers are.
-  RecordingCommunicator(
-      std::shared_ptr<Communicator> inner, std::shared_ptr<Log> log, bool synchronous = false)
-      : PassingCommunicator(std::move(inner)), log_(std::move(log)), synchronous_(synchronous) {}
+  RecordingCommunicator(std::shared_ptr<Communicator> inner, std::shared_ptr<Log> log)
+      : PassingCommunicator(std::move(inner)), log_(std::move(log)) {}
 
   std::shared_ptr<Communicator> duplicate() override {
-    return std::make_shared<RecordingCommunicator>(inner().duplicate(), log_, synchronous_);
+    return std::make_shared<RecordingCommunicator>(inner().duplicate(), log_);
   }
 
  private:
@@ -47,14 +44,7 @@ class RecordingCommunicator final : public PassingCommunicator {
     log_->add(event);
   }
 
-  std::shared_ptr<Work> launched(
-      Collective kind, const CollectiveLabel&, std::shared_ptr<Work> work) override {
-    if (synchronous_ && kind == Collective::reduce_scatter) work->wait();
-    return work;
-  }
-
   std::shared_ptr<Log> log_;
-  bool synchronous_;
 };
 
 }  // namespace zerosched::testing

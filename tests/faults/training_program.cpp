@@ -5,11 +5,17 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
+
+#include <unistd.h>
 
 namespace {
 
@@ -73,20 +79,59 @@ void train_step(Job& job, int64_t step) {
   }
 }
 
+// What all ranks catch alike is no failure of the job.
+void try_in_vain(const std::string& fault, Session& session, const NamedParameters& parameters) {
+  try {
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, session.communicator(), {},
+        zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1));
+    if (fault == "caught_load") optimizer.load_checkpoint("/no/such/checkpoint");
+    parameters[2].second.sum().backward();
+    throw std::runtime_error("a trial has failed");
+  } catch (const std::exception& error) {
+    if (session.rank() == 0) std::printf("caught: %s\n", error.what());
+  }
+}
+
+// A GAN, say, whose ranks step its optimizers in different orders.
+void step_in_other_order(Session& session, const NamedParameters& parameters) {
+  const NamedParameters of_first(parameters.begin(), parameters.begin() + 2);
+  const NamedParameters of_second(parameters.begin() + 2, parameters.end());
+  AdamWScheduleFree first({ParameterGroup(of_first)}, session.communicator(), {});
+  AdamWScheduleFree second({ParameterGroup(of_second)}, session.communicator(), {});
+  (of_first[0].second.sum() + of_second[0].second.sum()).backward();
+  AdamWScheduleFree* order[] = {&first, &second};
+  if (session.rank() == 1) std::swap(order[0], order[1]);
+  for (AdamWScheduleFree* optimizer : order) optimizer->step();
+}
+
 int run(int argc, char** argv) {
   const std::string fault = argc > 1 ? argv[1] : "none";
   const double timeout = argc > 2 ? std::atof(argv[2]) : 60;
-  Session session(argc, argv, zerosched::SessionOptions().timeout(timeout));
+  const bool flat = argc > 3 && std::string(argv[3]) == "flat";
+  Session session(argc, argv, zerosched::SessionOptions().timeout(timeout).flat_collectives(flat));
   const bool odd_one = session.rank() == 1;
   NamedParameters parameters;
   for (int i = 0; i < 5; ++i) {
     const int64_t numel = fault == "different_model" && odd_one && i == 3 ? 99 : 100;
     parameters.emplace_back("layer" + std::to_string(i), at::ones({numel}).requires_grad_());
   }
-  Job job{fault, session, parameters,
+  if (fault == "caught_load" || fault == "caught_trial") try_in_vain(fault, session, parameters);
+  if (fault == "other_order") step_in_other_order(session, parameters);
+  static std::unique_ptr<Job> kept;  // outlives the session
+  std::unique_ptr<Job> job(new Job{fault, session, parameters,
       AdamWScheduleFree({ParameterGroup(parameters)}, session.communicator(), {},
-          zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1))};
-  for (int64_t step = 0; step < kSteps; ++step) train_step(job, step);
+          zerosched::ShardingOptions().bucket_bytes(1).first_bucket_bytes(1))});
+  for (int64_t step = 0; step < kSteps; ++step) {
+    if (job->faulty("leaves_early", step) || job->faulty("leaves_before_eval", step)) break;
+    if (job->faulty("session_ends_early", step)) {
+      kept = std::move(job);
+      return 0;
+    }
+    if (step == kFaultyStep && fault == "leaves_before_eval") job->optimizer.eval();
+    if (job->faulty("busy", step)) std::this_thread::sleep_for(std::chrono::seconds(6));
+    if (job->faulty("forks", step) && fork() == 0) std::exit(0);
+    train_step(*job, step);
+  }
   if (session.rank() == 0) std::printf("trained %d ranks\n", session.world_size());
   return 0;
 }
@@ -94,7 +139,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // With "caught" as third argument, as in programs that report errors themselves.
+  // With "caught" as third argument, as in programs that report errors themselves; "flat": ranks exchange by messages.
   if (argc <= 3 || std::string(argv[3]) != "caught") return run(argc, argv);
   try {
     return run(argc, argv);

@@ -85,10 +85,10 @@ def zero_grad():
     Job("zero_grad", TIMEOUT).expect(20, ["zero_grad"] * RANKS)
 
 
-def stops(fault):
+def stops(fault, *more):
     what = r"(reduce_scatter #\d+ 'gradients'|all_gather #\d+ 'parameters') \(bucket \d+, step 3\)"
     text = f"gave up {what} after 3 s; rank 1 does not respond"
-    Job(fault, TIMEOUT).expect(TIMEOUT + 12, [text, None, text])
+    Job(fault, TIMEOUT, *more).expect(TIMEOUT + 12, [text, None, text])
 
 
 def stop_in_backward():
@@ -99,6 +99,10 @@ def stop_before_step():
     stops("stop_before_step")
 
 
+def stop_in_backward_flat():
+    stops("stop_in_backward", "flat")
+
+
 def kill_in_backward():
     Job("kill_in_backward").expect(20, [None] * RANKS, code=None)
 
@@ -107,12 +111,74 @@ def kill_before_step():
     Job("kill_before_step").expect(20, [None] * RANKS, code=None)
 
 
+def kill_in_backward_flat():
+    Job("kill_in_backward", 60.0, "flat").expect(20, [None] * RANKS, code=None)
+
+
 def exit_in_backward():
     Job("exit_in_backward").expect(20, [None] * RANKS, code=None)
 
 
+WHO = r"AdamWScheduleFree #1 \(of 'layer0' and 4 more\)"
+LEFT = rf"rank 1 has ended this optimizer, {WHO}, after 3 steps; every rank must make the same number of steps, or use join\(\)"
+
+
+def leaves_early():
+    """With the default timeout of a minute here: nobody waits for it."""
+    Job("leaves_early").expect(20, [rf"mpi: \w+ #\d+ '[\w ]+' .*: {LEFT}"] * RANKS)
+
+
+def leaves_before_eval():
+    Job("leaves_before_eval").expect(20, [rf"mpi: all_reduce #\d+ 'eval\(\)': {LEFT}"] * RANKS)
+
+
+def session_ends_early():
+    """Its optimizer lives, but no step of it can come any more."""
+    Job("session_ends_early").expect(20, [r"mpi: .*: rank 1 has come to the end of its Session; every rank must"] * RANKS)
+
+
+def other_order():
+    """Nobody is at fault: the message names both optimizers."""
+    first, second = r"AdamWScheduleFree #1 \(of 'layer0' and 1 more\)", r"AdamWScheduleFree #2 \(of 'layer2' and 2 more\)"
+    whole = Job("other_order", TIMEOUT)
+    whole.expect(20, [None] * RANKS)
+    said = re.findall(r"zerosched: rank \d stops: (.*)", whole.err)
+    for text in said:
+        one, other = (first, second) if re.match(f"mpi: {first}", text) else (second, first)
+        whole.check(re.search(rf"mpi: {one}: gave up \w+ #\d+ .* after 3 s; .*has not arrived .*but answers: it waits in \w+ #\d+ "
+                              rf".* of {other}", text), "both optimizers should be named")
+        whole.check("respond" not in text and "must step its optimizers" in text, "nobody is dead")
+    whole.check(said, "ranks should say why")
+
+
+def busy():
+    text = r"gave up .* after 3 s; rank 1 has not arrived .*, but answers: it is busy outside of the library. If that may take " \
+        "so long, set a longer SessionOptions::timeout"
+    Job("busy", TIMEOUT).expect(20, [text, None, text])
+
+
+def caught(fault, text):
+    whole = Job(fault)
+    whole.check(whole.code == 0 and f"trained {RANKS} ranks" in whole.out, "the job goes on and ends well")
+    whole.check(re.search(f"caught: .*{text}", whole.out) and "stops" not in whole.err, "all ranks should catch it")
+
+
+def caught_load():
+    caught("caught_load", "/no/such/checkpoint/manifest.json")
+
+
+def caught_trial():
+    caught("caught_trial", "a trial has failed")
+
+
+def forks():
+    whole = Job("forks")
+    whole.check(whole.code == 0 and f"trained {RANKS} ranks" in whole.out, "a child's end is not the job's")
+
+
 CASES = [none, throw_in_forward, throw_in_hook, throw_before_step, throw_in_evaluation, second_backward,
-         edited_parameter, different_model, zero_grad, stop_in_backward, stop_before_step, kill_in_backward,
-         kill_before_step, exit_in_backward]
+         edited_parameter, different_model, zero_grad, stop_in_backward, stop_before_step, stop_in_backward_flat,
+         kill_in_backward, kill_before_step, kill_in_backward_flat, exit_in_backward, leaves_early, leaves_before_eval,
+         session_ends_early, other_order, busy, caught_load, caught_trial, forks]
 
 {case.__name__: case for case in CASES}[CASE]()

@@ -102,6 +102,30 @@ class KilledRank(Killed):
         self.assertGreater(killed, 6)
 
 
+class KilledWithoutExchange(Killed):
+    """Where two names cannot be exchanged (NFS), at every call of replacing a checkpoint."""
+    def setUp(self):
+        super().setUp()
+        for name, value in (("LD_PRELOAD", job.program("libwithout_calls.so")),
+                            ("ZEROSCHED_TEST_WITHOUT", "renameat2,symlink,fallocate")):
+            os.environ[name] = value
+            self.addCleanup(os.environ.pop, name)
+
+    def check_after(self, root, why):
+        # "old" by whatever name it has at the moment, then a save that cleans up.
+        self.assertIn(digest(1, load=os.path.join(root, "old")), (self.old, self.new), why)
+        found = digest(1, load=os.path.join(root, "latest"), save=os.path.join(root, "old"))
+        self.assertIn(found, (self.old, self.new), why)
+        self.assertEqual(sorted(os.listdir(root)), ["latest", "old"], why)
+        self.assertFalse(os.path.islink(os.path.join(root, "latest")), why)
+
+    def test_at_every_call(self):
+        self.checkpoints()
+        killed = self.kill_everywhere(1, 0, ("old",))
+        print(f"killed at {killed} points")
+        self.assertGreater(killed, 30)
+
+
 class FullDisk(Jobs):
     def test_save_fails_and_leaves_the_old_checkpoint(self):
         disk = self.path("disk")
@@ -118,6 +142,47 @@ class FullDisk(Jobs):
         self.assertIn(f"{disk}/.new.partial/", result.err)
         self.assertEqual(sorted(os.listdir(disk)), ["latest", "old"])
         self.assertEqual(digest(2, rows=5000, load=f"{disk}/latest"), saved)
+
+
+class FullExt4(Jobs):
+    """tmpfs gives back what could not be allocated, ext4 keeps it."""
+    def disk(self):
+        path, image = self.path("disk"), self.path("image")
+        os.mkdir(path)
+        with open(image, "wb") as file:
+            file.truncate(6 << 20)
+        commands = (["mkfs.ext4", "-q", "-O", "^has_journal", image], ["mount", "-o", "loop", image, path])
+        for command_line in commands:
+            try:
+                done = subprocess.run(command_line, stderr=subprocess.PIPE, text=True, check=False)
+            except FileNotFoundError as error:
+                self.skipTest(str(error))
+            if done.returncode != 0:
+                self.skipTest(f"a small ext4 cannot be mounted here: {done.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", path], check=True)
+        return path
+
+    def free(self, disk):
+        status = os.statvfs(disk)
+        return status.f_bavail * status.f_frsize
+
+    def test_export_fails_and_gives_back_the_space(self):
+        disk = self.disk()
+        rows = 15000  # of 25 numbers: 1.5 MB, of which a checkpoint has three
+        before = self.free(disk)
+        filler = os.path.join(disk, "filler")
+        with open(filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, before - (1 << 20))
+        before = self.free(disk)
+        for fails in (dict(export=f"{disk}/model.safetensors"), dict(save=f"{disk}/step")):
+            result = job.run(command(2, rows=rows, **fails))
+            self.assertEqual(result.code, 70, result)
+            self.assertIn("No space left on device", result.err)
+            self.assertEqual(self.free(disk), before)
+            self.assertEqual(sorted(os.listdir(disk)), ["filler", "lost+found"])
+        os.remove(filler)
+        digest(2, rows=rows, export=f"{disk}/model.safetensors")
+        self.assertEqual(sorted(os.listdir(disk)), ["lost+found", "model.safetensors"])
 
 
 if __name__ == "__main__":

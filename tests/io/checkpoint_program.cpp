@@ -5,6 +5,7 @@
 #include "io/kill_at_call.h"
 #include "support/gather.h"
 
+#include <zerosched/safetensors.h>
 #include <zerosched/session.h>
 
 #include <nlohmann/json.hpp>
@@ -88,6 +89,7 @@ int run(int argc, char** argv) {
     optimizer.save_checkpoint(arguments.text("save"), extra);
     kill_at_call(0);
   }
+  if (!arguments.text("export").empty()) export_safetensors(optimizer, arguments.text("export"));
   const State state = full_state(optimizer);
   if (!arguments.text("dump").empty() && session.rank() == 0) dump(state, arguments.text("dump"));
   if (session.rank() == 0)

@@ -45,7 +45,8 @@ Function* real(const char* name) {
   }
 
 ZEROSCHED_COUNTED(fsync, (int file), (file), /* none */)
-ZEROSCHED_COUNTED(posix_fallocate, (int file, off_t offset, off_t length), (file, offset, length), /* none */)
+ZEROSCHED_COUNTED(
+    fallocate, (int file, int mode, off_t offset, off_t length), (file, mode, offset, length), /* none */)
 ZEROSCHED_COUNTED(mkdir, (const char* path, mode_t mode), (path, mode), noexcept)
 ZEROSCHED_COUNTED(rmdir, (const char* path), (path), noexcept)
 ZEROSCHED_COUNTED(unlink, (const char* path), (path), noexcept)

@@ -84,6 +84,12 @@ def parameters():
     return torch.nn.ParameterDict({f"p{i}": torch.nn.Parameter(value) for i, value in enumerate(values)})
 
 
+def convert(state, folder):
+    converter = os.path.join(os.path.dirname(__file__), "..", "..", "launch", "convert_schedulefree.py")
+    return subprocess.run([sys.executable, "-B", converter, state, folder], check=False, timeout=120, capture_output=True,
+                          text=True)
+
+
 class Converted(Folder):
     def train(self, model, optimizer, first, end):
         for step in range(first, end):
@@ -103,9 +109,8 @@ class Converted(Folder):
         torch.save({"class": type(optimizer).__name__, "optimizer": optimizer.state_dict(), "model": model.state_dict(),
                     "parameters": [name for name, _ in model.named_parameters()], "frozen": []}, self.path("state.pt"))
         optimizer.train()
-        converter = os.path.join(os.path.dirname(__file__), "..", "..", "launch", "convert_schedulefree.py")
-        subprocess.run([sys.executable, "-B", converter, self.path("state.pt"), self.path("converted")], check=True,
-                       timeout=120)
+        converted = convert(self.path("state.pt"), self.path("converted"))
+        self.assertEqual(converted.returncode, 0, converted.stderr)
         result = job.run([*job.mpirun(2), job.program("checkpoint_program"), "--load", self.path("converted"), "--step",
                           "5", "--steps", "20", "--dump", self.path("dump.json")])
         self.assertEqual(result.code, 0, result.err)
@@ -126,6 +131,41 @@ class Converted(Folder):
 
     def test_saved_in_eval_mode(self):
         self.check(in_eval_mode=True)
+
+
+class ConverterAndTheFolderAbove(Folder):
+    def save(self, **more):
+        weight = torch.nn.Parameter(torch.zeros(3))
+        optimizer = schedulefree.SGDScheduleFree([weight], lr=0.1, foreach=False)
+        optimizer.train()
+        weight.grad = torch.ones(3)
+        optimizer.step()
+        torch.save({"class": "SGDScheduleFree", "optimizer": optimizer.state_dict(), "model": {"w": weight.detach()},
+                    "parameters": ["w"], **more}, self.path("state.pt"))
+        return self.path("state.pt")
+
+    def test_nothing_of_anybody_else_is_deleted(self):
+        os.makedirs(self.path("converted.partial"))
+        with open(self.path("converted.partial/notes"), "w", encoding="utf-8") as file:
+            file.write("mine")
+        self.assertEqual(convert(self.save(), self.path("converted")).returncode, 0)
+        self.assertEqual(sorted(os.listdir(self.root)), ["converted", "converted.partial", "state.pt"])
+        self.assertEqual(os.listdir(self.path("converted.partial")), ["notes"])
+        mask = os.umask(0)
+        os.umask(mask)
+        self.assertEqual(os.stat(self.path("converted")).st_mode & 0o777, 0o777 & ~mask)
+        again = convert(self.path("state.pt"), self.path("converted"))
+        self.assertIn("is there already", again.stderr)
+        self.assertEqual(again.returncode, 1)
+        os.symlink("nowhere", self.path("link"))
+        self.assertIn("is there already", convert(self.path("state.pt"), self.path("link")).stderr)
+
+    def test_what_fails_leaves_nothing(self):
+        # A type that safetensors does not have.
+        failed = convert(self.save(model={"w": torch.zeros(3), "odd": torch.zeros(2, dtype=torch.complex128)}),
+                         self.path("new/converted"))
+        self.assertNotEqual(failed.returncode, 0)
+        self.assertEqual(os.listdir(self.path("new")), [])
 
 
 if __name__ == "__main__":

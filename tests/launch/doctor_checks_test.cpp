@@ -166,6 +166,27 @@ TEST(DoctorChecks, SharedMemory) {
   EXPECT_EQ(check_shared_memory(facts, {"", ""}).front().level, Level::ok);  // alone on its host
 }
 
+TEST(DoctorChecks, Network) {
+  Stream stream{"a", "b", "", "10.0.0.1", 1.0e9};
+  EXPECT_TRUE(check_network({}, {{"all_gather", 64 << 20, 1, 1, 0}}).empty());  // on one host
+  const Bandwidth good{"all_gather", 64 << 20, 0.07, 0.9e9, 0.95e9};
+  const Bandwidth slow{"reduce_scatter", 64 << 20, 0.14, 0.4e9, 0.5e9};
+  const Bandwidth small{"reduce_scatter", 1000, 0.01, 1e5, 1e5};  // is a matter of latency
+  auto found = check_network(stream, {good, small}).front();
+  EXPECT_EQ(found.level, Level::ok);
+  EXPECT_EQ(found.what,
+      "a plain TCP stream between a and b (10.0.0.1) moves 1.000 GB/s each way, all_gather of 64 MiB 95% of "
+      "it");
+  found = check_network(stream, {good, slow}).front();
+  EXPECT_EQ(found.level, Level::warning);
+  EXPECT_NE(found.what.find("reduce_scatter of 64 MiB 50% of it"), std::string::npos) << found.what;
+  EXPECT_NE(found.advice.find("btl_tcp_if_include"), std::string::npos);
+  stream.error = "none of its addresses answers";
+  found = check_network(stream, {good}).front();
+  EXPECT_EQ(found.level, Level::warning);
+  EXPECT_NE(found.what.find(stream.error), std::string::npos);
+}
+
 TEST(DoctorChecks, Directory) {
   const auto facts = good_facts();
   DirectoryUse good;

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -9,6 +10,7 @@ import unittest
 
 import job
 import lab
+import processes
 import tiny_gpt
 
 RUN = os.path.join(lab.SOURCE, "launch", "run")
@@ -79,11 +81,17 @@ class Doctor(unittest.TestCase):
             # The network is the limit, less what the token bucket lets through in a burst.
             self.assertLess(line["bytes_per_second"], 1.3 * GBIT)
             self.assertGreater(line["bytes_per_second"], 0.05 * GBIT)
+            self.assertEqual(line["host_bytes_per_second"], line["bytes_per_second"])  # one rank per host
+        self.assertEqual((report["stream"]["from"], report["stream"]["to"], report["stream"]["address"]),
+                         ("h1", "h2", "10.77.0.1"))
+        self.assertLess(report["stream"]["bytes_per_second"], 1.3 * GBIT)
+        self.assertGreater(report["stream"]["bytes_per_second"], 0.05 * GBIT)
+        self.assertIn("a plain TCP stream between h1 and h2 (10.77.0.1) moves", self.findings(report, "network")[0]["what"])
 
     def test_table(self):
         result = self.doctor("--ranks-per-node", "2", "--sizes", "1,2")
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        for expected in ("Ranks", "h2", "reduce_scatter", "all_gather", "cross-memory attach works", "0 problems"):
+        for expected in ("Ranks", "h2", "reduce_scatter", "all_gather", "cross-memory attach works", "plain TCP stream", "0 problems"):
             self.assertIn(expected, result.stdout)
 
     def test_checkpoint_folder_that_is_not_shared(self):
@@ -161,30 +169,52 @@ class LostHost(unittest.TestCase):
         self.assertEqual(result.code, 69, result)
         self.assertLess(time.monotonic() - start, 40)
 
+    def start(self, ranks, folder, *arguments):
+        return job.Job(LAB.on("h1", RUN, "--hosts", "h1,h2", "-n", str(ranks), "--threads", "1", "--lost-host-after", "10",
+                              *tiny_gpt.command(folder, *arguments)), LAB.environment)
+
     def test_char_gpt_gives_up_first_and_goes_on_to_the_same_bits(self):
+        for ranks in 2, 4:  # in pairs on a host, which exchange with each other first
+            with self.subTest(ranks=ranks):
+                self.check_cut(ranks)
+
+    def check_cut(self, ranks):
         steps = ["--steps", "200", "--checkpoint-every", "10"]
-        whole = tiny_gpt.undisturbed(tempfile.mkdtemp(dir=LAB.shared), 2, *steps)
+        whole = tiny_gpt.undisturbed(tempfile.mkdtemp(dir=LAB.shared), ranks, *steps)
         folder = tempfile.mkdtemp(dir=LAB.shared)
-
-        def start(*more):
-            command = LAB.on("h1", RUN, "--hosts", "h1,h2", "-n", "2", "--threads", "1", "--lost-host-after", "6",
-                             *tiny_gpt.command(folder, *steps, *more))
-            return job.Job(command, LAB.environment)
-
-        # The ranks' own end has mpirun talk to the lost host, which keeps it from noticing the loss.
-        running = start("--timeout", "3")
+        # The ranks' own end has mpirun talk to the lost host, which keeps it from noticing the loss. It comes well before
+        # mpirun's probes would be over, also where the machine is busy.
+        running = self.start(ranks, folder, *steps, "--timeout", "3")
         running.wait_for(lambda: tiny_gpt.steps_in(folder) > 20, "step 20")
         LAB.call("cut")
-        self.addCleanup(LAB.call, "join")
-        cut = time.monotonic()
-        result = running.end(60, leaving=20)
-        self.assertEqual(result.code, 69, result)
-        self.assertLess(time.monotonic() - cut, 30)
-        self.assertRegex(result.err, r"gave up \w+ #\d+ '.*' .*after 3 s; rank 1 does not respond")
-        LAB.call("join")
-        result = start().end()
+        try:
+            cut = time.monotonic()
+            result = running.end(60, leaving=20)
+            self.assertEqual(result.code, 69, result)
+            self.assertLess(time.monotonic() - cut, 30)
+            self.assertRegex(result.err, r"gave up \w+ #\d+ '.*' .*after 3 s; ranks? [123, and]+ do(es)? not respond")
+        finally:
+            LAB.call("join")
+        result = self.start(ranks, folder, *steps).end()
         self.assertEqual(result.code, 0, result)
         self.assertEqual(tiny_gpt.export_in(folder), whole)
+
+    # One of two on its host: the other has its memory, and ranks elsewhere wait for both.
+    def test_a_rank_that_is_stopped_or_killed(self):
+        for by, code in (signal.SIGSTOP, 70), (signal.SIGKILL, None):
+            with self.subTest(by=by):
+                folder = tempfile.mkdtemp(dir=LAB.shared)
+                running = self.start(4, folder, "--steps", "100000", "--timeout", "3")
+                running.wait_for(lambda: tiny_gpt.steps_in(folder) > 20, "step 20")
+                start = time.monotonic()
+                processes.kill([running.ranks()[3]], by)
+                result = running.end(60, leaving=20)
+                self.assertLess(time.monotonic() - start, 30)
+                if code is None:
+                    self.assertNotEqual(result.code, 0, result)
+                else:
+                    self.assertEqual(result.code, code, result)
+                    self.assertRegex(result.err, "after 3 s; rank 3 does not respond")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,21 @@ class Command(unittest.TestCase):
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertIn(expected, result.stdout + result.stderr)
 
+    def test_mpich(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = fake_tool(folder, "mpirun", "echo 'HYDRA build details:'; echo '    Version: 5.0.2'")
+            command = self.command("-n", str(CORES), "--env", "GIVEN=a b", "--env", "NAMED", "prog", "-x", PATH=path, NAMED="1",
+                                   NCCL_DEBUG="INFO")
+            self.assertEqual(command[:5], ["mpirun", "-n", str(CORES), "-ppn", str(CORES)])
+            self.assertEqual(self.option(command, "-bind-to"), ["core:1"])
+            set_there = [command[i + 1:i + 3] for i, word in enumerate(command) if word == "-genv"]
+            self.assertEqual(set_there, [["OMP_NUM_THREADS", "1"], ["GIVEN", "a b"]])  # the rest goes along unasked
+            self.assertEqual(command[-2:], ["prog", "-x"])
+            command = self.command("--hosts", "a:2,b:1", "--no-bind", "--gpus", "0,1", "prog", PATH=path)
+            self.assertEqual((self.option(command, "-hosts"), self.option(command, "-n")), (["a:2,b:1"], ["3"]))
+            self.assertIn("CUDA_VISIBLE_DEVICES", self.option(command, "-genv"))
+            self.assertFalse({"-bind-to", "-ppn", "-x", "--host"} & set(command[:-1]))
+
     def test_arguments_arrive_as_they_are(self):
         words = ["--n", "a b", "$HOME", "", "'", "--dry-run"]
         result = call("-n", "1", "--", sys.executable, "-c", "import sys; print(sys.argv[1:])", *words)
@@ -200,10 +215,16 @@ class Jobs(unittest.TestCase):
             result = call("-n", "2", "sh", "-c", f"exit {code}")
             self.assertEqual(result.returncode, code, result.stderr)
         self.assertEqual(call("-n", "2", "sh", "-c", "kill -9 $$").returncode, 128 + 9)
-        self.assertNotIn(call("-n", "1", "/no/such/program").returncode, (0, 70, 75))
+
+    def test_no_program(self):
+        with tempfile.NamedTemporaryFile() as file:  # which nobody may execute
+            for program in ("/no/such/program", "no_such_program", file.name):
+                result = call("-n", "1", program)
+                self.assertEqual(result.returncode, 127, result.stderr)
+                self.assertIn(f"'{program}' is no program", result.stderr)
 
     def test_ranks_get_environment_input_and_cores(self):
-        say = 'echo "$OMPI_COMM_WORLD_RANK $A $OMP_NUM_THREADS $(sed -n "s/^Cpus_allowed_list:\\t//p" /proc/self/status)"'
+        say = 'echo "${OMPI_COMM_WORLD_RANK:-$PMI_RANK} $A $OMP_NUM_THREADS $(sed -n "s/^Cpus_allowed_list:\\t//p" /proc/self/status)"'
         result = call("-n", "2", "--threads", "1", "--env", "A=x y", "sh", "-c", say)
         self.assertEqual(result.returncode, 0, result.stderr)
         lines = sorted(result.stdout.splitlines())

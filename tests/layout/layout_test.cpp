@@ -222,12 +222,15 @@ TEST(Layout, ReduceDtype) {
   EXPECT_THROW(reduced_in(ScalarType::Float, ScalarType::BFloat16), c10::Error);
 }
 
-TEST(Layout, BucketsOverNcclGrowWithTheRanks) {
+TEST(Layout, BucketsGrowWithTheRanks) {
   constexpr int64_t kMebibyte = int64_t{1} << 20;
-  EXPECT_EQ(default_bucket_bytes(false, 1000), 25 * kMebibyte);
-  EXPECT_EQ(default_bucket_bytes(true, 8), 100 * kMebibyte);
-  EXPECT_EQ(default_bucket_bytes(true, 64), 256 * kMebibyte);
-  EXPECT_EQ(default_bucket_bytes(true, 1024), 400 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::host, 1000), 25 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::network, 2), 8 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::network, 256), 16 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::network, 1024), 25 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::nccl, 8), 100 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::nccl, 64), 256 * kMebibyte);
+  EXPECT_EQ(default_bucket_bytes(Wire::nccl, 1024), 400 * kMebibyte);
 }
 
 TEST(Layout, OptionsMustBePositive) {

@@ -1,5 +1,6 @@
 """Runs example programs as jobs of several ranks, each with a time limit, and keeps what they print."""
 import collections
+import functools
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import unittest
 from processes import environment_of, kill, left_after, marked_processes, name_of
 
 SKIPPED = 77  # SKIP_RETURN_CODE in tests/CMakeLists.txt
+MPIEXEC = os.environ.get("ZEROSCHED_MPIEXEC", "mpirun")
 
 Result = collections.namedtuple("Result", "code out err")
 
@@ -21,9 +23,16 @@ def program(name):
     return os.path.join(os.environ["ZEROSCHED_BIN"], name)
 
 
+@functools.lru_cache
+def is_open_mpi():
+    """Whether mpirun is Open MPI's; MPICH's has other options."""
+    said = subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True).stdout
+    return "Open MPI" in said or "OpenRTE" in said
+
+
 def mpirun(ranks, *options):
-    mpiexec = os.environ.get("ZEROSCHED_MPIEXEC", "mpirun")
-    return [mpiexec, "--oversubscribe", "--bind-to", "none", *options, "-n", str(ranks)]
+    placing = ["--oversubscribe", "--bind-to", "none"] if is_open_mpi() else []
+    return [MPIEXEC, *placing, *options, "-n", str(ranks)]
 
 
 class Job:
@@ -67,7 +76,8 @@ class Job:
         """Processes of the job by rank."""
         found = {}
         for pid in marked_processes(self.mark):
-            rank = environment_of(pid).get("OMPI_COMM_WORLD_RANK")
+            environment = environment_of(pid)
+            rank = environment.get("OMPI_COMM_WORLD_RANK", environment.get("PMI_RANK"))
             if rank is not None:
                 found[int(rank)] = pid
         return found

@@ -102,7 +102,7 @@ int main_of(const Options& options) {
             needed / 1e9);
         continue;
       }
-      const int64_t usual = detail::default_bucket_bytes(/*over_nccl=*/true, gpus) / kMebibyte;
+      const int64_t usual = detail::default_bucket_bytes(detail::Wire::nccl, gpus) / kMebibyte;
       std::set<int64_t> buckets(options.bucket_mebibytes.begin(), options.bucket_mebibytes.end());
       if (buckets.size() > 1) buckets.insert(usual);
       std::vector<Row> rows;

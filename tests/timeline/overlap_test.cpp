@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace zerosched::testing {
@@ -48,13 +49,15 @@ class HostLooks final : public PassingCommunicator {
 };
 
 /// A model of 200 buckets on 8 GPUs, whose reduce-scatters take `share` of the time of backward.
-StepTimes last_step(double share, int buffers, bool host_looks) {
+StepTimes last_step(
+    double share, int buffers, bool host_looks, std::optional<double> loss_scale = std::nullopt) {
   MachineModel machine = h100(8);
   machine.bus_bandwidth /= kSlowWire;
   const double reduce = machine.collective(2.0 * kNumel);
   TimedRuntime runtime(machine);
   TimedTraining::Options options;
   options.sharding.bucket_bytes(2 * kNumel).bucket_buffers(buffers);
+  options.loss_scale = loss_scale;
   HostLooks::Backward backward{runtime, runtime.current_stream(0), runtime.create_event(0)};
   if (host_looks) {
     options.wrap = [&](auto inner) { return std::make_shared<HostLooks>(std::move(inner), backward); };
@@ -96,6 +99,13 @@ TEST(OverlapOnTimeline, BackwardWaitsForBuffersWhereTheWireIsSlower) {
   EXPECT_GT(times.reduce_scatter, 1.5 * times.backward);
   EXPECT_LT(times.seconds() - times.forward, 1.1 * (times.reduce_scatter + times.all_gather + times.update));
   EXPECT_EQ(times.host_waits, 0);
+}
+
+// Whether a gradient overflows is asked for in the next step, which the GPU has been given meanwhile.
+TEST(OverlapOnTimeline, LossScalingLeavesNoGap) {
+  const StepTimes plain = last_step(0.8, 3, false), scaled = last_step(0.8, 3, false, 1024);
+  EXPECT_LE(scaled.host_waits, 1);
+  EXPECT_LT(scaled.seconds(), 1.01 * plain.seconds());
 }
 
 TEST(OverlapOnTimeline, GradientsOfFewBucketsAreAlive) {

@@ -115,7 +115,11 @@ StepTimes TimedTraining::step() {
   options_.in_backward(true);
   value.backward();
   options_.in_backward(false);
-  engine_->step({&optimizer_options_});
+  if (options_.loss_scale) {
+    engine_->step_scaled({&optimizer_options_}, *options_.loss_scale);
+  } else {
+    engine_->step({&optimizer_options_});
+  }
 
   StepTimes times;
   times.begin = last_end_;

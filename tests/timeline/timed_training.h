@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,8 @@ class TimedTraining {
     /// What one of LibTorch's operations costs the host, and how many a module takes.
     double operation_call = 10e-6;
     int operations = 3;
-    bool reads_loss = false;  ///< before the next step, so that the host is no more than one ahead
+    std::optional<double> loss_scale;  ///< steps are those of a GradScaler
+    bool reads_loss = false;           ///< before the next step, so that the host is no more than one ahead
     /// Instead of the communicator's own: for designs that are to be compared with.
     std::function<std::shared_ptr<Communicator>(std::shared_ptr<Communicator>)> wrap;
     std::function<void(bool)> in_backward = [](bool) {};  ///< told when backward begins and when it has ended

@@ -1,26 +1,28 @@
 #pragma once
 
-#include "comm/mpi/operation.h"
-#include "comm/mpi/types.h"
+#include "comm/mpi/phased_operation.h"
 
-#include <optional>
 #include <vector>
 
 namespace zerosched::detail {
 
-/// All-gather by direct exchange: every rank sends its slice to every other, as Open MPI's non-blocking one
-/// does, with slices of any size. It goes straight into the tensor, so it must be known that all ranks send slices
-/// of one size: Open MPI 4.1 writes a message that is fetched from its sender (CMA) beyond a receive too short for it.
-class AllGather final : public Operation {
+/// All-gather by direct exchange: every rank sends its slice to every other, as Open MPI's non-blocking one does, with
+/// slices of any size. Where ranks share a host, each fetches the slices that it carries (see Hosts) from other hosts,
+/// and has the rest from those that do, from their memory if the tensor is in a window.
+class AllGather final : public PhasedOperation {
  public:
-  using Operation::Operation;
+  /// `stride`: of the window that holds the tensor (LocalRanks::stride_at); 0: none.
+  AllGather(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+      std::unique_ptr<Staging> staging, int64_t stride);
 
  private:
   void start_data() override;
-  bool poll_data() override;
+  void gather_from_hosts(const std::vector<int>& carried);
+  void gather_on_host(const std::vector<int>& carried);
+  std::vector<char*> slices(const std::vector<int>& ranks) const;
 
-  std::optional<ByteSpan> slice_;
-  std::vector<MPI_Request> requests_;
+  int64_t stride_;
+  int64_t slice_bytes_ = 0;
 };
 
 }  // namespace zerosched::detail

@@ -3,6 +3,8 @@
 #include "comm/keep.h"
 #include "comm/message_of.h"
 #include "comm/mpi/check.h"
+#include "comm/mpi/progress.h"
+#include "comm/running_time.h"
 
 #include <utility>
 
@@ -11,7 +13,7 @@ namespace zerosched::detail {
 namespace {
 
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
-// Of a group that has failed and told so. Such groups stay, and under some mpiruns every look gives up the
+// Of a group that has failed or left, and told so. Such groups may stay, and under some mpiruns every look gives up the
 // core.
 constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 // How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
@@ -19,10 +21,13 @@ constexpr auto kHeaderPatience = std::chrono::seconds(1);
 
 }  // namespace
 
-Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Failure> failure)
+Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
+    std::shared_ptr<LocalRanks> local_ranks, std::shared_ptr<Failure> failure)
     : comm_(comm),
       id_(id),
-      options_(options),
+      options_(std::move(options)),
+      hosts_(std::move(hosts)),
+      local_ranks_(std::move(local_ranks)),
       rank_([comm] {
         int rank = 0;
         ZEROSCHED_MPI_CALL(MPI_Comm_rank, comm, &rank);
@@ -34,16 +39,48 @@ Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, std::shared_ptr<Fai
         return size;
       }()),
       failure_(std::move(failure)),
-      control_(comm, id),
-      reduce_tree_(size_) {}
+      control_(comm, id) {}
 
 Group::~Group() = default;
 
+std::string Group::name() const {
+  const auto who = owner();
+  return who == nullptr ? "mpi" : "mpi: " + *who;
+}
+
 void Group::launch(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
+  if (!why_left_.empty()) {
+    Header header = operation->header();
+    header.sequence = -1;  // none, and none to come
+    TORCH_CHECK(false, "mpi: ", describe(header), ": ", why_left_);
+  }
   operation->enqueue(id_, next_sequence_++);
   queue_.push_back(operation);
 }
+
+void Group::set_owner(const std::string& owner) {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  owner_ = std::make_shared<const std::string>(owner);
+}
+
+std::shared_ptr<const std::string> Group::owner() const {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  return owner_;
+}
+
+void Group::leave(std::string why) {
+  const std::lock_guard<std::mutex> lock(queue_mutex_);
+  if (!why_left_.empty()) return;
+  if (why.empty()) {
+    why = "rank " + std::to_string(rank_) + " has destroyed this communicator after " +
+          std::to_string(next_sequence_) + " collectives; every rank must call the same ones";
+  }
+  why_left_ = std::move(why);
+  has_left_.store(true, std::memory_order_release);
+}
+
+bool Group::answers_when_busy() const { return Progress::instance().has_thread(); }
 
 void Group::fail(const std::string& message) {
   // No rank may know a longer message than what fits into a note.
@@ -67,13 +104,15 @@ void Group::start_queued() {
 
 Group::Polled Group::poll() {
   Polled polled;
-  const auto now = Clock::now();
+  const auto now = running_now();
   try {
     if (!failed()) {
       start_queued();
       polled.moved = poll_operations(now);
+      if (has_left()) tell_departure();
     }
     polled.moved = poll_control(now) || polled.moved;
+    look_for_departed(now);
     if (investigation_.active() && !failed()) {
       if (investigation_.step(*this, now) == Investigation::Outcome::all_alive) {
         for (const auto& operation : active_) {
@@ -126,7 +165,7 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
 
 bool Group::poll_control(Clock::time_point now) {
   pass_on_relayed();
-  const bool afterwards = failed() && !must_tell_ && !sending_;
+  const bool afterwards = failed() ? !must_tell_ && !sending_ : has_told_departure_ && idle();
   if (now - last_control_ < (afterwards ? kControlIntervalAfterwards : kControlInterval)) return false;
   last_control_ = now;
   const auto messages = control_.receive();
@@ -145,6 +184,8 @@ bool Group::poll_control(Clock::time_point now) {
           ControlMessage note;
           note.text = failure();
           send(message.source, note);
+        } else if (has_left()) {
+          // Told already.
         } else {
           investigation_.on_query(*this, message, now);
         }
@@ -152,10 +193,42 @@ bool Group::poll_control(Clock::time_point now) {
       case ControlMessage::Kind::reply:
         investigation_.on_reply(message);
         break;
+      case ControlMessage::Kind::departure:
+        departures_.add(message.source, message.sequence, message.text);
+        break;
     }
   }
   sending_ = control_.sending();
   return !messages.empty();
+}
+
+void Group::tell_departure() {
+  if (has_told_departure_) return;
+  ControlMessage message;
+  message.kind = ControlMessage::Kind::departure;
+  {
+    const std::lock_guard<std::mutex> lock(queue_mutex_);
+    message.sequence = next_sequence_;
+    message.text = why_left_;
+  }
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_) send(peer, message);
+  }
+  has_told_departure_ = true;
+  sending_ = size_ > 1;
+}
+
+// A collective to which a rank will not come. Where this rank has left as well nobody waits for it.
+void Group::look_for_departed(Clock::time_point now) {
+  if (departures_.count() == 0 || failed()) return;
+  for (const auto& operation : active_) {
+    const auto* departure = departures_.missing_in(operation->header().sequence);
+    if (departure == nullptr) continue;
+    const std::string message = "mpi: " + describe(operation->header()) + ": " + departure->why;
+    if (!has_left() && waiters_ == 0 && !departures_.grace_is_over(now)) return;
+    has_left() ? fail_quietly(message, Failure::Origin::parted) : fail(message);
+    return;
+  }
 }
 
 void Group::relay(int peer, ControlMessage message) {
@@ -208,7 +281,7 @@ void Group::tell_if_due() {
 
 bool Group::idle() {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
-  return queue_.empty() && active_.empty() && !sending_;
+  return queue_.empty() && active_.empty() && relayed_out_.empty() && !sending_;
 }
 
 void Group::close() {
@@ -223,7 +296,7 @@ void Group::free() {
 
 char* Group::take_buffer() {
   if (free_buffers_.empty()) {
-    buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.chunk_bytes)]));
+    buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.message_bytes)]));
     return buffers_.back().get();
   }
   char* buffer = free_buffers_.back();

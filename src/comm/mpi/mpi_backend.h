@@ -1,7 +1,9 @@
 #pragma once
 
+#include "comm/member.h"
 #include "comm/mpi/group.h"
 #include "comm/mpi/mpi_options.h"
+#include "comm/mpi/share_memory.h"
 
 #include <zerosched/communicator.h>
 
@@ -14,18 +16,18 @@
 
 namespace zerosched::detail {
 
-class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public ControlRelay {
+class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public ControlRelay, public Member {
  public:
   /// Takes over `group`.
   MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
 
-  /// Gives the MPI communicator back. MPI_Comm_free is collective by the standard, but Open MPI and MPICH do
-  /// it without waiting for other ranks, so a rank that destroys and one that does not cannot block each
-  /// other. A communicator that failed is never freed, because collectives are still pending on it; one with
-  /// collectives in flight is freed when they have ended.
+  /// Leaves. The MPI communicator is given back once every rank has left and its collectives have ended, without anyone's
+  /// waiting for it; one that failed never is, because collectives are still pending on it. In a child that fork() has
+  /// made nothing happens.
   ~MpiCommunicator() override;
 
   const char* backend() const override { return "mpi"; }
+  int host_count() const override { return group_->hosts().count(); }
   std::shared_ptr<Communicator> duplicate() override;
   void abort(const std::string& message) noexcept override;
   std::string failure() const override;
@@ -34,6 +36,12 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
   std::string family_failure() const { return group_->failure_state()->message_of_family(); }
   /// Outlives the communicator.
   const std::shared_ptr<Failure>& failure_state() const { return group_->failure_state(); }
+
+  void set_owner(const std::string& owner) override { group_->set_owner(owner); }
+  void leave(const std::string& why) noexcept override;
+  void abandon(const std::string& message) noexcept override;
+  /// This rank leaves all other communicators, of which MPI_Finalize would not let any go on.
+  void leave_others(const std::string& why);
 
   bool any_thread_may_call() const override;
   void relay(int peer, const ControlMessage& message) override;
@@ -51,8 +59,11 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
   std::shared_ptr<Work> do_broadcast(const at::Tensor& tensor, int root, CollectiveLabel label) override;
   std::shared_ptr<Work> do_barrier(CollectiveLabel label) override;
 
-  template <typename Kind>
-  std::shared_ptr<Work> launch(const Header& header, std::vector<StagedTensor> tensors);
+  SharingTalk talk();
+  at::Tensor allocate_on_host(int64_t numel, at::ScalarType dtype);
+  int64_t window_stride(const at::Tensor& flat, Header& header) const;
+  template <typename Kind, typename... More>
+  std::shared_ptr<Work> launch(const Header& header, std::vector<StagedTensor> tensors, More... more);
   std::shared_ptr<Work> enqueue(std::shared_ptr<Operation> operation);
   std::shared_ptr<StagingArea> staging_area(int device);
 
@@ -63,6 +74,9 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
 
 /// mpi_communicator() with what tests change. Collective over `parent`.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
+
+/// What the other ranks get to hear of an end and to report it themselves, before MPI_Abort kills them.
+inline constexpr double kSecondsToHear = 0.3;
 
 /// Every MPI communicator of this process gives up with `message` and tells its other ranks, which get
 /// `seconds` to hear it.

@@ -3,14 +3,21 @@
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
 #include "comm/mpi/check.h"
+#include "comm/mpi/end_job.h"
+#include "comm/mpi/make_group.h"
+#include "comm/mpi/message_size.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/reduce_scatter.h"
 #include "comm/mpi/roll_call.h"
 #include "comm/mpi/stock_operations.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+
 #include <cmath>
-#include <random>
+#include <cstring>
+#include <map>
 #include <utility>
 
 namespace zerosched {
@@ -23,47 +30,38 @@ StagedTensor in_and_out(const at::Tensor& tensor) {
   return {tensor, 0, static_cast<int64_t>(tensor.nbytes()), true};
 }
 
-// A duplicate without the parent's hints, some of which (no wildcard receives, say) would break ours.
-MPI_Comm duplicate_of(MPI_Comm parent) {
-  MPI_Comm comm = MPI_COMM_NULL;
-  ZEROSCHED_MPI_CALL(MPI_Comm_dup_with_info, parent, MPI_INFO_NULL, &comm);
-  ZEROSCHED_MPI_CALL(MPI_Comm_set_errhandler, comm, MPI_ERRORS_RETURN);
-  return comm;
-}
-
-// All ranks are known to be here.
-std::shared_ptr<Group> make_group(
-    MPI_Comm parent, const MpiOptions& options, std::shared_ptr<Failure> failure) {
-  const MPI_Comm comm = duplicate_of(parent);
-  std::random_device random;
-  uint64_t id = (static_cast<uint64_t>(random()) << 32) | random();
-  ZEROSCHED_MPI_CALL(MPI_Bcast, &id, 1, MPI_UINT64_T, 0, comm);
-  auto group = std::make_shared<Group>(comm, id, options, std::move(failure));
-  Progress::instance().add(group);
-  return group;
-}
-
-int rank_on_node(MPI_Comm parent) {
-  MPI_Comm node = MPI_COMM_NULL;
-  ZEROSCHED_MPI_CALL(MPI_Comm_split_type, parent, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  int rank = 0;
-  ZEROSCHED_MPI_CALL(MPI_Comm_rank, node, &rank);
-  ZEROSCHED_MPI_CALL(MPI_Comm_free, &node);
-  return rank;
-}
-
 }  // namespace
 
 MpiCommunicator::MpiCommunicator(std::shared_ptr<Group> group, int local_rank)
     : Communicator(group->rank(), group->size(), local_rank), group_(std::move(group)) {}
 
-MpiCommunicator::~MpiCommunicator() { Progress::instance().release(group_); }
+MpiCommunicator::~MpiCommunicator() {
+  if (!Progress::instance().is_forked()) {
+    Progress::instance().release(group_);
+  } else {
+    new std::map(std::move(staging_areas_));  // what they have on a device is not this process's either
+  }
+}
+
+void MpiCommunicator::leave(const std::string& why) noexcept {
+  group_->leave(why);
+  Progress::instance().notify(*group_);
+}
+
+void MpiCommunicator::abandon(const std::string& message) noexcept {
+  group_->fail_quietly(message, Failure::Origin::parted);
+  Progress::instance().notify(*group_);
+}
+
+void MpiCommunicator::leave_others(const std::string& why) {
+  Progress::instance().leave_all_but(*group_, why);
+}
 
 std::shared_ptr<Communicator> MpiCommunicator::duplicate() {
   check();
   do_barrier({"duplicate"})->wait();
-  auto group =
-      make_group(group_->comm(), group_->options(), std::make_shared<Failure>(group_->failure_state()));
+  auto group = make_group(
+      group_->comm(), group_->options(), group_->hosts(), std::make_shared<Failure>(group_->failure_state()));
   return std::make_shared<MpiCommunicator>(std::move(group), local_rank());
 }
 
@@ -73,6 +71,10 @@ void MpiCommunicator::abort(const std::string& message) noexcept {
 }
 
 std::string MpiCommunicator::failure() const {
+  if (Progress::instance().is_forked()) {
+    return "mpi: this process is a child that rank " + std::to_string(rank()) +
+           " has forked, which has no part in the rank's job; leave what is collective to the rank itself";
+  }
   Progress::instance().drive_if_inline();
   return group_->failure();
 }
@@ -98,11 +100,43 @@ void MpiCommunicator::patient_barrier(CollectiveLabel label) {
 }
 
 at::Tensor MpiCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective) {
-  if (device.is_cpu()) return empty_host_tensor(numel, dtype);
+  if (device.is_cpu()) return allocate_on_host(numel, dtype);
   TORCH_CHECK(
       device.is_cuda(), "mpi: allocate: there is no memory on ", device, "; the device must be CPU or CUDA");
   const int index = device.has_index() ? device.index() : 0;
   return staging_area(index)->runtime().empty(numel, dtype, index);
+}
+
+// Not counted as traffic of the caller's.
+SharingTalk MpiCommunicator::talk() {
+  constexpr CollectiveLabel kLabel{"memory that ranks of a host share"};
+  SharingTalk talk;
+  talk.gather = [this, kLabel](const SharedFile& own) {
+    constexpr auto kBytes = static_cast<int64_t>(sizeof(SharedFile));
+    const auto flat = at::empty({kBytes * size()}, at::kByte);
+    auto* bytes = static_cast<char*>(flat.mutable_data_ptr());
+    std::memcpy(bytes + rank() * kBytes, &own, sizeof(own));
+    do_all_gather(flat, kLabel)->wait();
+    std::vector<SharedFile> all(static_cast<size_t>(size()));
+    std::memcpy(all.data(), bytes, flat.nbytes());
+    return all;
+  };
+  talk.lowest = [this, kLabel](int own) {
+    const auto lowest = at::full({1}, own, at::kInt);
+    do_all_reduce(lowest, ReduceOp::min, kLabel)->wait();
+    return *lowest.const_data_ptr<int>();
+  };
+  return talk;
+}
+
+at::Tensor MpiCommunicator::allocate_on_host(int64_t numel, at::ScalarType dtype) {
+  const auto& local_ranks = group_->local_ranks();
+  const int64_t byte_count = numel * static_cast<int64_t>(c10::elementSize(dtype));
+  if (local_ranks == nullptr || byte_count == 0) return empty_host_tensor(numel, dtype);
+  const int64_t stride = LocalRanks::stride_of(byte_count);
+  auto window = share_memory(group_->hosts(), rank(), stride * local_ranks->count(), talk());
+  if (window == nullptr) return empty_host_tensor(numel, dtype);
+  return local_ranks->tensor_in(std::move(window), stride, numel, dtype);
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_reduce_scatter(
@@ -111,14 +145,18 @@ std::shared_ptr<Work> MpiCommunicator::do_reduce_scatter(
   in.comes_back = false;
   StagedTensor out = in_and_out(shard_out);
   out.bytes_in = 0;
-  return launch<ReduceScatter>(make_header(Collective::reduce_scatter, label, &flat), {in, out});
+  auto header = make_header(Collective::reduce_scatter, label, &flat);
+  const int64_t stride = window_stride(flat, header);
+  return launch<ReduceScatter>(header, {in, out}, stride);
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_all_gather(const at::Tensor& flat, CollectiveLabel label) {
   StagedTensor staged = in_and_out(flat);
   staged.bytes_in /= size();
   staged.first_byte_in = rank() * staged.bytes_in;
-  return launch<AllGather>(make_header(Collective::all_gather, label, &flat), {staged});
+  auto header = make_header(Collective::all_gather, label, &flat);
+  const int64_t stride = window_stride(flat, header);
+  return launch<AllGather>(header, {staged}, stride);
 }
 
 std::shared_ptr<Work> MpiCommunicator::do_all_reduce(
@@ -142,19 +180,28 @@ std::shared_ptr<Work> MpiCommunicator::do_barrier(CollectiveLabel label) {
   return launch<Barrier>(make_header(Collective::barrier, label, nullptr), {});
 }
 
-template <typename Kind>
-std::shared_ptr<Work> MpiCommunicator::launch(const Header& header, std::vector<StagedTensor> tensors) {
+// Of the window that ranks of this host read `flat` in; 0: none. Said in the header, because all ranks must do the same.
+int64_t MpiCommunicator::window_stride(const at::Tensor& flat, Header& header) const {
+  if (group_->local_ranks() == nullptr || !group_->runtime().device_of(flat).is_cpu()) return 0;
+  const int64_t stride = group_->local_ranks()->stride_at(flat);
+  header.in_window = stride != 0 ? 1 : 0;
+  return stride;
+}
+
+template <typename Kind, typename... More>
+std::shared_ptr<Work> MpiCommunicator::launch(
+    const Header& header, std::vector<StagedTensor> tensors, More... more) {
   const at::Device device = tensors.empty() ? at::kCPU : group_->runtime().device_of(tensors[0].tensor);
   if (device.is_cpu()) {
     std::vector<at::Tensor> on_host;
     for (const auto& staged : tensors) on_host.push_back(staged.tensor);
-    return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host)));
+    return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), nullptr, more...));
   }
   TORCH_CHECK(device.is_cuda(), "mpi: ", name_of(static_cast<Collective>(header.kind)), ": the tensor is on ",
       device, "; this backend moves CPU and CUDA tensors");
   auto staging = std::make_unique<Staging>(staging_area(device.index()), std::move(tensors));
   auto on_host = staging->host_tensors();
-  return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), std::move(staging)));
+  return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), std::move(staging), more...));
 }
 
 std::shared_ptr<Work> MpiCommunicator::enqueue(std::shared_ptr<Operation> operation) {
@@ -189,13 +236,18 @@ std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions 
   auto& progress = Progress::instance();
   progress.start();
   await_all_ranks(parent, options.timeout_seconds);
-  const int local_rank = rank_on_node(parent);
-  auto group = make_group(parent, options, std::make_shared<Failure>());
+  const Hosts hosts = find_hosts(parent, options);
+  if (options.message_bytes == 0) {
+    options.message_bytes = choose_message_bytes(parent, hosts.count() == 1 || !options.host_of_rank.empty());
+  }
+  auto group = make_group(parent, options, options.flat_collectives ? Hosts::apart(hosts.ranks()) : hosts,
+      std::make_shared<Failure>());
   if (!progress.has_thread() && group->rank() == 0) {
     TORCH_WARN_ONCE(
         "zerosched: MPI was initialised below MPI_THREAD_MULTIPLE, so collectives advance only inside calls "
         "into the library and do not overlap with backward; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
   }
+  const int local_rank = hosts.position_of(group->rank());
   return std::make_shared<MpiCommunicator>(std::move(group), local_rank);
 }
 
@@ -205,10 +257,14 @@ void abort_mpi_communicators(const std::string& message, double seconds) noexcep
 
 }  // namespace detail
 
-std::shared_ptr<Communicator> mpi_communicator(MPI_Comm parent, double timeout_seconds) {
+std::shared_ptr<Communicator> mpi_communicator(
+    MPI_Comm parent, double timeout_seconds, bool flat_collectives) {
   detail::MpiOptions options;
   options.timeout_seconds = timeout_seconds;
-  return detail::make_mpi_communicator(parent, options);
+  options.flat_collectives = flat_collectives;
+  auto communicator = detail::make_mpi_communicator(parent, options);
+  if (communicator->size() > 1) detail::end_mpi_job_on_terminate();
+  return communicator;
 }
 
 }  // namespace zerosched

@@ -5,11 +5,29 @@
 #include "comm/mpi/group.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/tags.h"
+#include "comm/running_time.h"
 #include "comm/waited.h"
+#include "comm/whereabouts.h"
 
 #include <utility>
 
 namespace zerosched::detail {
+
+namespace {
+
+/// Lives while the calling thread is blocked in a collective of the group.
+class GroupWaiter {
+ public:
+  explicit GroupWaiter(Group& group) : group_(group) { group_.count_waiter(1); }
+  ~GroupWaiter() { group_.count_waiter(-1); }
+  GroupWaiter(const GroupWaiter&) = delete;
+  GroupWaiter& operator=(const GroupWaiter&) = delete;
+
+ private:
+  Group& group_;
+};
+
+}  // namespace
 
 Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
     std::unique_ptr<Staging> staging)
@@ -18,7 +36,7 @@ Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::ve
 void Operation::enqueue(uint64_t group, int64_t sequence) {
   header_.group = group;
   header_.sequence = sequence;
-  started_ = Clock::now();
+  started_ = running_now();
 }
 
 void Operation::wait() {
@@ -31,6 +49,8 @@ void Operation::wait() {
   if (!through()) {
     TORCH_CHECK(!group_->failed(), group_->failure());
     const BlockedTimer timer;
+    const GroupWaiter in_group(*group_);
+    const WaitsIn here(header_, group_->owner());
     const Progress::Waiter waiter;
     for (Backoff backoff(Backoff::Kind::waiting);;) {
       const bool moved = progress.drive();
@@ -131,7 +151,7 @@ bool Operation::guarded_data(bool start) {
     return true;
   } catch (const c10::Error& error) {
     error_ = error.what_without_backtrace();
-    error_time_ = Clock::now();
+    error_time_ = running_now();
     return false;
   }
 }

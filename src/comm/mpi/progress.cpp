@@ -1,6 +1,7 @@
 #include "comm/mpi/progress.h"
 
 #include "comm/backoff.h"
+#include "comm/keeps_denormals.h"
 #include "comm/message_of.h"
 #include "comm/mpi/check.h"
 #include "comm/start_thread.h"
@@ -16,6 +17,8 @@ namespace zerosched::detail {
 namespace {
 
 constexpr auto kIdleWake = std::chrono::milliseconds(50);
+// What MPI_Finalize leaves notes and departures to arrive. Other ranks may be dead, or not come to their end yet.
+constexpr auto kLastWords = std::chrono::seconds(1);
 
 thread_local bool is_progress_thread = false;
 
@@ -56,15 +59,23 @@ void Progress::add(std::shared_ptr<Group> group) {
 
 void Progress::release(const std::shared_ptr<Group>& group) {
   if (finalized()) return;
-  const std::lock_guard<std::mutex> lock(drive_mutex_);
-  // One that failed stays: its note may still have to go out, and others may ask what happened.
-  if (group->failed() || finalized()) return;
-  if (!group->idle() || !may_call_mpi()) {
+  group->leave({});
+  {
+    const std::lock_guard<std::mutex> lock(drive_mutex_);
+    // One that failed stays: its note may still have to go out, and others may ask what happened.
+    if (group->failed() || finalized()) return;
     released_.push_back(group);
-    return;
   }
-  groups_.erase(std::remove(groups_.begin(), groups_.end(), group), groups_.end());
-  group->free();
+  notify(*group);
+}
+
+void Progress::leave_all_but(const Group& last, const std::string& why) {
+  const std::lock_guard<std::mutex> lock(drive_mutex_);
+  for (const auto& group : groups_) {
+    if (group.get() != &last) group->leave(why);
+  }
+  bool busy = false;
+  if (may_call_mpi()) drive_locked(busy);
 }
 
 void Progress::notify(Group& group) noexcept {
@@ -72,7 +83,7 @@ void Progress::notify(Group& group) noexcept {
     const std::unique_lock<std::mutex> lock(drive_mutex_, std::try_to_lock);
     if (lock.owns_lock() && !finalized()) {
       try {
-        group.failed() ? static_cast<void>(group.poll()) : group.start_queued();
+        group.failed() || group.has_left() ? static_cast<void>(group.poll()) : group.start_queued();
       } catch (const std::exception& error) {
         group.fail("mpi: rank " + std::to_string(group.rank()) + ": " + message_of(error));
       }
@@ -116,6 +127,7 @@ bool Progress::may_call_mpi() const {
 }
 
 bool Progress::drive_locked(bool& busy) {
+  const KeepsDenormals keeps_denormals;
   bool moved = false;
   for (const auto& group : groups_) {
     const auto polled = group->poll();
@@ -123,7 +135,7 @@ bool Progress::drive_locked(bool& busy) {
     busy = busy || polled.busy;
   }
   for (auto it = released_.begin(); it != released_.end();) {
-    if (!(*it)->idle() && !(*it)->failed()) {
+    if (!(*it)->is_over() && !(*it)->failed()) {
       ++it;
       continue;
     }
@@ -185,6 +197,18 @@ void Progress::shut_down() {
   }
   if (thread_.joinable()) thread_.join();
   const std::lock_guard<std::mutex> lock(drive_mutex_);
+  for (const auto& group : groups_) {
+    group->leave("rank " + std::to_string(group->rank()) +
+                 " has called MPI_Finalize; every rank must call the same collectives before");
+  }
+  const auto all_told = [this] {
+    bool busy = false;
+    drive_locked(busy);
+    return std::all_of(groups_.begin(), groups_.end(),
+        [](const auto& group) { return group->failed() ? !group->is_sending() : group->is_over(); });
+  };
+  const auto end = Clock::now() + kLastWords;
+  while (!all_told() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   for (const auto& group : groups_) group->close();
   groups_.clear();
   released_.clear();
@@ -201,7 +225,9 @@ void Progress::abort_all(const std::string& message, double seconds) noexcept {
       const std::unique_lock<std::mutex> lock(drive_mutex_, std::try_to_lock);
       if (lock.owns_lock()) {
         if (!told) {
-          for (const auto& group : groups_) group->fail(message);
+          for (const auto& group : groups_) {
+            if (!group->has_left()) group->fail(message);
+          }
           told = true;
         }
         bool busy = false;

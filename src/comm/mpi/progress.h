@@ -1,6 +1,7 @@
 #pragma once
 
 #include "comm/mpi/group.h"
+#include "comm/owner_process.h"
 
 #include <atomic>
 #include <condition_variable>
@@ -29,8 +30,11 @@ class Progress {
   static bool on_thread() noexcept;
 
   void add(std::shared_ptr<Group> group);
-  /// Lets the group go: at once if it is idle, otherwise when its collectives have ended.
+  /// Has this rank leave the group, and lets it go once all ranks have: until then those that have not may still send
+  /// something there.
   void release(const std::shared_ptr<Group>& group);
+  /// Has this rank leave all groups but this one. They stay: whoever holds them finds out at the next call.
+  void leave_all_but(const Group& last, const std::string& why);
 
   /// Something was queued or is to be told: starts it if the lock is free, else lets its holder do so.
   void notify(Group& group) noexcept;
@@ -51,7 +55,9 @@ class Progress {
   /// Gives up all groups with `message`, tells the other ranks and allows `seconds` for it. Never throws.
   void abort_all(const std::string& message, double seconds) noexcept;
 
-  bool finalized() const { return finalized_.load(std::memory_order_acquire); }
+  /// Whether MPI is not there any more; nor is it in a child that this process has forked.
+  bool finalized() const { return finalized_.load(std::memory_order_acquire) || is_forked(); }
+  bool is_forked() const { return !owner_.is_this(); }
 
  private:
   Progress() = default;
@@ -60,6 +66,7 @@ class Progress {
   void shut_down();
   bool may_call_mpi() const;
 
+  OwnerProcess owner_;
   std::mutex drive_mutex_;
   std::vector<std::shared_ptr<Group>> groups_, released_;  // under drive_mutex_
 

@@ -1,60 +1,36 @@
 #pragma once
 
-#include "comm/mpi/operation.h"
-#include "comm/mpi/reduce_tree.h"
-
-#include <deque>
-#include <vector>
+#include "comm/mpi/phased_operation.h"
+#include "comm/mpi/scratch_pool.h"
 
 namespace zerosched::detail {
 
-/// Reduce-scatter by direct exchange: every rank sends slice p to rank p and sums what arrives for its own
-/// slice, chunk by chunk, while the chunk is in cache.
+/// Reduce-scatter by direct exchange: every rank sums what the others have of its own slice.
 ///
-/// Open MPI's own (4.1: binomial reduce to one rank, then scatter) moves the whole tensor log2(N) times and
-/// is slower than its all-reduce. Here each rank sends and receives (N-1)/N of the tensor once. Memory is a
-/// few MB whatever the number of ranks. Of several reduce-scatters in flight the oldest receives first.
-class ReduceScatter final : public Operation {
+/// Open MPI's own (4.1: binomial reduce to one rank, then scatter) moves the whole tensor log2(N) times and is slower
+/// than its all-reduce. Here each rank sends and receives (N-1)/N of the tensor once. Where ranks share a host, they sum
+/// there first, from each other's memory if the tensor is in a window, and each then exchanges the sums that it carries
+/// (see Hosts) with other hosts. Order of a sum: a ReduceTree over the ranks of each host, and one over hosts.
+class ReduceScatter final : public PhasedOperation {
  public:
-  using Operation::Operation;
+  /// `stride`: of the window that holds tensor 0 (LocalRanks::stride_at); 0: none.
+  ReduceScatter(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+      std::unique_ptr<Staging> staging, int64_t stride);
 
  private:
-  // Sums of one chunk, per node of the tree; a node without data has not been summed yet.
-  struct Chunk {
-    int64_t index = 0;
-    std::vector<Addend> nodes;
-    bool done = false;
-  };
-  struct Receive {
-    int64_t chunk = 0;
-    int peer = 0;
-    char* buffer = nullptr;
-  };
-
-  // Its messages have tags of their own and receives take any chunk, so ranks in another collective do no harm.
-  bool starts_at_once() const override { return true; }
+  // Messages have tags of their own and wait for room at the receiver, so ranks in another collective do no harm. What
+  // is read from another's memory must be known to be there.
+  bool starts_at_once() const override { return stride_ == 0; }
   void start_data() override;
-  bool poll_data() override;
+  void end_data() override { partials_.reset(); }
 
-  void post_sends();
-  void post_receives();
-  void arrived(const Receive& receive);
-  void add(Chunk& chunk, int left, int right, int parent);
-  Chunk& chunk_state(int64_t index);
-  int64_t chunk_elements(int64_t index) const;
+  void sum_on_host(const std::vector<int>& carried, const std::vector<char*>& sums, bool last);
+  void sum_over_hosts(const std::vector<int>& carried, const std::vector<char*>& sums, bool partial);
   char* slice(int rank) const;
 
-  int64_t slice_elements_ = 0, chunk_size_ = 0, chunk_count_ = 0;  // chunk_size_ in elements
-  int64_t element_bytes_ = 0;
-  int window_ = 0;               // receives in flight
-  int64_t receives_posted_ = 0;  // of chunk_count_ * (ranks - 1), by chunk, then by peer
-  int64_t chunks_done_ = 0, chunks_retired_ = 0;
-  int64_t sends_done_ = 0;
-  std::vector<int64_t> sends_posted_;  // per peer, in order of distance
-  std::vector<MPI_Request> requests_;  // receives first, then kSendsPerPeer per peer
-  std::vector<Receive> receives_;      // of the first window_ requests
-  std::vector<int> completed_;
-  std::deque<Chunk> chunks_;  // in progress, consecutive from chunks_retired_
+  int64_t stride_;
+  int64_t slice_bytes_ = 0;
+  ScratchPool::Buffer partials_;  // sums over this host, of the slices that this rank carries
 };
 
 }  // namespace zerosched::detail

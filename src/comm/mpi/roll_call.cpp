@@ -5,6 +5,7 @@
 #include "comm/mpi/check.h"
 #include "comm/mpi/tags.h"
 #include "comm/ranks_text.h"
+#include "comm/running_time.h"
 
 #include <algorithm>
 #include <chrono>
@@ -36,7 +37,7 @@ constexpr Seconds kTimeToTell{0.5};
 class RollCall {
  public:
   RollCall(MPI_Comm parent, double timeout_seconds)
-      : parent_(parent), timeout_(timeout_seconds), start_(Clock::now()) {
+      : parent_(parent), timeout_(timeout_seconds), start_(running_now()) {
     ZEROSCHED_MPI_CALL(MPI_Comm_rank, parent, &rank_);
     ZEROSCHED_MPI_CALL(MPI_Comm_size, parent, &size_);
     here_.assign(static_cast<size_t>(size_), false);
@@ -72,19 +73,19 @@ class RollCall {
     MPI_Request request = MPI_REQUEST_NULL;
   };
 
-  bool time_is_over() const { return Clock::now() - start_ > Seconds(timeout_); }
+  bool time_is_over() const { return running_now() - start_ > Seconds(timeout_); }
 
   void lead() {
     if (!asked_ && (told_ || time_is_over())) {
       for (int peer = 1; peer < size_; ++peer) send(peer, "");
-      asked_ = Clock::now();
+      asked_ = running_now();
     }
-    if (!asked_ || Clock::now() - *asked_ < Seconds(grace_seconds(timeout_))) return;
+    if (!asked_ || running_now() - *asked_ < Seconds(grace_seconds(timeout_))) return;
     const std::string text = verdict();
     for (int peer = 1; peer < size_; ++peer) send(peer, text);
-    const auto start = Clock::now();
+    const auto start = running_now();
     Backoff backoff(Backoff::Kind::waiting);
-    while (sending() && Clock::now() - start < kTimeToTell) backoff.pause(false);
+    while (sending() && running_now() - start < kTimeToTell) backoff.pause(false);
     TORCH_CHECK(false, text);
   }
 
@@ -96,7 +97,7 @@ class RollCall {
     if (!time_is_over()) return;
     answer();
     const Seconds patience(timeout_ + 1.5 * grace_seconds(timeout_) + 0.5);
-    if (Clock::now() - start_ < patience) return;
+    if (running_now() - start_ < patience) return;
     const std::string text = c10::str("mpi: rank 0 has not called mpi_communicator() after ", timeout_,
         " s, so nobody says which others have not; every rank of the parent communicator must call it");
     send(0, text);

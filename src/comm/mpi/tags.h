@@ -14,6 +14,8 @@ inline constexpr int kTagsInTurn = 1024;
 inline int header_tag(int64_t sequence) { return 1024 + static_cast<int>(sequence % kTagsInTurn); }
 inline int reduce_scatter_tag(int64_t sequence) { return 2048 + static_cast<int>(sequence % kTagsInTurn); }
 inline int all_gather_tag(int64_t sequence) { return 3072 + static_cast<int>(sequence % kTagsInTurn); }
+// What a reduce-scatter's receivers have room for.
+inline int credit_tag(int64_t sequence) { return 4096 + static_cast<int>(sequence % kTagsInTurn); }
 
 // The one tag that is used on the caller's communicator, by await_all_ranks(), and only once a rank has waited
 // for the timeout in vain: a program's own messages there, wildcard receives included, are not disturbed while

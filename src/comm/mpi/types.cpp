@@ -35,29 +35,4 @@ MPI_Op reduction_of(ReduceOp op) {
   return MPI_OP_NULL;
 }
 
-ByteSpan::ByteSpan(int64_t byte_count, int64_t max_count) {
-  if (byte_count <= max_count) {
-    count_ = static_cast<int>(byte_count);
-    return;
-  }
-  const int64_t blocks = byte_count / max_count;
-  const int64_t rest = byte_count % max_count;
-  MPI_Datatype block = MPI_DATATYPE_NULL;
-  MPI_Datatype whole_blocks = MPI_DATATYPE_NULL;
-  ZEROSCHED_MPI_CALL(MPI_Type_contiguous, static_cast<int>(max_count), MPI_BYTE, &block);
-  ZEROSCHED_MPI_CALL(MPI_Type_contiguous, static_cast<int>(blocks), block, &whole_blocks);
-  const int lengths[2] = {1, static_cast<int>(rest)};
-  const MPI_Aint offsets[2] = {0, static_cast<MPI_Aint>(blocks * max_count)};
-  const MPI_Datatype parts[2] = {whole_blocks, MPI_BYTE};
-  ZEROSCHED_MPI_CALL(MPI_Type_create_struct, rest > 0 ? 2 : 1, lengths, offsets, parts, &type_);
-  ZEROSCHED_MPI_CALL(MPI_Type_commit, &type_);
-  ZEROSCHED_MPI_CALL(MPI_Type_free, &whole_blocks);
-  ZEROSCHED_MPI_CALL(MPI_Type_free, &block);
-  count_ = 1;
-}
-
-ByteSpan::~ByteSpan() {
-  if (type_ != MPI_BYTE) MPI_Type_free(&type_);
-}
-
 }  // namespace zerosched::detail

@@ -1,7 +1,9 @@
 #include "comm/nccl/group.h"
 
 #include "comm/keep.h"
+#include "comm/member.h"
 #include "comm/nccl/work.h"
+#include "comm/running_time.h"
 #include "comm/while_running.h"
 
 #include <algorithm>
@@ -45,6 +47,41 @@ NcclGroup::~NcclGroup() {
   runtime().destroy_stream(stream_);
 }
 
+std::string NcclGroup::name() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return owner_.empty() ? "nccl" : "nccl: " + owner_;
+}
+
+void NcclGroup::set_owner(const std::string& owner) {
+  zerosched::detail::set_owner(*host_, owner);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  owner_ = owner;
+}
+
+void NcclGroup::leave(std::string why) {
+  ControlMessage message;
+  message.kind = ControlMessage::Kind::departure;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!why_left_.empty()) return;
+    message.sequence = history_.next();
+    if (why.empty()) {
+      why = "rank " + std::to_string(rank()) + " has destroyed this communicator after " +
+            std::to_string(message.sequence) + " collectives; every rank must call the same ones";
+    }
+    message.text = why_left_ = why;
+  }
+  for (int peer = 0; relay_ != nullptr && peer < size(); ++peer) {
+    if (peer != rank()) send(peer, message);
+  }
+  zerosched::detail::leave(*host_, why);
+}
+
+bool NcclGroup::has_ended(int64_t sequence) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return sequence < (in_flight_.empty() ? history_.next() : in_flight_.front().header.sequence);
+}
+
 ControlMessage::Progress NcclGroup::progress(int64_t sequence) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return history_.progress(sequence);
@@ -72,7 +109,7 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
   check();
   header.sequence = -1;  // none yet
   try {
-    const Time now = steady_clock::now();
+    const Time now = running_now();
     if (now - last_reap_ >= kReapInterval && reap()) last_reap_ = now;
     const device::Stream caller = runtime().current_stream(device_);
     auto blocks = memory_->blocks_of(tensors);
@@ -84,6 +121,7 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
     {
       // Before the call, which may wait for ranks that ask where this one is.
       const std::lock_guard<std::mutex> lock(mutex_);
+      TORCH_CHECK(why_left_.empty(), "nccl: ", describe(header), ": ", why_left_);
       header.group = id_;
       header.sequence = history_.next();
       history_.add(header);
@@ -132,11 +170,11 @@ void NcclGroup::forget(int64_t sequence) {
 }
 
 bool NcclGroup::close(bool hasty) {
-  const Time begin = steady_clock::now();
+  const Time begin = running_now();
   const auto patience = duration<double>(options_.timeout_seconds) + kLongestClose;
   std::optional<Time> last_call;
   for (;;) {
-    const Time now = steady_clock::now();
+    const Time now = running_now();
     if (!last_call && (hasty || failed()))
       last_call = now + std::chrono::duration_cast<steady_clock::duration>(kHaste);
     const bool enough = WhileRunning::is_over() || now - begin > patience || (last_call && now > *last_call);

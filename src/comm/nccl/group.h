@@ -1,5 +1,6 @@
 #pragma once
 
+#include "comm/departures.h"
 #include "comm/history.h"
 #include "comm/investigation.h"
 #include "comm/nccl/blocking_call.h"
@@ -40,14 +41,21 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
 
-  const char* name() const override { return "nccl"; }
+  std::string name() const override;
   int rank() const override { return host_->rank(); }
   int size() const override { return host_->size(); }
   double timeout_seconds() const override { return options_.timeout_seconds; }
   bool failed() const override { return !host_->failure().empty(); }
+  bool answers_when_busy() const override { return true; }
+  const Departures& departures() const override { return departures_; }
+  bool has_ended(int64_t sequence) const override;
   ControlMessage::Progress progress(int64_t sequence) const override;
   void send(int peer, const ControlMessage& message) override;
   void fail(const std::string& message) override;
+
+  void set_owner(const std::string& owner);
+  /// Tells the other ranks that this one launches no more; the first reason counts. An empty one is made one here.
+  void leave(std::string why);
 
   /// Throws the failure if there is one.
   void check() const { host_->check(); }
@@ -96,6 +104,7 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   void enforce_deadline(Time now);
   void listen(Time now);
   void look_into_oldest(Time now);
+  void look_for_departed(Time now);
   bool finish_closing(Time now);
 
   std::shared_ptr<Communicator> host_;
@@ -115,12 +124,16 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   std::condition_variable changed_;
   std::deque<InFlight> in_flight_;  // under mutex_, in the order of their numbers
   History history_;                 // under mutex_
+  std::string owner_;               // under mutex_
+  std::string why_left_;            // under mutex_
   bool closing_ = false;            // under mutex_
   bool closed_ = false;             // under mutex_
   bool look_now_ = false;           // under mutex_
 
   // The watching thread's.
   Investigation investigation_;
+  Departures departures_;
+  bool has_warned_ = false;  // of a device that does not end
   std::optional<BlockingCall> abort_, finalize_;
   Time abort_began_, finalize_began_;
 };

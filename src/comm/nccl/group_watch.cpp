@@ -1,9 +1,11 @@
 // What the watching thread of an NcclGroup does: it never blocks.
 #include "comm/keep.h"
+#include "comm/member.h"
 #include "comm/message_of.h"
 #include "comm/nccl/group.h"
 #include "comm/nccl/work.h"
 #include "comm/report_end.h"
+#include "comm/running_time.h"
 #include "comm/while_running.h"
 
 #include <utility>
@@ -35,7 +37,7 @@ void NcclGroup::watch() {
       closing = closing_;
     }
     const WhileRunning running;
-    const Time now = steady_clock::now();
+    const Time now = running_now();
     try {
       if (!std::exchange(begun, true)) runtime().begin_thread(device_);
       step(now);
@@ -66,6 +68,7 @@ void NcclGroup::step(Time now) {
     return;
   }
   listen(now);
+  look_for_departed(now);
   look_into_oldest(now);
   if (investigation_.active()) investigation_.step(*this, now);
 }
@@ -101,16 +104,24 @@ void NcclGroup::enforce_deadline(Time now) {
     if (in_flight_.empty()) return;
     oldest = describe(in_flight_.front().header);
   }
-  report_end(rank(), c10::str(host_->failure(), ". ", oldest, " is still on cuda:", device_, " ",
-                         options_.abort_timeout_seconds,
-                         " s after NCCL's communicator was aborted: its kernel cannot be aborted (those on "
-                         "symmetric memory wait for "
-                         "the other ranks and look at nothing else), so this process ends. Start the job "
-                         "again without what keeps the "
-                         "rank from coming; SessionOptions().symmetric_memory(false), or NCCL_WIN_ENABLE=0 "
-                         "in the environment, takes "
-                         "kernels that can be aborted, and SessionOptions().abort_timeout() is how long a "
-                         "busy GPU has for them."));
+  const std::string text = c10::str(host_->failure(), ". ", oldest, " is still on cuda:", device_, " ",
+      options_.abort_timeout_seconds,
+      " s after NCCL's communicator was aborted: its kernel cannot be aborted (those on symmetric memory "
+      "wait for "
+      "the other ranks and look at nothing else), ");
+  constexpr const char* kRemedy =
+      "Start the job again without what keeps the rank from coming; "
+      "SessionOptions().symmetric_memory(false), or "
+      "NCCL_WIN_ENABLE=0 in the environment, takes kernels that can be aborted, and "
+      "SessionOptions().abort_timeout() is "
+      "how long a busy GPU has for them.";
+  if (!options_.end_process) {
+    if (!std::exchange(has_warned_, true)) {
+      TORCH_WARN("zerosched: rank ", rank(), ": ", text, "and whoever waits for the GPU waits on. ", kRemedy);
+    }
+    return;
+  }
+  report_end(rank(), text + "so this process ends. " + kRemedy);
   _exit(kFailureExitCode);
 }
 
@@ -121,8 +132,29 @@ void NcclGroup::listen(Time now) {
       investigation_.on_query(*this, message, now);
     } else if (message.kind == ControlMessage::Kind::reply) {
       investigation_.on_reply(message);
+    } else if (message.kind == ControlMessage::Kind::departure) {
+      departures_.add(message.source, message.sequence, message.text);
     }
   }
+}
+
+// A collective to which a rank will not come. Where this rank has left as well nobody waits for it, but the device.
+void NcclGroup::look_for_departed(Time now) {
+  std::string message;
+  bool has_left = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const InFlight& entry : in_flight_) {
+      const auto* departure = departures_.missing_in(entry.header.sequence);
+      if (departure == nullptr) continue;
+      message = "nccl: " + describe(entry.header) + ": " + departure->why;
+      has_left = !why_left_.empty();
+      break;
+    }
+  }
+  if (message.empty() || (!has_left && !departures_.grace_is_over(now))) return;
+  auto* member = has_left ? dynamic_cast<Member*>(host_.get()) : nullptr;
+  member != nullptr ? member->abandon(message) : fail(message);
 }
 
 // NCCL itself neither notices a rank that does not come nor one that is in another collective: both hang.

@@ -5,6 +5,7 @@
 #include "comm/nccl/alternative.h"
 #include "comm/nccl/group.h"
 #include "comm/placement.h"
+#include "comm/running_time.h"
 
 #include <c10/util/Exception.h>
 
@@ -68,8 +69,7 @@ Invitation invite(Communicator& host, const NcclApi& api, bool splits) {
 // Waits until all ranks have joined. What fails at once on some rank is agreed on; of what fails later, while others
 // are still joining, those hear through the host communicator only.
 void connect(Communicator& host, const NcclComm& comm, double timeout_seconds) {
-  using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + std::chrono::duration<double>(timeout_seconds);
+  const auto end = running_now() + std::chrono::duration<double>(timeout_seconds);
   agree_on(host, [&] {
     try {
       comm.started(kSecondsOfFailingAtOnce);
@@ -81,7 +81,7 @@ void connect(Communicator& host, const NcclComm& comm, double timeout_seconds) {
   try {
     while (!comm.started(kLookSeconds)) {
       host.check();
-      TORCH_CHECK(Clock::now() < end, "the ranks did not connect within ", timeout_seconds,
+      TORCH_CHECK(running_now() < end, "the ranks did not connect within ", timeout_seconds,
           " s; NCCL_DEBUG=INFO shows which network NCCL tries, NCCL_SOCKET_IFNAME names another");
     }
   } catch (const c10::Error& error) {

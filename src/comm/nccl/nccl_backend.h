@@ -1,6 +1,8 @@
 #pragma once
 
+#include "comm/member.h"
 #include "comm/nccl/options.h"
+#include "comm/owner_process.h"
 
 #include <zerosched/communicator.h>
 
@@ -15,7 +17,7 @@ class NcclGroup;
 class NcclWork;
 struct Header;
 
-class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
+class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator, public Member {
  public:
   NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_rank);
 
@@ -30,6 +32,9 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
   std::shared_ptr<Communicator> duplicate() override;
   void abort(const std::string& message) noexcept override;
   std::string failure() const override;
+  void set_owner(const std::string& owner) override;
+  void leave(const std::string& why) noexcept override;
+  void abandon(const std::string& message) noexcept override;
 
  private:
   at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;
@@ -44,6 +49,7 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator {
   bool on_host(const at::Tensor& tensor, Collective kind) const;
 
   const int exceptions_at_start_ = std::uncaught_exceptions();
+  OwnerProcess owner_;
   std::shared_ptr<NcclGroup> group_;
   at::Tensor barrier_;  // one element, on the device
   std::thread watcher_;

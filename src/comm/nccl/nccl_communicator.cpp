@@ -38,8 +38,16 @@ NcclCommunicator::NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_r
       watcher_(start_watcher(group_)) {}
 
 NcclCommunicator::~NcclCommunicator() {
+  if (!owner_.is_this()) {
+    // A child that fork() has made has neither the thread nor the device.
+    watcher_.detach();
+    new std::shared_ptr(group_);
+    new at::Tensor(barrier_);
+    return;
+  }
   // Collectives in flight when an exception unwinds are those whose other ranks will not come.
   const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
+  group_->leave({});
   group_->close(unwinding) ? watcher_.join() : watcher_.detach();
 }
 
@@ -53,6 +61,14 @@ std::shared_ptr<Communicator> NcclCommunicator::duplicate() {
 void NcclCommunicator::abort(const std::string& message) noexcept { group_->fail(message); }
 
 std::string NcclCommunicator::failure() const { return group_->host().failure(); }
+
+void NcclCommunicator::set_owner(const std::string& owner) { group_->set_owner(owner); }
+
+void NcclCommunicator::leave(const std::string& why) noexcept { group_->leave(why); }
+
+void NcclCommunicator::abandon(const std::string& message) noexcept {
+  if (auto* member = dynamic_cast<Member*>(&group_->host())) member->abandon(message);
+}
 
 bool NcclCommunicator::on_host(const at::Tensor& tensor, Collective kind) const {
   const at::Device device = group_->runtime().device_of(tensor);
@@ -168,6 +184,7 @@ std::shared_ptr<Communicator> nccl_communicator(const std::shared_ptr<Communicat
   all.timeout_seconds = options.timeout();
   all.abort_timeout_seconds = options.abort_timeout();
   all.symmetric_memory = options.symmetric_memory();
+  all.end_process = options.end_process();
   return detail::make_nccl_communicator(*bootstrap, device, all);
 }
 

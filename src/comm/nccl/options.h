@@ -13,6 +13,8 @@ struct NcclOptions {
   double abort_timeout_seconds = 30;
   /// Whether allocate() gives memory in symmetric windows where it can.
   bool symmetric_memory = true;
+  /// Whether the process ends then; else it is warned of.
+  bool end_process = true;
   /// How often the watching thread looks at errors, at the other ranks and at the time.
   double watch_seconds = 0.05;
   const NcclApi* api = nullptr;        ///< null: nccl_api()

@@ -13,8 +13,8 @@ import job
 SECONDS, CLANG, LIBRARIES = sys.argv[1:4]
 INCLUDES = sys.argv[4:]
 SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
-SOURCES = ["src/io/json.cpp", "src/io/manifest.cpp", "src/io/piece_name.cpp", "src/io/safetensors.cpp",
-           "tests/io/fuzz/fuzz_formats.cpp"]
+SOURCES = ["src/io/job_identity.cpp", "src/io/json.cpp", "src/io/manifest.cpp", "src/io/manifest_members.cpp",
+           "src/io/piece_name.cpp", "src/io/safetensors.cpp", "tests/io/fuzz/fuzz_formats.cpp"]
 HEADER = '{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
 MANIFEST = """{"format":"zerosched checkpoint","version":1,"library_version":"0.1.0","created":1,"world_size":1,
 "optimizer":"SGD","groups":[{"options":[["lr",0.1],["momentum","inf"]],"k":3,"weight_sum":0.5,"lr_max":-1,"y_weight":0}],

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace zerosched::detail {
+
+/// The ranks that have left a communicator: each says from which collective on it takes part in none, and why.
+class Departures {
+ public:
+  /// A rank that is in a collective without another one, but does not wait for it, may be about to leave as well: so long
+  /// nothing has failed.
+  static constexpr std::chrono::seconds kGrace{1};
+
+  struct Departure {
+    int64_t sequence;  ///< of the first collective without this rank
+    std::string why;   ///< a sentence that begins with the rank
+  };
+
+  void add(int rank, int64_t sequence, std::string why) {
+    by_rank_.try_emplace(rank, Departure{sequence, std::move(why)});
+  }
+  /// Whether the grace of a collective to which a rank will not come is over, which begins with the first such question.
+  bool grace_is_over(std::chrono::steady_clock::time_point now) {
+    if (!grace_began_) grace_began_ = now;
+    return now - *grace_began_ > kGrace;
+  }
+  int count() const { return static_cast<int>(by_rank_.size()); }
+  bool has_left(int rank) const { return by_rank_.count(rank) != 0; }
+
+  /// What the lowest rank says that takes no part in collective `sequence`; null if all may.
+  const Departure* missing_in(int64_t sequence) const {
+    for (const auto& departure : by_rank_) {
+      if (departure.second.sequence <= sequence) return &departure.second;
+    }
+    return nullptr;
+  }
+
+ private:
+  std::map<int, Departure> by_rank_;
+  std::optional<std::chrono::steady_clock::time_point> grace_began_;
+};
+
+}  // namespace zerosched::detail

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <zerosched/communicator.h>
+
+#include <string>
+
+namespace zerosched::detail {
+
+/// Implemented by communicators whose ranks hear what it is for and who has left it.
+class ZEROSCHED_EXPORT Member {
+ public:
+  virtual ~Member() = default;
+  /// Who uses the communicator, for messages: "AdamWScheduleFree #2". Local.
+  virtual void set_owner(const std::string& owner) = 0;
+  /// This rank launches no more collectives. A rank that does, or has done so, gives up at once, with `why`, a sentence
+  /// that begins with this rank; if none does, nothing has failed. Local, never blocks and never throws.
+  virtual void leave(const std::string& why) noexcept = 0;
+  /// Communicator::abort() for ranks that have all left: what is in flight ends, nobody is told, and the job has not failed.
+  virtual void abandon(const std::string& message) noexcept = 0;
+};
+
+/// The same where the communicator can do it, and nothing where it cannot.
+ZEROSCHED_EXPORT void set_owner(Communicator& communicator, const std::string& owner);
+/// Whether the other ranks are told.
+ZEROSCHED_EXPORT bool leave(Communicator& communicator, const std::string& why) noexcept;
+
+}  // namespace zerosched::detail

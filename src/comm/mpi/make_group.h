@@ -1,0 +1,17 @@
+#pragma once
+
+#include "comm/mpi/group.h"
+
+#include <memory>
+
+namespace zerosched::detail {
+
+/// Which ranks of `comm` share a host, as MPI or `options` say. Collective, and blocks: all ranks must be known to be here.
+Hosts find_hosts(MPI_Comm comm, const MpiOptions& options);
+
+/// A group of the ranks of `parent`, on a duplicate of it, that Progress drives. Collective, and blocks: all ranks must be
+/// known to be here.
+std::shared_ptr<Group> make_group(
+    MPI_Comm parent, const MpiOptions& options, const Hosts& hosts, std::shared_ptr<Failure> failure);
+
+}  // namespace zerosched::detail

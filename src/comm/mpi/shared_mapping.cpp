@@ -1,0 +1,90 @@
+#include "comm/mpi/shared_mapping.h"
+
+#include <cerrno>
+#include <cstring>
+#include <random>
+#include <system_error>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace zerosched::detail {
+
+namespace {
+
+[[noreturn]] void fail(int error, const std::string& what) {
+  throw std::system_error(error, std::generic_category(), what);
+}
+
+}  // namespace
+
+SharedMapping::SharedMapping(int fd, int64_t byte_count)
+    : owner_(getpid()), size_(static_cast<size_t>(kHeaderBytes + byte_count)) {
+  void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) fail(errno, "mmap of " + std::to_string(size_) + " bytes");
+  memory_ = static_cast<char*>(memory);
+  madvise(memory_, size_, MADV_HUGEPAGE);  // a hint: where it is refused, ordinary pages do
+}
+
+std::shared_ptr<SharedMapping> SharedMapping::create(int64_t byte_count) {
+  const int fd = memfd_create("zerosched", MFD_CLOEXEC);
+  if (fd < 0) fail(errno, "memfd_create");
+  SharedFile file{static_cast<int32_t>(getpid()), fd, 0};
+  if (ftruncate(fd, kHeaderBytes + byte_count) != 0) {
+    const int error = errno;
+    ::close(fd);
+    fail(error, "ftruncate of memory to share");
+  }
+  std::shared_ptr<SharedMapping> mapping;
+  try {
+    mapping.reset(new SharedMapping(fd, byte_count));
+  } catch (const std::system_error&) {
+    ::close(fd);
+    throw;
+  }
+  std::random_device random;
+  file.mark = (static_cast<uint64_t>(random()) << 32) | random();
+  std::memcpy(mapping->memory_, &file.mark, sizeof(file.mark));
+  mapping->file_ = file;
+  return mapping;
+}
+
+std::shared_ptr<SharedMapping> SharedMapping::open(const SharedFile& file, int64_t byte_count) {
+  const std::string path = "/proc/" + std::to_string(file.pid) + "/fd/" + std::to_string(file.fd);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) fail(errno, "open " + path);
+  struct stat found {};
+  std::shared_ptr<SharedMapping> mapping;
+  try {
+    if (fstat(fd, &found) != 0 || found.st_size != kHeaderBytes + byte_count)
+      fail(EBADF, path + " is of another process");
+    mapping.reset(new SharedMapping(fd, byte_count));
+  } catch (const std::system_error&) {
+    ::close(fd);
+    throw;
+  }
+  ::close(fd);
+  if (std::memcmp(mapping->memory_, &file.mark, sizeof(file.mark)) != 0)
+    fail(EBADF, path + " is of another process");
+  return mapping;
+}
+
+void SharedMapping::close_file() {
+  if (file_.fd >= 0) ::close(file_.fd);
+  file_.fd = -1;
+}
+
+// A child of fork() that ends has the parent's pages in its hands.
+void SharedMapping::discard(int64_t first_byte, int64_t byte_count) noexcept {
+  if (getpid() != owner_) return;
+  madvise(data() + first_byte, static_cast<size_t>(byte_count), MADV_REMOVE);
+}
+
+SharedMapping::~SharedMapping() {
+  close_file();
+  munmap(memory_, size_);
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,92 @@
+#include "comm/whereabouts.h"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace zerosched::detail {
+
+namespace {
+
+// Of one thread, under the registry's mutex.
+struct Place {
+  const char* outermost = nullptr;
+  const Header* header = nullptr;
+  std::shared_ptr<const std::string> owner;
+  bool is_listed = false;
+};
+
+// Never destroyed: other threads look while static destructors run.
+struct Registry {
+  std::mutex mutex;
+  std::vector<Place*> inside;
+};
+
+Registry& registry() {
+  static auto* registry = new Registry;
+  return *registry;
+}
+
+thread_local Place place;
+thread_local const char* innermost = nullptr;
+
+template <typename Change>
+void change_place(const Change& change) {
+  const std::lock_guard<std::mutex> lock(registry().mutex);
+  change();
+  const bool is_inside = place.outermost != nullptr || place.header != nullptr;
+  if (is_inside == place.is_listed) return;
+  auto& inside = registry().inside;
+  if (is_inside) {
+    inside.push_back(&place);
+  } else {
+    inside.erase(std::find(inside.begin(), inside.end(), &place));
+  }
+  place.is_listed = is_inside;
+}
+
+std::string text_of(const Place& place) {
+  if (place.header == nullptr) return std::string("is in ") + place.outermost;
+  const std::string text = "waits in " + describe(*place.header);
+  return place.owner == nullptr ? text : text + " of " + *place.owner;
+}
+
+}  // namespace
+
+InCall::InCall(const char* function) : before_(innermost) {
+  innermost = function;
+  if (before_ == nullptr) change_place([&] { place.outermost = function; });
+}
+
+InCall::~InCall() {
+  innermost = before_;
+  if (before_ == nullptr) change_place([] { place.outermost = nullptr; });
+}
+
+const char* InCall::current_or(const char* otherwise) noexcept {
+  return innermost == nullptr ? otherwise : innermost;
+}
+
+WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner) {
+  change_place([&] {
+    place.header = &header;
+    place.owner = std::move(owner);
+  });
+}
+
+WaitsIn::~WaitsIn() {
+  change_place([] {
+    place.header = nullptr;
+    place.owner = nullptr;
+  });
+}
+
+std::string whereabouts() {
+  const std::lock_guard<std::mutex> lock(registry().mutex);
+  std::string text;
+  for (const Place* place : registry().inside) text += (text.empty() ? "" : " and ") + text_of(*place);
+  return text;
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "comm/header.h"
+
+#include <zerosched/export.h>
+
+#include <memory>
+#include <string>
+
+namespace zerosched::detail {
+
+/// Lives while the calling thread is in a public function of the library. `function` is a string literal that users know
+/// it by: "eval()".
+class ZEROSCHED_EXPORT InCall {
+ public:
+  explicit InCall(const char* function);
+  ~InCall();
+  InCall(const InCall&) = delete;
+  InCall& operator=(const InCall&) = delete;
+
+  /// The innermost one of this thread; `otherwise` outside of all. A label for collectives that many functions make.
+  static const char* current_or(const char* otherwise) noexcept;
+
+ private:
+  const char* before_;
+};
+
+/// Lives while the calling thread is blocked in the collective of `header`, which outlives it. `owner`: who uses the
+/// communicator; null if nobody has said so.
+class WaitsIn {
+ public:
+  WaitsIn(const Header& header, std::shared_ptr<const std::string> owner);
+  ~WaitsIn();
+  WaitsIn(const WaitsIn&) = delete;
+  WaitsIn& operator=(const WaitsIn&) = delete;
+};
+
+/// Where the threads of this process are, for a rank that waits for it: "is in save_checkpoint()", "waits in all_reduce #7
+/// 'eval()' of AdamWScheduleFree #2"; empty if none is in the library. Any thread.
+ZEROSCHED_EXPORT std::string whereabouts();
+
+}  // namespace zerosched::detail

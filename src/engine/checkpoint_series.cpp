@@ -1,0 +1,56 @@
+#include "engine/checkpoint_series.h"
+
+#include <cstdio>
+#include <map>
+#include <mutex>
+#include <random>
+
+namespace zerosched::detail {
+
+namespace {
+
+struct Registry {
+  std::mutex mutex;
+  std::map<std::string, int> optimizers;  ///< how many have each series
+};
+
+// Never destroyed: optimizers may live until the process ends.
+Registry& registry() {
+  static auto& registry = *new Registry;
+  return registry;
+}
+
+}  // namespace
+
+CheckpointSeries::~CheckpointSeries() { enter(-1); }
+
+const std::string& CheckpointSeries::id() {
+  if (!id_.empty()) return id_;
+  std::random_device source;
+  char text[17];
+  std::snprintf(text, sizeof(text), "%08x%08x", source(), source());
+  id_ = text;
+  enter(1);
+  return id_;
+}
+
+void CheckpointSeries::take_over(const std::string& id) {
+  enter(-1);
+  id_ = id;
+  enter(1);
+}
+
+bool CheckpointSeries::lives(const std::string& id) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.optimizers.count(id) > 0;
+}
+
+void CheckpointSeries::enter(int change) const {
+  if (id_.empty()) return;
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if ((all.optimizers[id_] += change) <= 0) all.optimizers.erase(id_);
+}
+
+}  // namespace zerosched::detail

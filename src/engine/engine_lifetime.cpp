@@ -1,0 +1,133 @@
+// How an Engine is made, the same on all ranks, and how it ends.
+#include "comm/agree.h"
+#include "comm/member.h"
+#include "comm/message_of.h"
+#include "engine/engine.h"
+#include "engine/equal_on_ranks.h"
+#include "engine/optimizer_name.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+namespace zerosched::detail {
+
+namespace {
+
+// The same on every rank that constructs the same optimizers.
+std::atomic<int> constructed{0};
+
+}  // namespace
+
+Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,
+    const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
+    std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
+    : communicator_(std::move(communicator)),
+      algorithm_(std::move(algorithm)),
+      sharding_(sharding),
+      groups_(what.groups().size()),
+      exceptions_at_start_(std::uncaught_exceptions()) {
+  const at::NoGradGuard no_grad;
+  agree_on(*communicator_, [&] {
+    check_options(what.groups(), defaults, sharding, *algorithm_);
+    model_ = inspect(what, *devices.runtime);
+    ParameterClaim::check(model_.parameters, model_.names);
+    const Wire wire = std::strcmp(communicator_->backend(), "nccl") == 0 ? Wire::nccl
+                      : communicator_->host_count() > 1                  ? Wire::network
+                                                                         : Wire::host;
+    layout_ = make_layout(model_.specs,
+        {sharding.bucket_bytes().value_or(default_bucket_bytes(wire, communicator_->size())),
+            sharding.first_bucket_bytes(), sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
+        communicator_->size());
+  });
+  check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));
+  if (communicator_->size() > 1) {
+    name_ = optimizer_name(algorithm_->name(), ++constructed, model_.names);
+    set_owner(*communicator_, name_);
+  }
+  tell_peers_outside_round([&] { make_parts(what, defaults, devices); });
+}
+
+void Engine::make_parts(
+    const Trainable& what, const torch::optim::OptimizerOptions& defaults, const DeviceBackend& devices) {
+  settle_others();
+  std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model_.frozen);
+  kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
+  if (sharding_.broadcast_parameters()) {
+    broadcast_values(*communicator_, kept_equal);
+  } else {
+    std::vector<at::Tensor> all = model_.parameters;
+    all.insert(all.end(), kept_equal.begin(), kept_equal.end());
+    check_same_values(*communicator_, all);
+  }
+  claim_ = std::make_unique<ParameterClaim>(
+      model_.parameters, model_.names, [this] { hand_over(); }, [this] { settle(); });
+  DeviceExecutor* on_device = nullptr;
+  if (model_.device.is_cuda()) {
+    auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
+    on_device = executor.get();
+    executor_ = std::move(executor);
+  } else {
+    executor_ = std::make_unique<HostExecutor>();
+  }
+  const auto use = executor_->enter();
+  parameters_ =
+      std::make_unique<FlatParameters>(model_.parameters, model_.names, layout_, *communicator_, *executor_);
+  if (sharding_.broadcast_parameters()) broadcast_parameters();
+  put_into_boxes();
+
+  std::vector<const torch::optim::OptimizerOptions*> options;
+  for (const ParameterGroup& group : what.groups())
+    options.push_back(group.has_options() ? &group.options() : &defaults);
+  algorithm_->settle(options);
+  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
+  start_state_at_parameters();
+  steering_ = std::make_unique<Steering>(*algorithm_, options);
+  DeviceKernels& kernels = devices.kernels == nullptr ? DeviceKernels::library() : *devices.kernels;
+  std::unique_ptr<GradientPacker> packer;
+  if (communicator_->size() > 1 && sharding_.gradients() == GradientInput::local) {
+    packer = on_device == nullptr ? make_host_packer(layout_, communicator_->rank())
+                                  : make_device_packer(layout_, *on_device, kernels);
+  }
+  reducer_ = std::make_unique<GradientReducer>(model_.parameters, model_.names, layout_, communicator_,
+      sharding_, *executor_, std::move(packer), steering_->count(), [this] { return own_report(); });
+  const ShardParts parts{
+      *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
+  if (on_device != nullptr) late_reports_ = std::make_unique<LateReports>(*on_device);
+  updater_ = on_device == nullptr ? make_host_updater(parts)
+                                  : make_device_updater(parts, *on_device, *communicator_, kernels,
+                                        late_reports_->not_finite_flag());
+  if (sharding_.overlap_forward()) {
+    gathers_ = std::make_unique<ParameterGathers>(
+        model_.parameters, *parameters_, layout_, *communicator_, *executor_, sharding_.check_ready());
+  }
+  buffer_sync_ =
+      std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding_.broadcast_buffers());
+  untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
+  register_hooks();
+}
+
+Engine::~Engine() {
+  const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
+  hooks_.clear();
+  // In an exception ranks may have begun different collectives: none is waited for.
+  const bool finish = !unwinding || communicator_->size() == 1;
+  finish_deciding(finish);
+  if (finish) {
+    finish_gathers();
+    finish_in_flight();
+  }
+  leave_ranks(unwinding);
+  parameters_->release();
+  try {
+    executor_->leave();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
+  }
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,118 @@
+#include "io/checkpoint_list.h"
+
+#include "io/checkpoint_names.h"
+#include "io/file.h"
+#include "io/latest.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <system_error>
+#include <tuple>
+
+namespace zerosched::detail {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+bool has_manifest(const fs::path& folder) {
+  std::error_code error;
+  return fs::is_regular_file(folder / kManifestName, error);
+}
+
+// "created" is among the first members of every manifest. 0 if it is not: then the checkpoint is the oldest.
+int64_t created_of(const fs::path& folder) {
+  constexpr size_t kHeadBytes = 4096;
+  try {
+    const File file = File::open(folder / kManifestName);
+    std::string head(std::min<uint64_t>(file.size(), kHeadBytes), '\0');
+    file.read(head.data(), head.size(), 0);
+    const std::string member = "\"created\":";
+    const size_t at = head.find(member);
+    return at == std::string::npos ? 0 : std::strtoll(head.c_str() + at + member.size(), nullptr, 10);
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
+
+// The checkpoint that a folder's entry is, or is to become; empty if it is none.
+std::string checkpoint_called(const fs::path& root, const std::string& entry) {
+  if (is_checkpoint_name(entry)) return entry;
+  for (const char* suffix : {kPartial, kReplaced}) {
+    const auto name = name_behind(entry, suffix);
+    if (name && waiting_under_hidden_name(root, *name) == root / entry) return *name;
+  }
+  return {};
+}
+
+}  // namespace
+
+std::optional<CheckpointSummary> summary_of(const fs::path& path) {
+  try {
+    const CheckpointSummary summary = parse_summary(read_text(path / kManifestName));
+    for (size_t part = 0; part < summary.parts(); ++part) {
+      if (!has_manifest(path / part_name(part))) return std::nullopt;
+    }
+    return summary;
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
+std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
+  std::vector<FoundCheckpoint> found;
+  std::error_code error;
+  for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
+    std::error_code gone;
+    if (!fs::is_directory(entry->symlink_status(gone)) || !has_manifest(entry->path())) continue;
+    if (checkpoint_called(root, entry->path().filename()).empty()) continue;
+    found.push_back({created_of(entry->path()), entry->path()});
+  }
+  std::sort(found.begin(), found.end(), [](const FoundCheckpoint& a, const FoundCheckpoint& b) {
+    return std::tie(a.created, a.path) < std::tie(b.created, b.path);
+  });
+  return found;
+}
+
+fs::path waiting_under_hidden_name(const fs::path& root, const std::string& name) {
+  std::error_code error;
+  if (fs::exists(fs::symlink_status(root / name, error))) return {};
+  // The first is the newer of the two.
+  for (const char* suffix : {kPartial, kReplaced}) {
+    fs::path hidden = root / hidden_name(name, suffix);
+    if (fs::is_directory(fs::symlink_status(hidden, error)) && summary_of(hidden)) return hidden;
+  }
+  return {};
+}
+
+std::string resolve_checkpoint(const std::string& path) {
+  fs::path whole = path;
+  if (!whole.has_filename()) whole = whole.parent_path();  // "step_01000/"
+  if (has_manifest(whole)) return path;
+  const fs::path root = whole.has_parent_path() ? whole.parent_path() : fs::path(".");
+  if (whole.filename() == kLatest) {
+    const fs::path named = read_latest(root);
+    if (named.empty() || has_manifest(named)) return named.empty() ? path : named.string();
+    const fs::path hidden = waiting_under_hidden_name(named.parent_path(), named.filename());
+    return hidden.empty() ? path : hidden.string();
+  }
+  // It may have got its name since it was found.
+  for (const char* suffix : {kPartial, kReplaced}) {
+    const auto name = name_behind(whole.filename(), suffix);
+    if (name && has_manifest(root / *name)) return root / *name;
+  }
+  const fs::path hidden = waiting_under_hidden_name(root, whole.filename());
+  return hidden.empty() ? path : hidden.string();
+}
+
+std::string newest_checkpoint(const std::string& root) {
+  const std::vector<FoundCheckpoint> found = checkpoints_in(root);
+  for (auto checkpoint = found.rbegin(); checkpoint != found.rend(); ++checkpoint) {
+    if (summary_of(checkpoint->path)) return checkpoint->path;
+  }
+  // A link may lead out of the folder.
+  const std::string named = read_latest(root);
+  return !named.empty() && summary_of(named) ? named : std::string();
+}
+
+}  // namespace zerosched::detail

@@ -1,0 +1,38 @@
+#pragma once
+
+#include "io/checkpoint_summary.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+// Finding checkpoints, for those who only read. No lock is needed: what has a checkpoint's name is whole.
+namespace zerosched::detail {
+
+/// What a whole checkpoint at `path` says of itself; nothing if there is none.
+std::optional<CheckpointSummary> summary_of(const std::filesystem::path& path);
+
+struct FoundCheckpoint {
+  int64_t created = 0;  ///< nanoseconds since 1970, each later than what was saved in the same folder before
+  std::filesystem::path path;
+};
+
+/// What looks like a checkpoint in `root`, from the oldest to the newest. Whether it is whole summary_of() tells; here only
+/// the beginning of each manifest is read. With those that wait under a hidden name, because the job that was about to
+/// name them was killed.
+std::vector<FoundCheckpoint> checkpoints_in(const std::filesystem::path& root);
+
+/// Of a checkpoint `name` that is not there, the folder of a killed job that is to become it; an empty path if there is
+/// none.
+std::filesystem::path waiting_under_hidden_name(const std::filesystem::path& root, const std::string& name);
+
+/// latest_checkpoint() of one process.
+std::string newest_checkpoint(const std::string& root);
+
+/// Where the checkpoint called `path` is: there, or what `path` names if it is a `latest` that is a file, or under its
+/// hidden name. `path` itself if it is nowhere.
+std::string resolve_checkpoint(const std::string& path);
+
+}  // namespace zerosched::detail

@@ -1,0 +1,77 @@
+#include "io/latest.h"
+
+#include "io/checkpoint_names.h"
+#include "io/file.h"
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+
+#include <unistd.h>
+
+namespace zerosched::detail {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr uint64_t kMostBytes = 4096;
+
+// What file systems without links say: FAT; NFS and FUSE; those behind some kernels.
+bool has_no_links(int error) {
+  constexpr std::array<int, 5> kErrors = {EPERM, EOPNOTSUPP, ENOSYS, EINVAL, EACCES};
+  for (const int each : kErrors) {
+    if (error == each) return true;
+  }
+  return false;
+}
+
+// The one name in a file; empty if it holds anything else.
+std::string name_in(const fs::path& file) {
+  try {
+    std::string text = read_text(file, kMostBytes);
+    if (text.empty() || text.back() != '\n') return {};
+    text.pop_back();
+    return is_checkpoint_name(text) && text.find('\n') == std::string::npos ? text : std::string();
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+}  // namespace
+
+std::string read_latest(const std::string& root) {
+  const fs::path latest = fs::path(root) / kLatest;
+  std::error_code error;
+  const auto status = fs::symlink_status(latest, error);
+  if (fs::is_symlink(status)) {
+    const fs::path target = fs::read_symlink(latest, error);
+    return error ? std::string() : (fs::path(root) / target).string();
+  }
+  if (!fs::is_regular_file(status)) return {};
+  const std::string name = name_in(latest);
+  return name.empty() ? std::string() : (fs::path(root) / name).string();
+}
+
+bool latest_is_ours(const std::string& root) {
+  const fs::path latest = fs::path(root) / kLatest;
+  const auto status = fs::symlink_status(latest);
+  if (!fs::exists(status) || fs::is_symlink(status)) return true;
+  return fs::is_regular_file(status) && !name_in(latest).empty();
+}
+
+void prepare_latest(const std::string& root, const std::string& name) {
+  const std::string path = fs::path(root) / kNewLatest;
+  if (::symlink(name.c_str(), path.c_str()) == 0) return;
+  if (!has_no_links(errno)) fail_with_reason(path, "the link cannot be made", errno);
+  NewFile file(path, 0);
+  const std::string text = name + '\n';
+  file.write(text.data(), text.size(), 0);
+  file.finish();
+}
+
+void publish_latest(const std::string& root) {
+  rename_entry(fs::path(root) / kNewLatest, fs::path(root) / kLatest);
+}
+
+}  // namespace zerosched::detail
