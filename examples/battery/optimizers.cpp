@@ -1,131 +1,72 @@
 #include "optimizers.h"
 
 #include <zerosched/adamw.h>
-#include <zerosched/adamw_schedulefree.h>
-#include <zerosched/adamw_schedulefree_paper.h>
-#include <zerosched/adamw_schedulefree_plus.h>
-#include <zerosched/gpa_adamw.h>
-#include <zerosched/radam_schedulefree.h>
+#include <zerosched/optimizers.h>
 #include <zerosched/sgd.h>
-#include <zerosched/sgd_schedulefree.h>
 
 #include <cmath>
-#include <functional>
-#include <map>
-#include <set>
-#include <tuple>
+#include <optional>
+#include <utility>
+#include <vector>
 
 namespace {
 
-using OptimizerPointer = std::unique_ptr<zerosched::ShardedOptimizer>;
-
-struct Job {
-  const zerosched::Session& session;
-  const Options& options;
-  const torch::nn::Module& module;
-
-  template <typename Optimizer, typename OptimizerOptions>
-  OptimizerPointer make(OptimizerOptions optimizer_options) const {
-    optimizer_options.weight_decay(options.weight_decay);
-    // A learning rate that is too large is a result here, and not an error.
-    const auto sharding = zerosched::ShardingOptions().non_finite(zerosched::NonFinite::skip);
-    return std::make_unique<Optimizer>(module, session.communicator(), optimizer_options, sharding);
+// Options of an optimizer that were given, by our name and by the library's.
+std::vector<std::pair<std::string, std::pair<std::string, double>>> given(const Options& options) {
+  std::vector<std::pair<std::string, std::pair<std::string, double>>> result;
+  const auto add = [&](const char* ours, const char* name, std::optional<double> value) {
+    if (value) result.push_back({ours, {name, *value}});
+  };
+  add("--beta1", "beta1", options.beta1);
+  add("--beta2", "beta2", options.beta2);
+  add("--momentum", "momentum", options.momentum);
+  add("--refinement", "refinement", options.refinement);
+  add("--inner-momentum", "inner_momentum", options.inner_momentum);
+  add("--eval-interp", "eval_interp_coeff", options.eval_interp);
+  if (options.nesterov) add("--nesterov", "nesterov", 1);
+  if (options.warmup > 0 && !takes_schedule(options.optimizer)) {
+    add("--warmup", "warmup_steps", static_cast<double>(options.warmup));
   }
-
-  template <typename OptimizerOptions>
-  OptimizerOptions with_betas(OptimizerOptions optimizer_options) const {
-    const auto defaults = optimizer_options.betas();
-    return optimizer_options.betas(
-        {options.beta1.value_or(std::get<0>(defaults)), options.beta2.value_or(std::get<1>(defaults))});
-  }
-};
-
-struct Kind {
-  std::set<std::string> takes;  // of the options that not all optimizers take
-  std::function<OptimizerPointer(const Job&)> make;
-};
-
-const std::map<std::string, Kind>& kinds() {
-  using namespace zerosched;  // NOLINT(google-build-using-namespace): the family, by its names
-  static const std::map<std::string, Kind> table = {
-      {"adamw-schedulefree", {{"--beta1", "--beta2", "--warmup", "--refinement", "--inner-momentum"},
-                                 [](const Job& job) {
-                                   return job.make<AdamWScheduleFree>(
-                                       job.with_betas(AdamWScheduleFreeOptions(job.options.lr))
-                                           .warmup_steps(job.options.warmup)
-                                           .refinement(job.options.refinement.value_or(0))
-                                           .inner_momentum(job.options.inner_momentum.value_or(0)));
-                                 }}},
-      {"adamw-schedulefree-plus", {{"--beta1", "--beta2"},
-                                      [](const Job& job) {
-                                        return job.make<AdamWScheduleFreePlus>(
-                                            job.with_betas(AdamWScheduleFreePlusOptions(job.options.lr)));
-                                      }}},
-      {"gpa-adamw", {{"--beta1", "--beta2", "--warmup", "--eval-interp"},
-                        [](const Job& job) {
-                          GPAAdamWOptions options(job.options.lr);
-                          options.warmup_steps(job.options.warmup);
-                          if (job.options.eval_interp) options.eval_interp_coeff(*job.options.eval_interp);
-                          return job.make<GPAAdamW>(job.with_betas(options));
-                        }}},
-      {"adamw-schedulefree-paper", {{"--beta1", "--beta2", "--warmup"},
-                                       [](const Job& job) {
-                                         return job.make<AdamWScheduleFreePaper>(
-                                             job.with_betas(AdamWScheduleFreePaperOptions(job.options.lr))
-                                                 .warmup_steps(job.options.warmup));
-                                       }}},
-      {"radam-schedulefree", {{"--beta1", "--beta2"},
-                                 [](const Job& job) {
-                                   return job.make<RAdamScheduleFree>(
-                                       job.with_betas(RAdamScheduleFreeOptions(job.options.lr)));
-                                 }}},
-      {"sgd-schedulefree", {{"--momentum", "--warmup"},
-                               [](const Job& job) {
-                                 SGDScheduleFreeOptions options(job.options.lr);
-                                 options.warmup_steps(job.options.warmup);
-                                 if (job.options.momentum) options.momentum(*job.options.momentum);
-                                 return job.make<SGDScheduleFree>(options);
-                               }}},
-      {"adamw",
-          {{"--beta1", "--beta2", "--warmup", "--schedule"},
-              [](const Job& job) { return job.make<AdamW>(job.with_betas(AdamWOptions(job.options.lr))); }}},
-      {"sgd", {{"--momentum", "--nesterov", "--warmup", "--schedule"}, [](const Job& job) {
-                 return job.make<SGD>(SGDOptions(job.options.lr)
-                                          .momentum(job.options.momentum.value_or(0))
-                                          .nesterov(job.options.nesterov));
-               }}}};
-  return table;
+  return result;
 }
 
 }  // namespace
 
-std::vector<std::string> optimizer_names() {
-  std::vector<std::string> names;
-  for (const auto& kind : kinds()) names.push_back(kind.first);
-  return names;
+bool takes_schedule(const std::string& optimizer) {
+  const auto options = zerosched::default_options(optimizer);
+  return dynamic_cast<zerosched::AdamWOptions*>(options.get()) != nullptr ||
+         dynamic_cast<zerosched::SGDOptions*>(options.get()) != nullptr;
 }
 
 std::string problem_with_optimizer(const Options& options) {
-  const auto& takes = kinds().at(options.optimizer).takes;
-  const std::map<std::string, bool> given = {{"--beta1", options.beta1.has_value()},
-      {"--beta2", options.beta2.has_value()}, {"--momentum", options.momentum.has_value()},
-      {"--refinement", options.refinement.has_value()},
-      {"--inner-momentum", options.inner_momentum.has_value()},
-      {"--eval-interp", options.eval_interp.has_value()}, {"--nesterov", options.nesterov},
-      {"--warmup", options.warmup > 0}, {"--schedule", options.schedule != "constant"}};
-  for (const auto& [name, is_given] : given) {
-    if (is_given && takes.count(name) == 0) return name + " is no option of --optimizer " + options.optimizer;
+  try {
+    const auto chosen = zerosched::default_options(options.optimizer);
+    for (const auto& [ours, option] : given(options)) {
+      if (!chosen->set(option.first, option.second))
+        return ours + " is no option of --optimizer " + options.optimizer;
+    }
+    if (options.schedule != "constant" && !takes_schedule(options.optimizer)) {
+      return "--schedule is no option of --optimizer " + options.optimizer;
+    }
+    return {};
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
   }
-  return {};
 }
 
-OptimizerPointer make_optimizer(
+std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
     const zerosched::Session& session, const Options& options, const torch::nn::Module& module) {
-  return kinds().at(options.optimizer).make({session, options, module});
+  const auto chosen = zerosched::default_options(options.optimizer);
+  chosen->set_lr(options.lr);
+  chosen->set("weight_decay", options.weight_decay);
+  for (const auto& [ours, option] : given(options)) chosen->set(option.first, option.second);
+  // A learning rate that is too large is a result here, and not an error.
+  const auto sharding = zerosched::ShardingOptions().non_finite(zerosched::NonFinite::skip);
+  return zerosched::make_optimizer(options.optimizer, module, session.communicator(), *chosen, sharding);
 }
 
 void schedule_lr(zerosched::ShardedOptimizer& optimizer, const Options& options, int64_t step) {
-  if (kinds().at(options.optimizer).takes.count("--schedule") == 0) return;
+  if (!takes_schedule(options.optimizer)) return;
   double factor = 1;
   if (step <= options.warmup) {
     factor = static_cast<double>(step) / static_cast<double>(options.warmup);

@@ -7,12 +7,11 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
-/// What --optimizer may be.
-std::vector<std::string> optimizer_names();
+/// Whether it takes a schedule: those that Schedule-Free is compared with.
+bool takes_schedule(const std::string& optimizer);
 
-/// Which option the optimizer does not take, or an empty string.
+/// That there is no such optimizer, or which option it does not take, or an empty string.
 std::string problem_with_optimizer(const Options& options);
 
 /// One that leaves out steps whose gradient is not finite, and counts them. Collective.

@@ -90,7 +90,6 @@ CommandLine parse_command_line(int argc, char** argv) {
   app.add_option("--data", options.data, "folder that prepare_data.py has written")->capture_default_str();
 
   app.add_option("--optimizer", options.optimizer, "algorithm (default: Schedule-Free AdamW, for cnn SGD)")
-      ->check(CLI::IsMember(optimizer_names()))
       ->group("Optimizer");
   app.add_option("--lr", options.lr, "learning rate, the largest if there is a schedule")
       ->check(number_in(std::numeric_limits<double>::min(), kMaxReal, "a positive number"))

@@ -3,113 +3,41 @@
 #include "model.h"
 
 #include <zerosched/adamw.h>
-#include <zerosched/adamw_schedulefree.h>
-#include <zerosched/adamw_schedulefree_paper.h>
-#include <zerosched/adamw_schedulefree_plus.h>
-#include <zerosched/gpa_adamw.h>
-#include <zerosched/radam_schedulefree.h>
+#include <zerosched/optimizers.h>
 #include <zerosched/sgd.h>
-#include <zerosched/sgd_schedulefree.h>
 
 #include <cmath>
-#include <functional>
-#include <map>
 
-namespace {
-
-using OptimizerPointer = std::unique_ptr<zerosched::ShardedOptimizer>;
-
-struct Job {
-  const zerosched::Session& session;
-  const Options& options;
-  const Gpt& model;
-
-  template <typename Optimizer, typename OptimizerOptions>
-  OptimizerPointer make(const OptimizerOptions& optimizer_options) const {
-    zerosched::ShardingOptions sharding;
-    sharding.max_grad_norm(options.max_grad_norm);
-    sharding.overlap_forward(options.overlap_forward).check_ready(options.check_ready);
-    if (options.bucket_bytes) sharding.bucket_bytes(*options.bucket_bytes);
-    return std::make_unique<Optimizer>(*model, session.communicator(), optimizer_options, sharding);
+std::string problem_with_optimizer(const std::string& name) {
+  try {
+    zerosched::default_options(name);
+    return {};
+  } catch (const c10::Error& error) {
+    return error.what_without_backtrace();
   }
-};
-
-const std::map<std::string, std::function<OptimizerPointer(const Job&)>>& makers() {
-  static const std::map<std::string, std::function<OptimizerPointer(const Job&)>> table = {
-      {"adamw-schedulefree",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::AdamWScheduleFree>(zerosched::AdamWScheduleFreeOptions(o.lr)
-                                                              .betas({o.beta1, o.beta2})
-                                                              .weight_decay(o.weight_decay)
-                                                              .warmup_steps(o.warmup_steps));
-          }},
-      {"adamw-schedulefree-paper",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::AdamWScheduleFreePaper>(zerosched::AdamWScheduleFreePaperOptions(o.lr)
-                                                                   .betas({o.beta1, o.beta2})
-                                                                   .weight_decay(o.weight_decay)
-                                                                   .warmup_steps(o.warmup_steps));
-          }},
-      {"radam-schedulefree",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::RAdamScheduleFree>(zerosched::RAdamScheduleFreeOptions(o.lr)
-                                                              .betas({o.beta1, o.beta2})
-                                                              .weight_decay(o.weight_decay));
-          }},
-      {"sgd-schedulefree",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::SGDScheduleFree>(zerosched::SGDScheduleFreeOptions(o.lr)
-                                                            .momentum(o.beta1)
-                                                            .weight_decay(o.weight_decay)
-                                                            .warmup_steps(o.warmup_steps));
-          }},
-      {"adamw-schedulefree-plus",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::AdamWScheduleFreePlus>(zerosched::AdamWScheduleFreePlusOptions(o.lr)
-                                                                  .betas({o.beta1, o.beta2})
-                                                                  .weight_decay(o.weight_decay));
-          }},
-      {"gpa-adamw",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::GPAAdamW>(zerosched::GPAAdamWOptions(o.lr)
-                                                     .betas({o.beta1, o.beta2})
-                                                     .weight_decay(o.weight_decay)
-                                                     .warmup_steps(o.warmup_steps));
-          }},
-      {"adamw",
-          [](const Job& job) {
-            const Options& o = job.options;
-            return job.make<zerosched::AdamW>(
-                zerosched::AdamWOptions(o.lr).betas({o.beta1, o.beta2}).weight_decay(o.weight_decay));
-          }},
-      {"sgd", [](const Job& job) {
-         const Options& o = job.options;
-         return job.make<zerosched::SGD>(
-             zerosched::SGDOptions(o.lr).momentum(o.beta1).weight_decay(o.weight_decay));
-       }}};
-  return table;
 }
 
-}  // namespace
-
-std::vector<std::string> optimizer_names() {
-  std::vector<std::string> names;
-  for (const auto& maker : makers()) names.push_back(maker.first);
-  return names;
-}
-
-OptimizerPointer make_optimizer(const zerosched::Session& session, const Options& options, const Gpt& model) {
-  return makers().at(options.optimizer)({session, options, model});
+std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
+    const zerosched::Session& session, const Options& options, const Gpt& model) {
+  const auto chosen = zerosched::default_options(options.optimizer);
+  // An optimizer takes those that it has; momentum is what beta1 is elsewhere.
+  const std::pair<const char*, double> values[] = {{"lr", options.lr}, {"beta1", options.beta1},
+      {"momentum", options.beta1}, {"beta2", options.beta2}, {"weight_decay", options.weight_decay},
+      {"warmup_steps", static_cast<double>(options.warmup_steps)}};
+  for (const auto& [name, value] : values) chosen->set(name, value);
+  zerosched::ShardingOptions sharding;
+  sharding.max_grad_norm(options.max_grad_norm);
+  sharding.overlap_forward(options.overlap_forward).check_ready(options.check_ready);
+  if (options.bucket_bytes) sharding.bucket_bytes(*options.bucket_bytes);
+  return zerosched::make_optimizer(options.optimizer, *model, session.communicator(), *chosen, sharding);
 }
 
 void schedule_lr(zerosched::ShardedOptimizer& optimizer, const Options& options, int64_t step) {
-  if (options.optimizer != "adamw" && options.optimizer != "sgd") return;
+  // What Schedule-Free is compared with.
+  if (dynamic_cast<zerosched::AdamW*>(&optimizer) == nullptr &&
+      dynamic_cast<zerosched::SGD*>(&optimizer) == nullptr) {
+    return;
+  }
   double factor = 1;
   if (step <= options.warmup_steps) {
     factor = static_cast<double>(step) / static_cast<double>(options.warmup_steps);

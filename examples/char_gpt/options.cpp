@@ -2,6 +2,8 @@
 
 #include "optimizers.h"
 
+#include <zerosched/optimizers.h>
+
 #include <CLI/CLI.hpp>
 
 #include <cmath>
@@ -74,8 +76,9 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(number_in(0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"))
       ->group("Model");
 
-  app.add_option("--optimizer", options.optimizer, "algorithm")
-      ->check(CLI::IsMember(optimizer_names()))
+  app.add_option(
+         "--optimizer", options.optimizer, "algorithm: " + CLI::detail::join(zerosched::optimizer_names()))
+      ->check(CLI::Validator([](const std::string& name) { return problem_with_optimizer(name); }, ""))
       ->group("Optimizer");
   app.add_option("--steps", options.steps, "optimizer steps")
       ->check(integer_in(1, kMaxSteps))

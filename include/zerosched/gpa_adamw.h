@@ -1,66 +1,37 @@
 #pragma once
 
-#include <zerosched/export.h>
-#include <zerosched/sharded_optimizer.h>
-#include <zerosched/trainable.h>
+#include <zerosched/optimizer_of.h>
 
 #include <torch/arg.h>
-#include <torch/optim/optimizer.h>
-
-#include <cstdint>
-#include <memory>
-#include <tuple>
-#include <vector>
 
 namespace zerosched {
 
 /// Options of GPAAdamW: names and defaults of facebookresearch/optimizers, folder gpa.
-struct ZEROSCHED_EXPORT GPAAdamWOptions : public torch::optim::OptimizerCloneableOptions<GPAAdamWOptions> {
-  /// The defaults but for the learning rate.
-  GPAAdamWOptions(double lr = 1e-3);
-  /// The learning rate after warmup. A schedule may still help.
-  TORCH_ARG(double, lr) = 1e-3;
-  /// As in torch::optim.
-  typedef std::tuple<double, double> betas_t;
-  /// (decay of m, decay of v).
-  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);
-  /// Added to the square root of the bias-corrected v.
-  TORCH_ARG(double, eps) = 1e-8;
-  /// Decoupled, taken at z.
-  TORCH_ARG(double, weight_decay) = 0;
-  /// Weight of x in y, where gradients are taken.
-  TORCH_ARG(double, train_interp_coeff) = 0.7;
-  /// What x keeps of itself in every step: 1 - 1/n averages over some n steps.
-  TORCH_ARG(double, eval_interp_coeff) = 0.9967;
-  /// Steps of linear warmup of lr.
-  TORCH_ARG(int64_t, warmup_steps) = 0;
+struct ZEROSCHED_EXPORT GPAAdamWOptions : OptionsOf<GPAAdamWOptions> {
+  GPAAdamWOptions(double lr = 1e-3) : lr_(lr) {}            ///< the defaults but for lr
+  TORCH_ARG(double, lr) = 1e-3;                             ///< after warmup; a schedule may still help
+  TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);  ///< (decay of m, decay of v)
+  TORCH_ARG(double, eps) = 1e-8;                            ///< added to the root of the bias-corrected v
+  TORCH_ARG(double, weight_decay) = 0;                      ///< decoupled, taken at z
+  TORCH_ARG(double, train_interp_coeff) = 0.7;              ///< weight of x in y, where gradients are taken
+  TORCH_ARG(
+      double, eval_interp_coeff) = 0.9967;  ///< what x keeps of itself: 1 - 1/n averages over some n steps
+  TORCH_ARG(int64_t, warmup_steps) = 0;     ///< steps of linear warmup of lr
 
  public:
-  /// @{
-  /// What torch::optim::OptimizerOptions asks of its classes.
-  void serialize(torch::serialize::InputArchive& archive) override;
-  void serialize(torch::serialize::OutputArchive& archive) const override;
-  double get_lr() const override;
-  void set_lr(double lr) override;
-  /// @}
+  std::vector<Option> list() override;
 };
 
-/// Generalized primal averaging over AdamW (arXiv 2512.17131), sharded: as AdamWScheduleFree, but that x is an
-/// exponential average whose length does not grow, and that z moves along a mean of the gradients. With both coefficients
-/// 0 it is AdamW. State: z, x, m and v, 16 bytes per parameter over all ranks (32 for float64).
-class ZEROSCHED_EXPORT GPAAdamW : public ShardedOptimizer {
+/// Generalized primal averaging over AdamW (arXiv 2512.17131), sharded: as AdamWScheduleFree, but that x is an exponential
+/// average whose length does not grow, and that z moves along a mean of the gradients. With both coefficients 0 it is AdamW.
+/// State: z, x, m and v, 16 bytes per parameter over all ranks (32 for float64).
+class ZEROSCHED_EXPORT GPAAdamW : public OptimizerOf<GPAAdamW, GPAAdamWOptions> {
  public:
-  /// Over a module, or over groups of parameters with options of their own: see Trainable. Collective. Throws
-  /// on every rank if an option is out of range, a parameter cannot be trained, or ranks differ in options or
-  /// parameters.
-  GPAAdamW(Trainable what, std::shared_ptr<Communicator> communicator, GPAAdamWOptions options = {},
-      ShardingOptions sharding = {});
+  using OptimizerOf::OptimizerOf;
 
-  /// Over those parameters of `module` that are in `groups`, with their options; all else of the module is kept:
-  /// see Trainable::grouped(). Collective. Throws as above.
-  GPAAdamW(const Trainable& module, std::vector<ParameterGroup> groups,
-      std::shared_ptr<Communicator> communicator, GPAAdamWOptions options = {},
-      ShardingOptions sharding = {});
+ private:
+  friend OptimizerOf;
+  static std::unique_ptr<detail::Algorithm> make_algorithm();
 };
 
 }  // namespace zerosched

@@ -252,7 +252,7 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// What the optimizers' own constructors come down to. Collective.
   ShardedOptimizer(Trainable what, std::shared_ptr<Communicator> communicator,
       std::unique_ptr<torch::optim::OptimizerOptions> defaults, ShardingOptions sharding,
-      std::unique_ptr<detail::Algorithm> algorithm);
+      std::unique_ptr<detail::Algorithm> (*make_algorithm)());
 
  private:
   friend class GradScaler;

@@ -10,6 +10,7 @@
 #include <zerosched/communicator.h>
 #include <zerosched/gpa_adamw.h>
 #include <zerosched/grad_scaler.h>
+#include <zerosched/optimizers.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/safetensors.h>

@@ -38,7 +38,7 @@ NoSync::~NoSync() {
 // NOLINTBEGIN(performance-unnecessary-value-param): what constructors hand over is made for this
 ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator> communicator,
     std::unique_ptr<torch::optim::OptimizerOptions> defaults, ShardingOptions sharding,
-    std::unique_ptr<detail::Algorithm> algorithm)
+    std::unique_ptr<detail::Algorithm> (*make_algorithm)())
     // NOLINTEND(performance-unnecessary-value-param)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
   TORCH_CHECK(communicator != nullptr,
@@ -46,7 +46,7 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
       "zerosched::self_communicator() for a single process.");
   const detail::InCall call("the optimizer's constructor");
   engine_ = std::make_shared<detail::Engine>(
-      what, communicator->duplicate(), this->defaults(), sharding, std::move(algorithm));
+      what, communicator->duplicate(), this->defaults(), sharding, make_algorithm());
   if (!what.module() && engine_->communicator()->rank() == 0) {
     TORCH_WARN_ONCE(
         "zerosched: an optimizer was constructed over parameter groups without their module, so it does "

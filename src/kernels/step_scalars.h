@@ -5,17 +5,28 @@
 
 namespace zerosched::kernels {
 
-/// The arithmetic of a step, one header each in rules/. The state tensors of each in order, by their names in
-/// arXiv 2405.15682; for adamw and sgd x is the parameters themselves in the state's precision.
-enum class Rule {
-  adamw_schedule_free,           ///< z, x, v
-  adamw_schedule_free_momentum,  ///< z, x, m, v
-  sgd_schedule_free,             ///< z, x
-  adamw,                         ///< x, m, v
-  sgd,                           ///< x, m
-};
+/// The arithmetic of a step, one header each in rules/.
+enum class Rule { adamw_schedule_free, adamw_schedule_free_momentum, sgd_schedule_free, adamw, sgd };
 
 inline constexpr size_t kMaxStateTensors = 4;
+
+/// The names of a rule's state tensors, a letter each, as in arXiv 2405.15682. z and x are iterates and start at the
+/// parameters; for adamw and sgd x is the parameters themselves in the state's precision.
+constexpr const char* state_of(Rule rule) {
+  switch (rule) {
+    case Rule::adamw_schedule_free:
+      return "zxv";
+    case Rule::adamw_schedule_free_momentum:
+      return "zxmv";
+    case Rule::sgd_schedule_free:
+      return "zx";
+    case Rule::adamw:
+      return "xmv";
+    case Rule::sgd:
+      return "xm";
+  }
+  return "";
+}
 
 /// The scalars of one step of one parameter group, computed on the host in double. Plain data, so that a GPU
 /// kernel can read the same struct from device memory. A rule reads those it needs.

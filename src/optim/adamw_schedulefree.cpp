@@ -1,82 +1,58 @@
 #include "optim/adamw_schedulefree.h"
 
-#include "optim/checks.h"
-
-#include <zerosched/adamw_schedulefree.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
-#include <memory>
-#include <utility>
 
 namespace zerosched {
-namespace detail {
 
-const std::vector<StateTensor>& AdamWScheduleFreeAlgorithm::state() const {
-  static const std::vector<StateTensor> plain = {{"z", true}, {"x", true}, {"v", false}};
-  static const std::vector<StateTensor> with_momentum = {
-      {"z", true}, {"x", true}, {"m", false}, {"v", false}};
-  return has_momentum_ ? with_momentum : plain;
+std::vector<Option> AdamWScheduleFreeOptions::list() {
+  return {{"lr", &lr(), Range::not_negative}, {"beta1", &std::get<0>(betas()), Range::fraction},
+      {"beta2", &std::get<1>(betas()), Range::decay}, {"eps", &eps(), Range::not_negative},
+      {"weight_decay", &weight_decay(), Range::not_negative},
+      {"warmup_steps", &warmup_steps(), Range::not_negative}, {"r", &r()},
+      {"weight_lr_power", &weight_lr_power()}, {"refinement", &refinement(), Range::not_negative, 0.0},
+      {"inner_momentum", &inner_momentum(), Range::decay, 0.0}};
 }
 
-void AdamWScheduleFreeAlgorithm::settle(const std::vector<const torch::optim::OptimizerOptions*>& options) {
-  has_momentum_ = std::any_of(options.begin(), options.end(), [&](const auto* group) {
-    return options_as<AdamWScheduleFreeOptions>(*group, name()).inner_momentum() > 0;
-  });
-  is_settled_ = true;
-}
-
-void AdamWScheduleFreeAlgorithm::check(const torch::optim::OptimizerOptions& options) const {
-  const auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
-  check_non_negative("lr", o.lr());
-  check_fraction("betas: beta1", std::get<0>(o.betas()));
-  check_decay("betas: beta2", std::get<1>(o.betas()));
-  check_non_negative("eps", o.eps());
-  check_non_negative("weight_decay", o.weight_decay());
-  TORCH_CHECK(o.warmup_steps() >= 0, "warmup_steps must not be negative, got ", o.warmup_steps(), ".");
-  check_finite("r", o.r());
-  check_finite("weight_lr_power", o.weight_lr_power());
-  check_non_negative("refinement", o.refinement());
-  TORCH_CHECK(o.refinement() == 0 || std::get<0>(o.betas()) < 1,
+void AdamWScheduleFreeOptions::check_together() const {
+  TORCH_CHECK(refinement() == 0 || std::get<0>(betas()) < 1,
       "refinement multiplies the weight of z in the average with 1 - beta1, which is 0, so x would never "
       "move. Choose a "
       "beta1 below 1.");
-  check_decay("inner_momentum", o.inner_momentum());
-  TORCH_CHECK(o.inner_momentum() == 0 || has_momentum_ || !is_settled_, "inner_momentum is ",
-      o.inner_momentum(),
+}
+
+namespace detail {
+
+void AdamWScheduleFreeAlgorithm::settle(const std::vector<const Options*>& options) {
+  const bool any =
+      std::any_of(options.begin(), options.end(), [](const auto* o) { return of(*o).inner_momentum() > 0; });
+  if (any) use_rule(kernels::Rule::adamw_schedule_free_momentum);
+  is_settled_ = true;
+}
+
+void AdamWScheduleFreeAlgorithm::check(const Options& options) const {
+  Algorithm::check(options);
+  const double momentum = of(options).inner_momentum();
+  TORCH_CHECK(momentum == 0 || !is_settled_ || rule() == kernels::Rule::adamw_schedule_free_momentum,
+      "inner_momentum is ", momentum,
       ", but was 0 in every parameter group when the optimizer was constructed, which has no m therefore. "
       "Give it to "
       "the options then.");
 }
 
-std::vector<OptionField> AdamWScheduleFreeAlgorithm::fields(torch::optim::OptimizerOptions& options) const {
-  auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
-  return {{"lr", &o.lr()}, {"beta1", &std::get<0>(o.betas())}, {"beta2", &std::get<1>(o.betas())},
-      {"eps", &o.eps()}, {"weight_decay", &o.weight_decay()}, {"warmup_steps", &o.warmup_steps()},
-      {"r", &o.r()}, {"weight_lr_power", &o.weight_lr_power()}, {"refinement", &o.refinement(), 0.0},
-      {"inner_momentum", &o.inner_momentum(), 0.0}};
-}
-
-PreparedStep AdamWScheduleFreeAlgorithm::prepare(
-    const torch::optim::OptimizerOptions& options, const GroupState& state) const {
-  const auto& o = options_as<AdamWScheduleFreeOptions>(options, name());
-  const auto step = static_cast<double>(state.k + 1);
+PreparedStep prepare_adamw(const AdamWScheduleFreeOptions& o, const GroupState& state) {
   PreparedStep prepared;
   kernels::StepScalars& s = prepared.scalars;
   s.lr = o.lr() * warmup(state, o.warmup_steps());
-  s.beta1 = o.inner_momentum();
-  s.beta2 = std::get<1>(o.betas());
-  s.bias_correction1 = 1 - std::pow(s.beta1, step);
-  s.bias_correction2 = 1 - std::pow(s.beta2, step);
+  use_decays(s, state, o.inner_momentum(), std::get<1>(o.betas()));
   s.eps = o.eps();
   s.weight_decay = o.weight_decay();
-  average_by(options, prepared, state);
+  average_by(o, prepared, state);
   return prepared;
 }
 
-void AdamWScheduleFreeAlgorithm::average_by(
-    const torch::optim::OptimizerOptions& options, PreparedStep& prepared, const GroupState& state) {
-  const auto& o = static_cast<const AdamWScheduleFreeOptions&>(options);
+void average_by(const AdamWScheduleFreeOptions& o, PreparedStep& prepared, const GroupState& state) {
   const double beta1 = std::get<0>(o.betas());
   average(prepared, state, beta1, o.r(), o.weight_lr_power(),
       o.refinement() == 0 ? 1 : (1 - beta1) * o.refinement());
@@ -84,21 +60,8 @@ void AdamWScheduleFreeAlgorithm::average_by(
 
 }  // namespace detail
 
-AdamWScheduleFreeOptions::AdamWScheduleFreeOptions(double lr) : lr_(lr) {}
-
-double AdamWScheduleFreeOptions::get_lr() const { return lr(); }
-
-void AdamWScheduleFreeOptions::set_lr(double lr) { this->lr(lr); }
-
-AdamWScheduleFree::AdamWScheduleFree(Trainable what, std::shared_ptr<Communicator> communicator,
-    AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : ShardedOptimizer(std::move(what), std::move(communicator),
-          std::make_unique<AdamWScheduleFreeOptions>(std::move(options)), std::move(sharding),
-          std::make_unique<detail::AdamWScheduleFreeAlgorithm>()) {}
-
-AdamWScheduleFree::AdamWScheduleFree(const Trainable& module, std::vector<ParameterGroup> groups,
-    std::shared_ptr<Communicator> communicator, AdamWScheduleFreeOptions options, ShardingOptions sharding)
-    : AdamWScheduleFree(module.grouped(std::move(groups)), std::move(communicator), std::move(options),
-          std::move(sharding)) {}
+std::unique_ptr<detail::Algorithm> AdamWScheduleFree::make_algorithm() {
+  return std::make_unique<detail::AdamWScheduleFreeAlgorithm>("AdamWScheduleFree", detail::prepare_adamw);
+}
 
 }  // namespace zerosched

@@ -2,30 +2,26 @@
 
 #include "optim/schedule_free.h"
 
+#include <zerosched/adamw_schedulefree.h>
+
 namespace zerosched::detail {
 
-/// Schedule-Free AdamW in the package's form; what the paper's form shares with it. With inner momentum in some group it
-/// has m, which every group has then.
-class ZEROSCHED_EXPORT AdamWScheduleFreeAlgorithm : public ScheduleFreeAlgorithm {
+/// Schedule-Free AdamW in either form. With inner momentum in some group it has m, which every group has then.
+class AdamWScheduleFreeAlgorithm final : public AlgorithmOf<AdamWScheduleFreeOptions> {
  public:
-  const char* name() const override { return "AdamWScheduleFree"; }
-  kernels::Rule rule() const final {
-    return has_momentum_ ? kernels::Rule::adamw_schedule_free_momentum : kernels::Rule::adamw_schedule_free;
-  }
-  const std::vector<StateTensor>& state() const final;
-  void settle(const std::vector<const torch::optim::OptimizerOptions*>& options) final;
-  void check(const torch::optim::OptimizerOptions& options) const final;
-  std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const final;
-  PreparedStep prepare(const torch::optim::OptimizerOptions& options, const GroupState& state) const override;
+  AdamWScheduleFreeAlgorithm(const char* name, Prepare prepare)
+      : AlgorithmOf(name, kernels::Rule::adamw_schedule_free, prepare) {}
 
- protected:
-  /// average() by the group's options.
-  static void average_by(
-      const torch::optim::OptimizerOptions& options, PreparedStep& prepared, const GroupState& state);
+  void settle(const std::vector<const Options*>& options) override;
+  void check(const Options& options) const override;
 
  private:
-  bool has_momentum_ = false;
   bool is_settled_ = false;
 };
+
+/// A step in the package's form; the paper's differs in lr and the correction of v's bias, of which `average_by` is to
+/// follow.
+PreparedStep prepare_adamw(const AdamWScheduleFreeOptions& o, const GroupState& state);
+void average_by(const AdamWScheduleFreeOptions& o, PreparedStep& prepared, const GroupState& state);
 
 }  // namespace zerosched::detail

@@ -3,12 +3,9 @@
 #include "kernels/step_scalars.h"
 #include "optim/group_state.h"
 
-#include <torch/optim/optimizer.h>
+#include <zerosched/listed_options.h>
 
-#include <cstdint>
-#include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 namespace zerosched::detail {
@@ -40,57 +37,83 @@ struct LossMeasure {
   double inner_product = 0;  ///< <g, z - x>, weighed by each group's inner_product_weight()
 };
 
-/// Where an option lies in an options object.
-struct OptionField {
-  const char* name;
-  std::variant<double*, int64_t*, bool*> value;
-  /// What it is in checkpoints from before the option was there; nullopt: it is in all of them.
-  std::optional<double> if_absent = std::nullopt;
-};
-
-/// An optimizer's arithmetic: the scalars of a step, and the rule that takes them. Knows nothing of ranks.
+/// An optimizer's arithmetic: its options' meaning in the scalars of a step, and the rule that takes them. Knows nothing of
+/// ranks.
 class Algorithm {
  public:
+  using Options = torch::optim::OptimizerOptions;
+
+  /// `name` is the public class's.
+  Algorithm(const char* name, kernels::Rule rule);
   virtual ~Algorithm() = default;
 
-  /// The public class's name.
-  virtual const char* name() const = 0;
-  virtual kernels::Rule rule() const = 0;
-  /// In the rule's order. This and rule() are the same for the life of an optimizer, from settle() on.
-  virtual const std::vector<StateTensor>& state() const = 0;
-  /// Settles what rule() and state() depend on, by the options of every group at construction, which have been checked.
-  virtual void settle(const std::vector<const torch::optim::OptimizerOptions*>& /*options*/) {}
+  const char* name() const { return name_; }
+  /// This and state() are the same for the life of an optimizer, from settle() on.
+  kernels::Rule rule() const { return rule_; }
+  /// In the rule's order.
+  const std::vector<StateTensor>& state() const { return state_; }
+  /// Settles the rule by the options of every group at construction, which have been checked.
+  virtual void settle(const std::vector<const Options*>& /*options*/) {}
 
-  /// Throws if the options are of another optimizer or out of range; names the option.
-  virtual void check(const torch::optim::OptimizerOptions& options) const = 0;
-
-  /// Every option, in an order of its own.
-  virtual std::vector<OptionField> fields(torch::optim::OptimizerOptions& options) const = 0;
-
-  /// What fields() point at: for comparison across ranks, and for checkpoints.
-  OptionValues values(const torch::optim::OptimizerOptions& options) const;
+  /// Throws if the options are of another optimizer, out of range or changed as they may not be; names the option.
+  virtual void check(const Options& options) const;
+  /// Names and numbers, for comparison across ranks, and for checkpoints.
+  OptionValues values(const Options& options) const;
   /// The inverse of values(). Throws, without changing anything, unless `values` has exactly these options, but for those
   /// that may be absent.
-  void assign(torch::optim::OptimizerOptions& options, const OptionValues& values) const;
+  void assign(Options& options, const OptionValues& values) const;
 
   /// Changes nothing: a step that is skipped after this leaves no trace.
-  virtual PreparedStep prepare(
-      const torch::optim::OptimizerOptions& options, const GroupState& state) const = 0;
+  virtual PreparedStep prepare(const Options& options, const GroupState& state) const = 0;
 
   /// Whether a step depends on the loss; then prepare_by_loss() is what makes it.
   virtual bool takes_loss() const { return false; }
   /// Of a group's elements in LossMeasure::inner_product.
-  virtual double inner_product_weight(
-      const torch::optim::OptimizerOptions& /*options*/, const GroupState& /*state*/) const {
+  virtual double inner_product_weight(const Options& /*options*/, const GroupState& /*state*/) const {
     return 0;
   }
-  virtual PreparedStep prepare_by_loss(const torch::optim::OptimizerOptions& options, const GroupState& state,
-      const LossMeasure& /*measure*/) const {
+  virtual PreparedStep prepare_by_loss(
+      const Options& options, const GroupState& state, const LossMeasure& /*measure*/) const {
     return prepare(options, state);
   }
 
   /// How the state gives the parameters at `point`.
-  virtual Interpolation interpolation(Point point, const GroupState& state) const = 0;
+  Interpolation interpolation(Point point, const GroupState& state) const;
+
+ protected:
+  void use_rule(kernels::Rule rule);
+  /// Whether options are of this optimizer's type.
+  virtual bool takes(const Options& options) const = 0;
+  const ListedOptions& checked(const Options& options) const;
+
+ private:
+  const char* name_;
+  kernels::Rule rule_;
+  std::vector<StateTensor> state_;
+};
+
+/// An algorithm whose steps a function prepares: what most are.
+template <typename OptionsType>
+class AlgorithmOf : public Algorithm {
+ public:
+  using Prepare = PreparedStep (*)(const OptionsType&, const GroupState&);
+
+  AlgorithmOf(const char* name, kernels::Rule rule, Prepare prepare)
+      : Algorithm(name, rule), prepare_(prepare) {}
+
+  PreparedStep prepare(const Options& options, const GroupState& state) const override {
+    return prepare_(of(options), state);
+  }
+
+ protected:
+  /// Options that have been checked.
+  static const OptionsType& of(const Options& options) { return static_cast<const OptionsType&>(options); }
+  bool takes(const Options& options) const override {
+    return dynamic_cast<const OptionsType*>(&options) != nullptr;
+  }
+
+ private:
+  Prepare prepare_;
 };
 
 }  // namespace zerosched::detail

@@ -7,12 +7,8 @@
 
 namespace zerosched::detail {
 
-Interpolation ScheduleFreeAlgorithm::interpolation(Point point, const GroupState& state) const {
-  return {1, 0, point == Point::y ? state.y_weight : 0.0};
-}
-
-void ScheduleFreeAlgorithm::average(PreparedStep& prepared, const GroupState& state, double beta1, double r,
-    double weight_lr_power, double c_factor) {
+void average(PreparedStep& prepared, const GroupState& state, double beta1, double r, double weight_lr_power,
+    double c_factor) {
   kernels::StepScalars& s = prepared.scalars;
   const auto step = static_cast<double>(state.k + 1);
   GroupState& next = prepared.next;
@@ -39,7 +35,15 @@ void ScheduleFreeAlgorithm::average(PreparedStep& prepared, const GroupState& st
   next.y_weight = s.y_weight;
 }
 
-double ScheduleFreeAlgorithm::warmup(const GroupState& state, int64_t warmup_steps) {
+void use_decays(kernels::StepScalars& scalars, const GroupState& state, double beta1, double beta2) {
+  const auto step = static_cast<double>(state.k + 1);
+  scalars.beta1 = beta1;
+  scalars.beta2 = beta2;
+  scalars.bias_correction1 = 1 - std::pow(beta1, step);
+  scalars.bias_correction2 = 1 - std::pow(beta2, step);
+}
+
+double warmup(const GroupState& state, int64_t warmup_steps) {
   return state.k < warmup_steps ? static_cast<double>(state.k + 1) / static_cast<double>(warmup_steps) : 1.0;
 }
 

@@ -1,7 +1,6 @@
 #include "engine/device_training.h"
 
-#include "optim/adamw_schedulefree.h"
-#include "optim/adamw_schedulefree_plus.h"
+#include "optim/optimizers.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -130,14 +129,13 @@ Outcome Trainer::run(const Job& job) {
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
-  std::unique_ptr<detail::Algorithm> algorithm;
+  auto algorithm =
+      detail::optimizer_entry(job.by_loss ? "AdamWScheduleFreePlus" : "AdamWScheduleFree").algorithm();
   if (job.by_loss) {
     options_ = std::make_unique<AdamWScheduleFreePlusOptions>(
         AdamWScheduleFreePlusOptions(0.5).weight_decay(10).polyak_beta(0.5));
-    algorithm = std::make_unique<detail::AdamWScheduleFreePlusAlgorithm>();
   } else {
     options_ = std::make_unique<AdamWScheduleFreeOptions>(AdamWScheduleFreeOptions(0.01).weight_decay(0.1));
-    algorithm = std::make_unique<detail::AdamWScheduleFreeAlgorithm>();
   }
   const detail::GroupOptions options = {options_.get()};
   engine_ = std::make_shared<detail::Engine>(

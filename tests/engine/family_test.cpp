@@ -1,13 +1,12 @@
 // What all the optimizers have in common, and their options. Their arithmetic is compared in tests/parity.
 #include "engine/toy.h"
+#include "optim/optimizers.h"
 #include "support/world.h"
 
 #include <zerosched/zerosched.h>
 
-#include <torch/serialize/archive.h>
-
 #include <limits>
-#include <sstream>
+#include <utility>
 
 namespace zerosched::testing {
 namespace {
@@ -16,28 +15,33 @@ using Parameters = NamedParameters;
 using CommunicatorPointer = std::shared_ptr<Communicator>;
 using OptimizerPointer = std::unique_ptr<ShardedOptimizer>;
 
+using Settings = std::vector<std::pair<std::string, double>>;
+
+/// An optimizer with some options.
 struct Kind {
-  const char* name;
+  std::string name;
+  std::shared_ptr<ListedOptions> options;
   std::vector<std::string> state;
-  std::function<OptimizerPointer(const Parameters&, const CommunicatorPointer&, const ShardingOptions&)> make;
   /// Whether a step is of each element alone, and not of sums over all, which come in another order at another world size.
-  bool is_of_elements = true;
+  bool is_of_elements;
+
+  Kind(const std::string& optimizer, const Settings& settings)
+      : name(optimizer), options(default_options(optimizer)) {
+    for (const auto& [option, value] : Settings{{"lr", 0.01}, {"weight_decay", 0.1}, {"warmup_steps", 3}})
+      options->set(option, value);
+    for (const auto& [option, value] : settings) EXPECT_TRUE(options->set(option, value)) << option;
+    const auto algorithm = detail::optimizer_entry(optimizer).algorithm();
+    algorithm->settle({options.get()});
+    for (const auto& tensor : algorithm->state()) state.push_back(tensor.name);
+    state.emplace_back("y");
+    is_of_elements = !algorithm->takes_loss();
+  }
+
+  OptimizerPointer make(const Parameters& parameters, const CommunicatorPointer& communicator,
+      const ShardingOptions& sharding) const {
+    return make_optimizer(name, {ParameterGroup(parameters)}, communicator, *options, sharding);
+  }
 };
-
-template <typename Optimizer, typename Options>
-Kind kind(const char* name, std::vector<std::string> state, const Options& options) {
-  state.emplace_back("y");
-  return {name, std::move(state),
-      [options](const auto& parameters, const auto& communicator, const auto& sharding) {
-        return std::make_unique<Optimizer>(
-            std::vector<ParameterGroup>{ParameterGroup(parameters)}, communicator, options, sharding);
-      }};
-}
-
-Kind of_sums(Kind kind) {
-  kind.is_of_elements = false;
-  return kind;
-}
 
 /// With a loss for those that take one.
 void step(ShardedOptimizer& optimizer) {
@@ -45,23 +49,20 @@ void step(ShardedOptimizer& optimizer) {
   by_loss == nullptr ? static_cast<void>(optimizer.step()) : by_loss->step(at::full({}, 0.5));
 }
 
+/// Every optimizer, and those again of whose arithmetic other options use more.
 const std::vector<Kind>& kinds() {
-  static const std::vector<Kind> all = {kind<AdamWScheduleFree>("AdamWScheduleFree", {"z", "x", "v"},
-                                            AdamWScheduleFreeOptions(0.01).weight_decay(0.1).warmup_steps(3)),
-      kind<AdamWScheduleFreePaper>("AdamWScheduleFreePaper", {"z", "x", "v"},
-          AdamWScheduleFreePaperOptions(0.01).weight_decay(0.1).warmup_steps(3)),
-      kind<RAdamScheduleFree>("RAdamScheduleFree", {"z", "x", "v"},
-          RAdamScheduleFreeOptions(0.01).weight_decay(0.1).silent_sgd_phase(false)),
-      kind<SGDScheduleFree>(
-          "SGDScheduleFree", {"z", "x"}, SGDScheduleFreeOptions(0.1).weight_decay(0.1).warmup_steps(3)),
-      kind<AdamWScheduleFree>("AdamWScheduleFree with inner momentum", {"z", "x", "m", "v"},
-          AdamWScheduleFreeOptions(0.01).weight_decay(0.1).warmup_steps(3).inner_momentum(0.8).refinement(5)),
-      kind<GPAAdamW>("GPAAdamW", {"z", "x", "m", "v"},
-          GPAAdamWOptions(0.01).weight_decay(0.1).warmup_steps(3).eval_interp_coeff(0.9)),
-      of_sums(kind<AdamWScheduleFreePlus>("AdamWScheduleFreePlus", {"z", "x", "m", "v"},
-          AdamWScheduleFreePlusOptions().weight_decay(20).polyak_beta(0.5).sf_beta1_anneal_steps(4))),
-      kind<AdamW>("AdamW", {"x", "m", "v"}, AdamWOptions(0.01)),
-      kind<SGD>("SGD", {"x", "m"}, SGDOptions(0.1).momentum(0.9).weight_decay(0.1).nesterov(true))};
+  static const std::vector<Kind> all = [] {
+    std::vector<Kind> kinds;
+    for (const std::string& name : optimizer_names()) kinds.emplace_back(name, Settings{});
+    kinds.emplace_back("RAdamScheduleFree", Settings{{"silent_sgd_phase", 0}});
+    kinds.emplace_back("SGDScheduleFree", Settings{{"lr", 0.1}});
+    kinds.emplace_back("AdamWScheduleFree", Settings{{"inner_momentum", 0.8}, {"refinement", 5}});
+    kinds.emplace_back("GPAAdamW", Settings{{"eval_interp_coeff", 0.9}});
+    kinds.emplace_back("AdamWScheduleFreePlus",
+        Settings{{"lr", 1}, {"weight_decay", 20}, {"polyak_beta", 0.5}, {"sf_beta1_anneal_steps", 4}});
+    kinds.emplace_back("SGD", Settings{{"lr", 0.1}, {"momentum", 0.9}, {"nesterov", 1}});
+    return kinds;
+  }();
   return all;
 }
 
@@ -169,129 +170,49 @@ TEST(Family, AdamWCorrectsBiasByTheStepsOfTheGroup) {
   EXPECT_TRUE(at::allclose(optimizer.full_state("x").at("p1"), expected, 1e-12, 1e-14));
 }
 
-template <typename Options>
-Options through_an_archive(const Options& options) {
-  torch::serialize::OutputArchive out;
-  options.serialize(out);
-  std::stringstream file;
-  out.save_to(file);
-  torch::serialize::InputArchive in;
-  in.load_from(file);
-  Options result;
-  result.serialize(in);
-  return result;
+TEST(FamilyOptions, AreListedAndCopied) {
+  for (const std::string& name : optimizer_names()) {
+    SCOPED_TRACE(name);
+    const auto options = default_options(name);
+    double next = 0.25;
+    for (const auto& [option, value] : options->values()) {
+      EXPECT_TRUE(options->set(option, next)) << option;
+      next /= 2;
+    }
+    next = 0.25;
+    const auto copy = static_cast<const torch::optim::OptimizerOptions&>(*options).clone();
+    for (const auto& [option, value] : static_cast<ListedOptions&>(*copy).values()) {
+      EXPECT_TRUE(value == next || value == 0 || value == 1)
+          << option << ": " << value;  // integers and flags
+      next /= 2;
+    }
+    EXPECT_EQ(copy->get_lr(), 0.25);
+    copy->set_lr(0.125);
+    EXPECT_EQ(copy->get_lr(), 0.125);
+    EXPECT_EQ(options->get_lr(), 0.25);
+    EXPECT_FALSE(options->set("learning_rate", 1));
+  }
 }
 
-template <typename Options>
-void expect_lr_of_a_clone(const Options& options) {
-  const auto clone = static_cast<const torch::optim::OptimizerOptions&>(options).clone();
-  EXPECT_EQ(clone->get_lr(), options.lr());
-  clone->set_lr(0.125);
-  EXPECT_EQ(dynamic_cast<const Options&>(*clone).lr(), 0.125);
-  EXPECT_NE(options.lr(), 0.125);
+TEST(FamilyOptions, AreThoseOfTheClasses) {
+  AdamWScheduleFreeOptions options;
+  EXPECT_TRUE(options.set("beta2", 0.75));
+  EXPECT_EQ(std::get<1>(options.betas()), 0.75);
+  EXPECT_TRUE(options.set("warmup_steps", 12));
+  EXPECT_EQ(options.warmup_steps(), 12);
+  EXPECT_EQ(options.lr(0.5).r(2).get_lr(), 0.5);
+  EXPECT_EQ(SGDOptions(0.1).momentum(0.2).nesterov(true).values(),
+      (Settings{{"lr", 0.1}, {"momentum", 0.2}, {"weight_decay", 0}, {"nesterov", 1}}));
 }
 
-TEST(FamilyOptions, SurviveSerialization) {
-  const auto adamw = through_an_archive(AdamWScheduleFreeOptions(0.1)
-                                            .betas({0.2, 0.3})
-                                            .eps(0.4)
-                                            .weight_decay(0.5)
-                                            .warmup_steps(6)
-                                            .r(0.7)
-                                            .weight_lr_power(0.8)
-                                            .refinement(9)
-                                            .inner_momentum(0.95));
-  EXPECT_EQ(adamw.refinement(), 9);
-  EXPECT_EQ(adamw.inner_momentum(), 0.95);
-  EXPECT_EQ(adamw.lr(), 0.1);
-  EXPECT_EQ(adamw.betas(), std::make_tuple(0.2, 0.3));
-  EXPECT_EQ(adamw.eps(), 0.4);
-  EXPECT_EQ(adamw.weight_decay(), 0.5);
-  EXPECT_EQ(adamw.warmup_steps(), 6);
-  EXPECT_EQ(adamw.r(), 0.7);
-  EXPECT_EQ(adamw.weight_lr_power(), 0.8);
-  expect_lr_of_a_clone(adamw);
-
-  const auto sgd = through_an_archive(
-      SGDScheduleFreeOptions(0.1).momentum(0.2).weight_decay(0.3).warmup_steps(4).r(0.5).weight_lr_power(
-          0.6));
-  EXPECT_EQ(sgd.lr(), 0.1);
-  EXPECT_EQ(sgd.momentum(), 0.2);
-  EXPECT_EQ(sgd.weight_decay(), 0.3);
-  EXPECT_EQ(sgd.warmup_steps(), 4);
-  EXPECT_EQ(sgd.r(), 0.5);
-  EXPECT_EQ(sgd.weight_lr_power(), 0.6);
-  expect_lr_of_a_clone(sgd);
-
-  const auto radam = through_an_archive(RAdamScheduleFreeOptions(0.1)
-                                            .betas({0.2, 0.3})
-                                            .eps(0.4)
-                                            .weight_decay(0.5)
-                                            .r(0.6)
-                                            .weight_lr_power(0.7)
-                                            .silent_sgd_phase(false));
-  EXPECT_EQ(radam.lr(), 0.1);
-  EXPECT_EQ(radam.betas(), std::make_tuple(0.2, 0.3));
-  EXPECT_EQ(radam.eps(), 0.4);
-  EXPECT_EQ(radam.weight_decay(), 0.5);
-  EXPECT_EQ(radam.r(), 0.6);
-  EXPECT_EQ(radam.weight_lr_power(), 0.7);
-  EXPECT_FALSE(radam.silent_sgd_phase());
-  expect_lr_of_a_clone(radam);
-
-  const auto gpa = through_an_archive(GPAAdamWOptions(0.1)
-                                          .betas({0.2, 0.3})
-                                          .eps(0.4)
-                                          .weight_decay(0.5)
-                                          .train_interp_coeff(0.6)
-                                          .eval_interp_coeff(0.7)
-                                          .warmup_steps(8));
-  EXPECT_EQ(gpa.lr(), 0.1);
-  EXPECT_EQ(gpa.betas(), std::make_tuple(0.2, 0.3));
-  EXPECT_EQ(gpa.eps(), 0.4);
-  EXPECT_EQ(gpa.weight_decay(), 0.5);
-  EXPECT_EQ(gpa.train_interp_coeff(), 0.6);
-  EXPECT_EQ(gpa.eval_interp_coeff(), 0.7);
-  EXPECT_EQ(gpa.warmup_steps(), 8);
-  expect_lr_of_a_clone(gpa);
-
-  const auto plus = through_an_archive(AdamWScheduleFreePlusOptions(0.1)
-                                           .betas({0.2, 0.3})
-                                           .sf_beta1(0.4)
-                                           .sf_beta1_max(0.5)
-                                           .sf_beta1_anneal_steps(6)
-                                           .eps(0.7)
-                                           .weight_decay(0.8)
-                                           .r(0.9)
-                                           .weight_lr_power(1.1)
-                                           .polyak_beta(0.12)
-                                           .c_warmup(13));
-  EXPECT_EQ(plus.lr(), 0.1);
-  EXPECT_EQ(plus.betas(), std::make_tuple(0.2, 0.3));
-  EXPECT_EQ(plus.sf_beta1(), 0.4);
-  EXPECT_EQ(plus.sf_beta1_max(), 0.5);
-  EXPECT_EQ(plus.sf_beta1_anneal_steps(), 6);
-  EXPECT_EQ(plus.eps(), 0.7);
-  EXPECT_EQ(plus.weight_decay(), 0.8);
-  EXPECT_EQ(plus.r(), 0.9);
-  EXPECT_EQ(plus.weight_lr_power(), 1.1);
-  EXPECT_EQ(plus.polyak_beta(), 0.12);
-  EXPECT_EQ(plus.c_warmup(), 13);
-  expect_lr_of_a_clone(plus);
-
-  const auto plain_adamw = through_an_archive(AdamWOptions(0.1).betas({0.2, 0.3}).eps(0.4).weight_decay(0.5));
-  EXPECT_EQ(plain_adamw.lr(), 0.1);
-  EXPECT_EQ(plain_adamw.betas(), std::make_tuple(0.2, 0.3));
-  EXPECT_EQ(plain_adamw.eps(), 0.4);
-  EXPECT_EQ(plain_adamw.weight_decay(), 0.5);
-  expect_lr_of_a_clone(plain_adamw);
-
-  const auto plain_sgd = through_an_archive(SGDOptions(0.1).momentum(0.2).weight_decay(0.3).nesterov(true));
-  EXPECT_EQ(plain_sgd.lr(), 0.1);
-  EXPECT_EQ(plain_sgd.momentum(), 0.2);
-  EXPECT_EQ(plain_sgd.weight_decay(), 0.3);
-  EXPECT_TRUE(plain_sgd.nesterov());
-  expect_lr_of_a_clone(plain_sgd);
+TEST(FamilyNames, CountByTheirLetters) {
+  const Parameters parameters = make_parameters({{3}});
+  const auto optimizer = make_optimizer(
+      "adamw-schedulefree", {ParameterGroup(parameters)}, world(), *default_options("ADAMWSCHEDULEFREE"));
+  EXPECT_NE(dynamic_cast<AdamWScheduleFree*>(optimizer.get()), nullptr);
+  expect_error([] { default_options("adam"); }, {"no optimizer 'adam'", "AdamWScheduleFree, ", "SGD."});
+  expect_error([&] { make_optimizer("SGD", {ParameterGroup(parameters)}, world(), AdamWOptions()); },
+      {"options are of another optimizer"});
 }
 
 template <typename Optimizer, typename Options>

@@ -58,26 +58,21 @@ class Reader {
 using Groups = std::vector<NamedParameters>;
 using CommunicatorPointer = std::shared_ptr<zerosched::Communicator>;
 
-template <typename Optimizer, typename MakeOptions>
-std::unique_ptr<zerosched::ShardedOptimizer> make(const json& job, const Groups& parameters,
-    const CommunicatorPointer& communicator, const zerosched::ShardingOptions& sharding,
-    const MakeOptions& options) {
-  std::vector<zerosched::ParameterGroup> groups;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    groups.emplace_back(parameters[i], options(job.at("groups")[i].at("options")));
+/// The case's options by their names there; betas are two of ours.
+std::unique_ptr<zerosched::ListedOptions> options_of(const std::string& optimizer, const json& given) {
+  auto options = zerosched::default_options(optimizer);
+  const auto set = [&](const std::string& name, double value) {
+    if (!options->set(name, value)) throw std::runtime_error(optimizer + " has no option " + name);
+  };
+  for (const auto& [name, value] : given.items()) {
+    if (name == "betas") {
+      set("beta1", value[0]);
+      set("beta2", value[1]);
+    } else {
+      set(name, value.is_boolean() ? static_cast<double>(value.get<bool>()) : value.get<double>());
+    }
   }
-  return std::make_unique<Optimizer>(
-      groups, communicator, options(job.at("groups")[0].at("options")), sharding);
-}
-
-zerosched::AdamWScheduleFreeOptions adamw_schedule_free_options(const json& o) {
-  return zerosched::AdamWScheduleFreeOptions(o.at("lr"))
-      .betas({o.at("betas")[0], o.at("betas")[1]})
-      .eps(o.at("eps"))
-      .weight_decay(o.at("weight_decay"))
-      .warmup_steps(o.at("warmup_steps"))
-      .r(o.at("r"))
-      .weight_lr_power(o.at("weight_lr_power"));
+  return options;
 }
 
 std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
@@ -89,52 +84,12 @@ std::unique_ptr<zerosched::ShardedOptimizer> make_optimizer(
                                                           : zerosched::GradientInput::local)
                             .overlap_backward(job.at("overlap"));
   const std::string name = job.at("optimizer");
-  if (name == "AdamWScheduleFree") {
-    return make<zerosched::AdamWScheduleFree>(
-        job, parameters, communicator, sharding, adamw_schedule_free_options);
+  std::vector<zerosched::ParameterGroup> groups;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    groups.emplace_back(parameters[i], *options_of(name, job.at("groups")[i].at("options")));
   }
-  if (name == "AdamWScheduleFreePaper") {
-    return make<zerosched::AdamWScheduleFreePaper>(
-        job, parameters, communicator, sharding, adamw_schedule_free_options);
-  }
-  if (name == "SGDScheduleFree") {
-    return make<zerosched::SGDScheduleFree>(job, parameters, communicator, sharding, [](const json& o) {
-      return zerosched::SGDScheduleFreeOptions(o.at("lr"))
-          .momentum(o.at("momentum"))
-          .weight_decay(o.at("weight_decay"))
-          .warmup_steps(o.at("warmup_steps"))
-          .r(o.at("r"))
-          .weight_lr_power(o.at("weight_lr_power"));
-    });
-  }
-  if (name == "RAdamScheduleFree") {
-    return make<zerosched::RAdamScheduleFree>(job, parameters, communicator, sharding, [](const json& o) {
-      return zerosched::RAdamScheduleFreeOptions(o.at("lr"))
-          .betas({o.at("betas")[0], o.at("betas")[1]})
-          .eps(o.at("eps"))
-          .weight_decay(o.at("weight_decay"))
-          .r(o.at("r"))
-          .weight_lr_power(o.at("weight_lr_power"))
-          .silent_sgd_phase(o.at("silent_sgd_phase"));
-    });
-  }
-  if (name == "AdamW") {
-    return make<zerosched::AdamW>(job, parameters, communicator, sharding, [](const json& o) {
-      return zerosched::AdamWOptions(o.at("lr"))
-          .betas({o.at("betas")[0], o.at("betas")[1]})
-          .eps(o.at("eps"))
-          .weight_decay(o.at("weight_decay"));
-    });
-  }
-  if (name == "SGD") {
-    return make<zerosched::SGD>(job, parameters, communicator, sharding, [](const json& o) {
-      return zerosched::SGDOptions(o.at("lr"))
-          .momentum(o.at("momentum"))
-          .weight_decay(o.at("weight_decay"))
-          .nesterov(o.at("nesterov"));
-    });
-  }
-  throw std::runtime_error("no optimizer " + name);
+  return zerosched::make_optimizer(
+      name, groups, communicator, *options_of(name, job.at("groups")[0].at("options")), sharding);
 }
 
 void run(const std::string& folder, const CommunicatorPointer& communicator) {

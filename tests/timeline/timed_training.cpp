@@ -1,7 +1,7 @@
 #include "timeline/timed_training.h"
 
 #include "comm/nccl/nccl_backend.h"
-#include "optim/adamw_schedulefree.h"
+#include "optim/optimizers.h"
 #include "timeline/mirrored_communicator.h"
 #include "timeline/timed_nccl.h"
 
@@ -78,7 +78,7 @@ TimedTraining::TimedTraining(TimedRuntime& runtime, const std::vector<ModelPart>
   if (options_.wrap) communicator = options_.wrap(std::move(communicator));
   engine_ = std::make_unique<detail::Engine>(std::vector<ParameterGroup>{ParameterGroup(parameters)},
       std::move(communicator), optimizer_options_, options_.sharding,
-      std::make_unique<detail::AdamWScheduleFreeAlgorithm>(), detail::DeviceBackend{&runtime_, &kernels_});
+      detail::optimizer_entry("AdamWScheduleFree").algorithm(), detail::DeviceBackend{&runtime_, &kernels_});
   engine_->watch_options([this] { return detail::GroupOptions{&optimizer_options_}; });
 }
 
