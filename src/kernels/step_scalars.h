@@ -28,6 +28,12 @@ constexpr const char* state_of(Rule rule) {
   return "";
 }
 
+constexpr int state_count(Rule rule) {
+  int count = 0;
+  for (const char* name = state_of(rule); *name != 0; ++name) ++count;
+  return count;
+}
+
 /// The scalars of one step of one parameter group, computed on the host in double. Plain data, so that a GPU
 /// kernel can read the same struct from device memory. A rule reads those it needs.
 struct StepScalars {

@@ -18,8 +18,9 @@ namespace zerosched::kernels::testing {
 struct Variant {
   const char* name;
   Rule rule;
-  int state_tensors;
   StepScalars scalars;
+
+  int state_tensors() const { return state_count(rule); }
 };
 
 /// Every kernel of the family, some in a box as well.
@@ -39,17 +40,17 @@ inline std::vector<Variant> all_rules() {
     scalars.clamp_low = -0.8, scalars.clamp_high = 0.3;  // of iterates that are normal about 0
     return scalars;
   };
-  return {{"AdamW Schedule-Free", Rule::adamw_schedule_free, 3, s},
-      {"AdamW Schedule-Free with weight decay", Rule::adamw_schedule_free, 3, decays},
-      {"AdamW Schedule-Free not adaptive", Rule::adamw_schedule_free, 3, not_adaptive},
-      {"AdamW Schedule-Free with momentum", Rule::adamw_schedule_free_momentum, 4, decays},
-      {"AdamW Schedule-Free with momentum, decay at z", Rule::adamw_schedule_free_momentum, 4, decays_at_z},
-      {"SGD Schedule-Free", Rule::sgd_schedule_free, 2, decays}, {"AdamW", Rule::adamw, 3, decays},
-      {"SGD", Rule::sgd, 2, decays}, {"SGD with Nesterov", Rule::sgd, 2, nesterov},
-      {"AdamW Schedule-Free in a box", Rule::adamw_schedule_free, 3, in_box(decays)},
-      {"AdamW Schedule-Free with momentum in a box", Rule::adamw_schedule_free_momentum, 4, in_box(decays)},
-      {"SGD Schedule-Free in a box", Rule::sgd_schedule_free, 2, in_box(decays)},
-      {"AdamW in a box", Rule::adamw, 3, in_box(decays)}, {"SGD in a box", Rule::sgd, 2, in_box(nesterov)}};
+  return {{"AdamW Schedule-Free", Rule::adamw_schedule_free, s},
+      {"AdamW Schedule-Free with weight decay", Rule::adamw_schedule_free, decays},
+      {"AdamW Schedule-Free not adaptive", Rule::adamw_schedule_free, not_adaptive},
+      {"AdamW Schedule-Free with momentum", Rule::adamw_schedule_free_momentum, decays},
+      {"AdamW Schedule-Free with momentum, decay at z", Rule::adamw_schedule_free_momentum, decays_at_z},
+      {"SGD Schedule-Free", Rule::sgd_schedule_free, decays}, {"AdamW", Rule::adamw, decays},
+      {"SGD", Rule::sgd, decays}, {"SGD with Nesterov", Rule::sgd, nesterov},
+      {"AdamW Schedule-Free in a box", Rule::adamw_schedule_free, in_box(decays)},
+      {"AdamW Schedule-Free with momentum in a box", Rule::adamw_schedule_free_momentum, in_box(decays)},
+      {"SGD Schedule-Free in a box", Rule::sgd_schedule_free, in_box(decays)},
+      {"AdamW in a box", Rule::adamw, in_box(decays)}, {"SGD in a box", Rule::sgd, in_box(nesterov)}};
 }
 
 /// A shard as the engine lays it out: every span starts on 128 bytes.

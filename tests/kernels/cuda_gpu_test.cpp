@@ -73,7 +73,7 @@ struct OnDevice {
   void update(const Variant& variant, const Dtypes& dtypes, cudaStream_t stream) const {
     cuda::ShardUpdate shard{{}, numel, spans.data<GradientSpan>(), span_count, scalars.data<StepScalars>(),
         norm.data<GradientNorm>(), not_finite.data<int32_t>()};
-    for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
+    for (int i = 0; i < variant.state_tensors(); ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, stream);
   }
   void sum_of_squares(ScalarType grad_dtype, cudaStream_t stream) const {

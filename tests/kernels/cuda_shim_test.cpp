@@ -59,7 +59,7 @@ struct OnDevice {
       int32_t* not_finite = nullptr) const {
     cuda::ShardUpdate shard{
         {}, numel, spans.data(), static_cast<int64_t>(spans.size()), &variant.scalars, norm, not_finite};
-    for (int i = 0; i < variant.state_tensors; ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
+    for (int i = 0; i < variant.state_tensors(); ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, nullptr);
   }
   double sum_of_squares(ScalarType grad_dtype, double sum) const {
@@ -218,7 +218,7 @@ TEST_F(CudaShim, UpdateSeesWhatIsNotFinite) {
           OnDevice(shard, offset).update(variant, dtypes, nullptr, &flag);
           EXPECT_EQ(flag, 1) << describe(variant, dtypes) << " " << bad;
           shard = finite;
-          shard.state[static_cast<size_t>(variant.state_tensors - 1)].set(bad, infinity);
+          shard.state[static_cast<size_t>(variant.state_tensors() - 1)].set(bad, infinity);
           flag = 0;
           OnDevice(shard, offset).update(variant, dtypes, nullptr, &flag);
           EXPECT_EQ(flag, 1) << describe(variant, dtypes) << " " << bad;

@@ -26,8 +26,16 @@ BANDWIDTH, CLOCK, MULTIPROCESSORS, ISSUE = 3.35e12, 1.7e9, 132, 128
 ISSUE_TO_MEMORY_BAR = 0.5
 
 SIZES = {"float": 4, "double": 8, "BFloat16": 2, "Float16": 2}
-STATE_TENSORS = {"AdamWScheduleFreeRule": 3, "AdamWScheduleFreeMomentumRule": 4, "AdamWRule": 3,
-                 "SGDScheduleFreeRule": 2, "SGDRule": 2}
+
+
+def state_tensors():
+    """How many each rule has, by the letters of its class's name, from the list of rules."""
+    with open(os.path.join(os.environ["ZEROSCHED_SOURCE_DIR"], "src/kernels/step_scalars.h"), encoding="utf-8") as file:
+        found = re.findall(r'case Rule::(\w+):\s+return "(\w+)";', file.read())
+    return {rule.replace("_", "") + "rule": len(state) for rule, state in found}
+
+
+STATE_TENSORS = state_tensors()
 
 NVCC = None
 ARCHITECTURES = []
@@ -52,7 +60,7 @@ def find_cuobjdump():
 
 def bytes_of_update(rule, param, grad, real):
     """Per element: the gradient read, each state tensor read and written, the parameter written."""
-    return SIZES[grad] + 2 * STATE_TENSORS[rule] * SIZES[real] + SIZES[param]
+    return SIZES[grad] + 2 * STATE_TENSORS[rule.lower()] * SIZES[real] + SIZES[param]
 
 
 def issue_to_memory(instructions_per_element, bytes_per_element):

@@ -10,7 +10,7 @@ namespace zerosched::kernels {
 template <template <typename> class Bounds>
 struct AdamWRule {
   static constexpr bool kInterpolates = false;
-  static constexpr int kStateTensors = 3;
+  static constexpr int kStateTensors = state_count(Rule::adamw);
 
   template <typename Real>
   struct Coefficients {

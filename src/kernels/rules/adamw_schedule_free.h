@@ -11,7 +11,7 @@ namespace zerosched::kernels {
 template <bool kDecays, bool kAdaptive, template <typename> class Bounds>
 struct AdamWScheduleFreeRule {
   static constexpr bool kInterpolates = true;
-  static constexpr int kStateTensors = 3;
+  static constexpr int kStateTensors = state_count(Rule::adamw_schedule_free);
 
   template <typename Real, template <typename> class Interpolated = Interpolation>
   struct Coefficients {

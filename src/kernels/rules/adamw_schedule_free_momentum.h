@@ -12,7 +12,7 @@ namespace zerosched::kernels {
 template <bool kDecays, template <typename> class Bounds>
 struct AdamWScheduleFreeMomentumRule {
   static constexpr bool kInterpolates = true;
-  static constexpr int kStateTensors = 4;
+  static constexpr int kStateTensors = state_count(Rule::adamw_schedule_free_momentum);
 
   template <typename Real, template <typename> class Interpolated = Interpolation>
   struct Coefficients {

@@ -10,7 +10,7 @@ namespace zerosched::kernels {
 template <bool kNesterov, template <typename> class Bounds>
 struct SGDRule {
   static constexpr bool kInterpolates = false;
-  static constexpr int kStateTensors = 2;
+  static constexpr int kStateTensors = state_count(Rule::sgd);
 
   template <typename Real>
   struct Coefficients {

@@ -10,7 +10,7 @@ namespace zerosched::kernels {
 template <template <typename> class Bounds>
 struct SGDScheduleFreeRule {
   static constexpr bool kInterpolates = true;
-  static constexpr int kStateTensors = 2;
+  static constexpr int kStateTensors = state_count(Rule::sgd_schedule_free);
 
   template <typename Real, template <typename> class Interpolated = Interpolation>
   struct Coefficients {
