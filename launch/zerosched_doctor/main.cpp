@@ -9,8 +9,8 @@
 #include "report.h"
 #include "stream.h"
 
-#include "comm/message_of.h"
-#include "comm/report_end.h"
+#include "base/message_of.h"
+#include "comm/failure/report_end.h"
 
 #include <zerosched/session.h>
 

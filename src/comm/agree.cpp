@@ -1,6 +1,6 @@
 #include "comm/agree.h"
 
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>

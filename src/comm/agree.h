@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/message_of.h"
+#include "base/message_of.h"
 
 #include <zerosched/communicator.h>
 

@@ -1,4 +1,4 @@
-#include "comm/backoff.h"
+#include "base/backoff.h"
 #include "engine/pinned_buffer.h"
 #include "engine/shard_updater.h"
 #include "engine/span_table.h"

@@ -1,7 +1,7 @@
 #include "engine/engine.h"
 
+#include "base/message_of.h"
 #include "comm/agree.h"
-#include "comm/message_of.h"
 #include "engine/phase_timer.h"
 
 #include <ATen/core/grad_mode.h>

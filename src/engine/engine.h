@@ -1,7 +1,7 @@
 #pragma once
 
+#include "base/owner_process.h"
 #include "comm/agree.h"
-#include "comm/owner_process.h"
 #include "engine/buffer_sync.h"
 #include "engine/checkpoint_series.h"
 #include "engine/device_kernels.h"
@@ -21,7 +21,10 @@
 #include "layout/layout.h"
 #include "optim/algorithm.h"
 
-#include <zerosched/sharded_optimizer.h>
+#include <zerosched/parameter_group.h>
+#include <zerosched/sharding_options.h>
+#include <zerosched/timings.h>
+#include <zerosched/trainable.h>
 
 #include <exception>
 #include <functional>

@@ -1,7 +1,7 @@
 // What makes a step wrong without anybody's calling it so: parameters that others have written, options that ranks do
 // not share, numbers that are not finite.
 #include "comm/agree.h"
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
 #include "layout/description.h"
 

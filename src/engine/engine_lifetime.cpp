@@ -1,7 +1,7 @@
 // How an Engine is made, the same on all ranks, and how it ends.
+#include "base/message_of.h"
 #include "comm/agree.h"
 #include "comm/member.h"
-#include "comm/message_of.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "engine/optimizer_name.h"

@@ -1,6 +1,6 @@
 // What Engine does about the module around its parameters, and about a successor over the same parameters.
+#include "base/message_of.h"
 #include "comm/member.h"
-#include "comm/message_of.h"
 #include "engine/engine.h"
 
 #include <ATen/core/grad_mode.h>

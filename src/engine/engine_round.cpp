@@ -1,6 +1,6 @@
 // A round before its update: gradients leave, and ranks hear what the others have told with theirs.
 #include "comm/agree.h"
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
 

@@ -1,7 +1,7 @@
 #include "engine/equal_on_ranks.h"
 
 #include "comm/agree.h"
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 #include "layout/description.h"
 
 #include <ATen/core/grad_mode.h>

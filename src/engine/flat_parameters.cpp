@@ -1,6 +1,6 @@
 #include "engine/flat_parameters.h"
 
-#include "comm/message_of.h"
+#include "base/message_of.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>

@@ -1,6 +1,6 @@
 #include "engine/gradient_reducer.h"
 
-#include "comm/message_of.h"
+#include "base/message_of.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>

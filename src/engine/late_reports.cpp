@@ -1,6 +1,6 @@
 #include "engine/late_reports.h"
 
-#include "comm/backoff.h"
+#include "base/backoff.h"
 #include "kernels/cuda/gradient_norm.h"
 
 #include <cstring>

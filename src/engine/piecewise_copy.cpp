@@ -1,6 +1,6 @@
 #include "engine/piecewise_copy.h"
 
-#include "comm/backoff.h"
+#include "base/backoff.h"
 
 #include <algorithm>
 

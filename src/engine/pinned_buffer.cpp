@@ -1,6 +1,6 @@
 #include "engine/pinned_buffer.h"
 
-#include "comm/backoff.h"
+#include "base/backoff.h"
 
 #include <chrono>
 #include <exception>

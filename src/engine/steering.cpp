@@ -1,6 +1,6 @@
 #include "engine/steering.h"
 
-#include "comm/message_of.h"
+#include "base/message_of.h"
 
 #include <c10/util/Exception.h>
 

@@ -1,6 +1,6 @@
 #include "engine/step_timings.h"
 
-#include "comm/waited.h"
+#include "base/blocked_time.h"
 
 #include <ATen/ops/empty.h>
 

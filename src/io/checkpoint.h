@@ -2,7 +2,7 @@
 
 #include "engine/engine.h"
 
-#include <zerosched/checkpoint.h>
+#include <zerosched/checkpoint_data.h>
 
 #include <string>
 #include <vector>

@@ -1,7 +1,6 @@
-#include <zerosched/safetensors.h>
+#include "io/module_file.h"
 
 #include "comm/agree.h"
-#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint_names.h"
@@ -20,9 +19,8 @@
 #include <utility>
 #include <vector>
 
-namespace zerosched {
+namespace zerosched::detail {
 
-namespace detail {
 namespace {
 
 /// The file that rank 0 fills, tensor by tensor. Goes with the object unless it is finished.
@@ -98,17 +96,14 @@ class Export {
 };
 
 }  // namespace
-}  // namespace detail
 
-void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, const std::string& point) {
-  const detail::InCall call("export_safetensors()");
-  detail::Engine& engine = *optimizer.engine_;
+void export_safetensors(Engine& engine, const std::string& path, const std::string& point) {
   engine.check();
   Communicator& communicator = *engine.communicator();
-  detail::check_same_on_all_ranks(communicator, {"export_safetensors(\"" + path + "\", \"" + point + "\")"});
+  check_same_on_all_ranks(communicator, {"export_safetensors(\"" + path + "\", \"" + point + "\")"});
   const at::NoGradGuard no_grad;
-  std::unique_ptr<detail::Export> file;  // on rank 0
-  detail::agree_on(communicator, [&] {
+  std::unique_ptr<Export> file;  // on rank 0
+  agree_on(communicator, [&] {
     TORCH_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
         "\"; expected \"x\" or \"y\".");
     const std::string why_not = engine.why_not_savable();
@@ -116,31 +111,29 @@ void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, co
   });
   engine.check_in_step("export_safetensors: ");
   engine.settle_module();
-  detail::agree_on(communicator, [&] {
-    if (communicator.rank() == 0) file = std::make_unique<detail::Export>(engine, path);
+  agree_on(communicator, [&] {
+    if (communicator.rank() == 0) file = std::make_unique<Export>(engine, path);
   });
 
   // A disk that fills up on rank 0 must not keep it from the collectives that the others are in.
   std::string error;
   for (size_t b = 0; b < engine.layout().buckets.size(); ++b) {
-    const at::Tensor whole =
-        engine.gathered(static_cast<int64_t>(b), point == "x" ? detail::Point::x : detail::Point::y);
+    const at::Tensor whole = engine.gathered(static_cast<int64_t>(b), point == "x" ? Point::x : Point::y);
     if (!file || !error.empty()) continue;
     try {
-      for (const detail::Slot& slot : engine.layout().buckets[b].slots) {
-        const detail::ParameterSpec& spec = engine.model().specs[static_cast<size_t>(slot.parameter)];
+      for (const Slot& slot : engine.layout().buckets[b].slots) {
+        const ParameterSpec& spec = engine.model().specs[static_cast<size_t>(slot.parameter)];
         file->write(spec.name, whole.as_strided(spec.sizes, spec.strides, slot.offset));
       }
     } catch (const std::exception& exception) {
-      error = detail::message_of(exception);
+      error = message_of(exception);
     }
   }
-  detail::agree_on(communicator, [&] {
-    const std::unique_ptr<detail::Export> last_use =
-        std::move(file);  // what is left goes before the others are told
+  agree_on(communicator, [&] {
+    const std::unique_ptr<Export> last_use = std::move(file);  // what is left goes before the others are told
     if (!error.empty()) throw std::runtime_error(error);
     if (last_use) last_use->finish();
   });
 }
 
-}  // namespace zerosched
+}  // namespace zerosched::detail

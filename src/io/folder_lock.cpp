@@ -1,6 +1,6 @@
 #include "io/folder_lock.h"
 
-#include "comm/start_thread.h"
+#include "base/start_thread.h"
 #include "io/file.h"
 
 #include <cerrno>

@@ -1,7 +1,6 @@
-#include <zerosched/safetensors.h>
+#include "io/module_file.h"
 
 #include "comm/agree.h"
-#include "comm/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "io/tensor_file.h"
@@ -15,9 +14,8 @@
 #include <utility>
 #include <vector>
 
-namespace zerosched {
+namespace zerosched::detail {
 
-namespace detail {
 namespace {
 
 /// What a file must hold, by the names that are looked for.
@@ -67,26 +65,23 @@ std::vector<std::string> match(const TensorFile& file, const std::vector<Target>
 }
 
 }  // namespace
-}  // namespace detail
 
-void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
-  const detail::InCall call("import_safetensors()");
-  detail::Engine& engine = *optimizer.engine_;
+void import_safetensors(Engine& engine, const std::string& path) {
   engine.check();
   Communicator& communicator = *engine.communicator();
-  detail::check_same_on_all_ranks(communicator, {"import_safetensors(\"" + path + "\")"});
-  const std::vector<detail::Target> targets = detail::targets_of(engine.model());
+  check_same_on_all_ranks(communicator, {"import_safetensors(\"" + path + "\")"});
+  const std::vector<Target> targets = targets_of(engine.model());
   std::vector<std::string> matched;
-  detail::agree_on(communicator, [&] {
+  agree_on(communicator, [&] {
     const std::string why_not = engine.why_not_replaceable();
     if (!why_not.empty()) throw std::runtime_error("import_safetensors: " + why_not);
-    if (communicator.rank() == 0) matched = detail::match(detail::TensorFile(path), targets);
+    if (communicator.rank() == 0) matched = match(TensorFile(path), targets);
   });
   const at::NoGradGuard no_grad;
   try {
-    detail::agree_on(communicator, [&] {
+    agree_on(communicator, [&] {
       if (communicator.rank() != 0) return;
-      const detail::TensorFile file(path);
+      const TensorFile file(path);
       const auto use = engine.enter();
       for (size_t i = 0; i < targets.size(); ++i) {
         engine.executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
@@ -95,9 +90,9 @@ void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
     engine.reset_from_parameters();
   } catch (const std::exception& error) {
     communicator.abort(
-        "importing " + path + " failed half-way, and the parameters are lost: " + detail::message_of(error));
+        "importing " + path + " failed half-way, and the parameters are lost: " + message_of(error));
     throw;
   }
 }
 
-}  // namespace zerosched
+}  // namespace zerosched::detail

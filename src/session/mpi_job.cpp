@@ -1,10 +1,11 @@
-#include "comm/message_of.h"
+#include "base/message_of.h"
+#include "base/owner_process.h"
+#include "base/start_thread.h"
+#include "comm/failure/deadlines.h"
+#include "comm/failure/report_end.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/end_job.h"
 #include "comm/mpi/mpi_backend.h"
-#include "comm/owner_process.h"
-#include "comm/report_end.h"
-#include "comm/start_thread.h"
 #include "session/crowding.h"
 #include "session/job.h"
 #include "session/launcher.h"
@@ -24,10 +25,6 @@
 namespace zerosched::detail {
 
 namespace {
-
-// What a rank that has heard leaves the one that it heard from, whose exit code is to be the job's: that of
-// whoever is first to abort.
-constexpr double kSecondsForOrigin = 2;
 
 class MpiJob final : public Job {
  public:
@@ -85,7 +82,8 @@ class MpiJob final : public Job {
 
  private:
   double patience() const {
-    return failure_->origin_of_family() == Failure::Origin::elsewhere ? kSecondsForOrigin : kSecondsToHear;
+    const bool heard = failure_->origin_of_family() == Failure::Origin::elsewhere;
+    return (heard ? deadlines::kOrigin : deadlines::kHear).count();
   }
 
   MpiCommunicator& mpi() { return static_cast<MpiCommunicator&>(*communicator_); }
@@ -94,9 +92,6 @@ class MpiJob final : public Job {
   std::shared_ptr<Failure> failure_;  // of that, and is still there once that is gone
   bool finalize_;
 };
-
-// What mpi_communicator() takes at most beyond its timeout to find out which ranks are missing, and a moment.
-constexpr double kSecondsToNameRanks = 4;
 
 // Initialises MPI, which waits for all ranks.
 void initialize(int* argc, char*** argv, const SessionOptions& options) {
@@ -128,7 +123,7 @@ std::shared_ptr<Communicator> join(const SessionOptions& options) {
   const bool ends_process = options.on_failure() == OnFailure::end;
   int rank = 0;
   ZEROSCHED_MPI_CALL(MPI_Comm_rank, MPI_COMM_WORLD, &rank);
-  const double longest = 2 * timeout_seconds + kSecondsToNameRanks;
+  const double longest = 2 * timeout_seconds + deadlines::kJoin.count();
   const TimeLimit limit(rank, longest,
       c10::str("session: the communicator of the job is not there after ", longest,
           " s, although every rank has come to it: one was stopped or cut off meanwhile"),
@@ -143,7 +138,7 @@ std::shared_ptr<Communicator> join(const SessionOptions& options) {
   } catch (const std::exception& error) {
     if (!ends_process) throw;
     report_end(rank, "session: the job cannot be joined: " + message_of(error));
-    std::this_thread::sleep_for(std::chrono::duration<double>(kSecondsToHear));
+    std::this_thread::sleep_for(deadlines::kHear);
     end_mpi_job(kFailureExitCode);
   }
 }

@@ -2,11 +2,11 @@
 
 #include <zerosched/nccl_communicator.h>
 
-#include "comm/message_of.h"
-#include "comm/owner_process.h"
-#include "comm/report_end.h"
-#include "comm/terminate.h"
-#include "comm/whereabouts.h"
+#include "base/message_of.h"
+#include "base/owner_process.h"
+#include "comm/failure/report_end.h"
+#include "comm/failure/terminate.h"
+#include "comm/failure/whereabouts.h"
 #include "session/job.h"
 #include "session/launcher.h"
 #include "session/placement.h"

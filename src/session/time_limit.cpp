@@ -1,8 +1,8 @@
 #include "session/time_limit.h"
 
-#include "comm/report_end.h"
-#include "comm/running_time.h"
-#include "comm/start_thread.h"
+#include "base/running_time.h"
+#include "base/start_thread.h"
+#include "comm/failure/report_end.h"
 
 #include <c10/util/Exception.h>
 

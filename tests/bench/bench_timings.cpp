@@ -1,7 +1,7 @@
 // What it costs that the timings of every step are taken, without the step:
 //   bench_timings [PARAMETERS, default 77] [BUCKETS, default 5]
 // The defaults are those of README's whole training steps. Prints nanoseconds per step.
-#include "comm/waited.h"
+#include "base/blocked_time.h"
 #include "engine/phase_timer.h"
 #include "engine/step_timings.h"
 

@@ -1,8 +1,8 @@
 // What every communicator must do, run over each of them on whatever number of ranks the program has.
-#include "comm/conformance.h"
+#include "base/blocked_time.h"
 #include "comm/agree.h"
+#include "comm/conformance.h"
 #include "comm/errors.h"
-#include "comm/waited.h"
 #include "support/gather.h"
 #include "support/world.h"
 

@@ -1,9 +1,9 @@
 // One rank's failure becomes the error of all ranks, with one message.
 #include "comm/agree.h"
 #include "comm/errors.h"
+#include "comm/failure/whereabouts.h"
 #include "comm/member.h"
 #include "comm/mpi/mpi_backend.h"
-#include "comm/whereabouts.h"
 #include "support/gather.h"
 
 #include <zerosched/communicator.h>

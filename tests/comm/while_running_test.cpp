@@ -1,5 +1,5 @@
 // Threads that nobody joins stop when the process ends, wherever they are.
-#include "comm/while_running.h"
+#include "base/while_running.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 #include "engine/device_training.h"
 
-#include "optim/optimizers.h"
+#include "api/optimizers.h"
 #include "support/gather.h"
 #include "support/world.h"
 

@@ -1,6 +1,6 @@
 // What all the optimizers have in common, and their options. Their arithmetic is compared in tests/parity.
+#include "api/optimizers.h"
 #include "engine/toy.h"
-#include "optim/optimizers.h"
 #include "support/world.h"
 
 #include <zerosched/zerosched.h>

@@ -1,5 +1,5 @@
 // What waits for parameters that are still arriving by itself, and what becomes of them where a rank fails.
-#include "comm/message_of.h"
+#include "base/message_of.h"
 #include "engine/gather_log.h"
 #include "engine/toy.h"
 #include "io/scratch.h"

@@ -1,6 +1,6 @@
 #include "engine/toy.h"
 
-#include "comm/message_of.h"
+#include "base/message_of.h"
 #include "support/gather.h"
 
 #include <torch/nn/module.h>

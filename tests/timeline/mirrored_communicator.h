@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/control_message.h"
+#include "comm/failure/control_message.h"
 
 #include <zerosched/communicator.h>
 

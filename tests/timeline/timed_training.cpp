@@ -1,7 +1,7 @@
 #include "timeline/timed_training.h"
 
+#include "api/optimizers.h"
 #include "comm/nccl/nccl_backend.h"
-#include "optim/optimizers.h"
 #include "timeline/mirrored_communicator.h"
 #include "timeline/timed_nccl.h"
 

@@ -1,6 +1,6 @@
 #include "comm/mpi/control_channel.h"
 
-#include "comm/keep.h"
+#include "base/leak.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/tags.h"
 

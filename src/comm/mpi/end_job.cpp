@@ -1,8 +1,9 @@
 #include "comm/mpi/end_job.h"
 
+#include "comm/failure/deadlines.h"
+#include "comm/failure/report_end.h"
+#include "comm/failure/terminate.h"
 #include "comm/mpi/mpi_backend.h"
-#include "comm/report_end.h"
-#include "comm/terminate.h"
 
 #include <mpi.h>
 
@@ -28,7 +29,7 @@ void end_mpi_job_on_terminate() {
     MPI_Finalized(&finalized);
     if (!finalized) MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     report_end(rank, what);
-    abort_mpi_communicators("rank " + std::to_string(rank) + ": " + what, kSecondsToHear);
+    abort_mpi_communicators("rank " + std::to_string(rank) + ": " + what, deadlines::kHear.count());
     end_mpi_job(kFailureExitCode);
   });
 }

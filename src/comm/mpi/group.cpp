@@ -1,10 +1,11 @@
 #include "comm/mpi/group.h"
 
-#include "comm/keep.h"
-#include "comm/message_of.h"
+#include "base/leak.h"
+#include "base/message_of.h"
+#include "base/running_time.h"
+#include "comm/failure/deadlines.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
-#include "comm/running_time.h"
 
 #include <utility>
 
@@ -16,8 +17,6 @@ constexpr auto kControlInterval = std::chrono::milliseconds(1);
 // Of a group that has failed or left, and told so. Such groups may stay, and under some mpiruns every look gives up the
 // core.
 constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
-// How long an MPI error waits for the headers of other ranks, which explain it better if they differ.
-constexpr auto kHeaderPatience = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -154,7 +153,7 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
   if (operation.mismatch()) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
-    if (operation.headers_agree() || now - operation.error_time() > kHeaderPatience) {
+    if (operation.headers_agree() || now - operation.error_time() > deadlines::kFingerprints) {
       fail("mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " +
            operation.error());
     }

@@ -1,9 +1,9 @@
 #pragma once
 
-#include "comm/departures.h"
-#include "comm/failure.h"
-#include "comm/history.h"
-#include "comm/investigation.h"
+#include "comm/failure/departures.h"
+#include "comm/failure/failure.h"
+#include "comm/failure/history.h"
+#include "comm/failure/investigation.h"
 #include "comm/mpi/control_channel.h"
 #include "comm/mpi/hosts.h"
 #include "comm/mpi/local_ranks.h"

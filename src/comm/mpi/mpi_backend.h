@@ -75,9 +75,6 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
 /// mpi_communicator() with what tests change. Collective over `parent`.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
 
-/// What the other ranks get to hear of an end and to report it themselves, before MPI_Abort kills them.
-inline constexpr double kSecondsToHear = 0.3;
-
 /// Every MPI communicator of this process gives up with `message` and tells its other ranks, which get
 /// `seconds` to hear it.
 ZEROSCHED_EXPORT void abort_mpi_communicators(const std::string& message, double seconds) noexcept;

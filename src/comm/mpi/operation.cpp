@@ -1,13 +1,13 @@
 #include "comm/mpi/operation.h"
 
-#include "comm/backoff.h"
+#include "base/backoff.h"
+#include "base/blocked_time.h"
+#include "base/running_time.h"
+#include "comm/failure/whereabouts.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/group.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/tags.h"
-#include "comm/running_time.h"
-#include "comm/waited.h"
-#include "comm/whereabouts.h"
 
 #include <utility>
 

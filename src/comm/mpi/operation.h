@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/header.h"
+#include "comm/failure/header.h"
 #include "comm/mpi/staging.h"
 
 #include <zerosched/communicator.h>

@@ -1,10 +1,11 @@
 #include "comm/mpi/progress.h"
 
-#include "comm/backoff.h"
-#include "comm/keeps_denormals.h"
-#include "comm/message_of.h"
+#include "base/backoff.h"
+#include "base/keeps_denormals.h"
+#include "base/message_of.h"
+#include "base/start_thread.h"
+#include "comm/failure/deadlines.h"
 #include "comm/mpi/check.h"
-#include "comm/start_thread.h"
 
 #include <algorithm>
 #include <utility>
@@ -17,8 +18,6 @@ namespace zerosched::detail {
 namespace {
 
 constexpr auto kIdleWake = std::chrono::milliseconds(50);
-// What MPI_Finalize leaves notes and departures to arrive. Other ranks may be dead, or not come to their end yet.
-constexpr auto kLastWords = std::chrono::seconds(1);
 
 thread_local bool is_progress_thread = false;
 
@@ -207,7 +206,7 @@ void Progress::shut_down() {
     return std::all_of(groups_.begin(), groups_.end(),
         [](const auto& group) { return group->failed() ? !group->is_sending() : group->is_over(); });
   };
-  const auto end = Clock::now() + kLastWords;
+  const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(deadlines::kLastWords);
   while (!all_told() && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   for (const auto& group : groups_) group->close();
   groups_.clear();

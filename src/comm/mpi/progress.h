@@ -1,7 +1,7 @@
 #pragma once
 
+#include "base/owner_process.h"
 #include "comm/mpi/group.h"
-#include "comm/owner_process.h"
 
 #include <atomic>
 #include <condition_variable>

@@ -1,11 +1,12 @@
 #include "comm/mpi/roll_call.h"
 
-#include "comm/backoff.h"
-#include "comm/keep.h"
+#include "base/backoff.h"
+#include "base/leak.h"
+#include "base/ranks_text.h"
+#include "base/running_time.h"
+#include "comm/failure/deadlines.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/tags.h"
-#include "comm/ranks_text.h"
-#include "comm/running_time.h"
 
 #include <algorithm>
 #include <chrono>
@@ -22,11 +23,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
-
-// What a rank that is here has for an answer; it looks every 0.2 ms, if it gets a core.
-double grace_seconds(double timeout_seconds) { return std::min(2.0, timeout_seconds / 2); }
-// What rank 0 leaves its verdict to arrive, before its caller may end the process.
-constexpr Seconds kTimeToTell{0.5};
 
 /// A barrier, and how it is given up. A rank whose time is over tells rank 0 that it is here; so told, or when
 /// its own time is over, rank 0 asks all ranks, waits for a grace and tells everyone who has not answered.
@@ -80,12 +76,12 @@ class RollCall {
       for (int peer = 1; peer < size_; ++peer) send(peer, "");
       asked_ = running_now();
     }
-    if (!asked_ || running_now() - *asked_ < Seconds(grace_seconds(timeout_))) return;
+    if (!asked_ || running_now() - *asked_ < deadlines::answer(timeout_)) return;
     const std::string text = verdict();
     for (int peer = 1; peer < size_; ++peer) send(peer, text);
     const auto start = running_now();
     Backoff backoff(Backoff::Kind::waiting);
-    while (sending() && running_now() - start < kTimeToTell) backoff.pause(false);
+    while (sending() && running_now() - start < deadlines::kToldAtStart) backoff.pause(false);
     TORCH_CHECK(false, text);
   }
 
@@ -96,7 +92,7 @@ class RollCall {
     }
     if (!time_is_over()) return;
     answer();
-    const Seconds patience(timeout_ + 1.5 * grace_seconds(timeout_) + 0.5);
+    const Seconds patience = Seconds(timeout_) + deadlines::verdict(timeout_);
     if (running_now() - start_ < patience) return;
     const std::string text = c10::str("mpi: rank 0 has not called mpi_communicator() after ", timeout_,
         " s, so nobody says which others have not; every rank of the parent communicator must call it");

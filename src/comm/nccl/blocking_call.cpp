@@ -1,7 +1,7 @@
 #include "comm/nccl/blocking_call.h"
 
-#include "comm/start_thread.h"
-#include "comm/while_running.h"
+#include "base/start_thread.h"
+#include "base/while_running.h"
 
 #include <chrono>
 #include <condition_variable>

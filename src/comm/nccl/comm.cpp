@@ -1,7 +1,8 @@
 #include "comm/nccl/comm.h"
 
-#include "comm/backoff.h"
-#include "comm/keep.h"
+#include "base/backoff.h"
+#include "base/leak.h"
+#include "comm/failure/deadlines.h"
 
 #include <c10/util/Exception.h>
 
@@ -12,11 +13,7 @@ namespace zerosched::detail {
 
 namespace {
 
-// How long abort() waits for a call that another thread is in. One that waits for another rank, or for room in a
-// stream behind a kernel that does not end, is freed by the abort itself.
-constexpr auto kPatienceWithCalls = std::chrono::seconds(2);
 constexpr auto kLookInterval = std::chrono::milliseconds(20);
-constexpr double kSecondsToAbort = 3;
 
 constexpr int kSymmetricWindow = 0x01;  // NCCL_WIN_COLL_SYMMETRIC
 
@@ -84,7 +81,9 @@ bool NcclComm::started(double seconds) const {
 void NcclComm::give_up_start() noexcept {
   given_up_ = true;
   try {
-    BlockingCall(runtime_, device_, [self = shared_from_this()] { self->abort(); }).ended(kSecondsToAbort);
+    BlockingCall(runtime_, device_, [self = shared_from_this()] {
+      self->abort();
+    }).ended(deadlines::kAbortOfNccl.count());
   } catch (const std::exception&) {
     // No thread to be had: the destructor aborts.
   }
@@ -168,7 +167,7 @@ bool NcclComm::deregister_window(void* window) noexcept {
 
 ncclComm_t NcclComm::take() noexcept {
   std::unique_lock<std::timed_mutex> lock(mutex_, std::defer_lock);
-  if (lock.try_lock_for(kPatienceWithCalls)) windows_.clear();  // they go with the communicator
+  if (lock.try_lock_for(deadlines::kCallOfNccl)) windows_.clear();  // they go with the communicator
   return comm_.exchange(nullptr);
 }
 

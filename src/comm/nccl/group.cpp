@@ -1,10 +1,10 @@
 #include "comm/nccl/group.h"
 
-#include "comm/keep.h"
+#include "base/leak.h"
+#include "base/running_time.h"
+#include "base/while_running.h"
 #include "comm/member.h"
 #include "comm/nccl/work.h"
-#include "comm/running_time.h"
-#include "comm/while_running.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "comm/departures.h"
-#include "comm/history.h"
-#include "comm/investigation.h"
+#include "comm/failure/departures.h"
+#include "comm/failure/history.h"
+#include "comm/failure/investigation.h"
 #include "comm/nccl/blocking_call.h"
 #include "comm/nccl/comm.h"
 #include "comm/nccl/memory.h"

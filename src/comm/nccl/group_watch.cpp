@@ -1,12 +1,13 @@
 // What the watching thread of an NcclGroup does: it never blocks.
-#include "comm/keep.h"
+#include "base/leak.h"
+#include "base/message_of.h"
+#include "base/running_time.h"
+#include "base/while_running.h"
+#include "comm/failure/deadlines.h"
+#include "comm/failure/report_end.h"
 #include "comm/member.h"
-#include "comm/message_of.h"
 #include "comm/nccl/group.h"
 #include "comm/nccl/work.h"
-#include "comm/report_end.h"
-#include "comm/running_time.h"
-#include "comm/while_running.h"
 
 #include <utility>
 
@@ -20,8 +21,6 @@ using std::chrono::duration;
 using std::chrono::steady_clock;
 
 constexpr duration<double> kCloseInterval{0.001};
-// For ranks whose last collective is not through when ours is.
-constexpr duration<double> kLongestFinalize{5};
 
 }  // namespace
 
@@ -178,7 +177,7 @@ bool NcclGroup::finish_closing(Time now) {
       finalize_began_ = now;
     }
     if (!finalize_->ended()) {
-      if (now - finalize_began_ > kLongestFinalize) begin_abort(now);
+      if (now - finalize_began_ > deadlines::kFinalizeNccl) begin_abort(now);
       return false;
     }
     try {

@@ -1,11 +1,12 @@
 #include "comm/nccl/join.h"
 
+#include "base/message_of.h"
+#include "base/running_time.h"
 #include "comm/agree.h"
-#include "comm/message_of.h"
+#include "comm/failure/deadlines.h"
 #include "comm/nccl/alternative.h"
 #include "comm/nccl/group.h"
 #include "comm/placement.h"
-#include "comm/running_time.h"
 
 #include <c10/util/Exception.h>
 
@@ -19,8 +20,6 @@ namespace zerosched::detail {
 
 namespace {
 
-// What the first errors of an NCCL that cannot work come within. Ranks that join wait for so long without more.
-constexpr double kSecondsOfFailingAtOnce = 0.5;
 constexpr double kLookSeconds = 0.005;
 
 // What rank 0 tells the others.
@@ -72,7 +71,7 @@ void connect(Communicator& host, const NcclComm& comm, double timeout_seconds) {
   const auto end = running_now() + std::chrono::duration<double>(timeout_seconds);
   agree_on(host, [&] {
     try {
-      comm.started(kSecondsOfFailingAtOnce);
+      comm.started(deadlines::kFirstErrorOfNccl.count());
     } catch (const c10::Error& error) {
       TORCH_CHECK(
           false, "nccl: ", error.what_without_backtrace(), "; or without NCCL: ", kHostStagedAlternative);

@@ -1,8 +1,8 @@
 #pragma once
 
+#include "base/owner_process.h"
 #include "comm/member.h"
 #include "comm/nccl/options.h"
-#include "comm/owner_process.h"
 
 #include <zerosched/communicator.h>
 

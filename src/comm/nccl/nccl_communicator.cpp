@@ -1,12 +1,12 @@
 #include <zerosched/nccl_communicator.h>
 
+#include "base/start_thread.h"
+#include "base/while_running.h"
 #include "comm/nccl/group.h"
 #include "comm/nccl/join.h"
 #include "comm/nccl/nccl_backend.h"
 #include "comm/nccl/types.h"
 #include "comm/nccl/work.h"
-#include "comm/start_thread.h"
-#include "comm/while_running.h"
 
 #include <c10/util/Exception.h>
 

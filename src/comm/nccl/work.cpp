@@ -1,8 +1,8 @@
 #include "comm/nccl/work.h"
 
-#include "comm/backoff.h"
+#include "base/backoff.h"
+#include "base/blocked_time.h"
 #include "comm/nccl/group.h"
-#include "comm/waited.h"
 
 #include <utility>
 

@@ -1,4 +1,4 @@
-#include "comm/report_end.h"
+#include "comm/failure/report_end.h"
 
 #include <atomic>
 #include <cstdio>

@@ -1,32 +1,22 @@
-#include "comm/investigation.h"
+#include "comm/failure/investigation.h"
 
-#include "comm/ranks_text.h"
-#include "comm/whereabouts.h"
+#include "base/ranks_text.h"
+#include "comm/failure/deadlines.h"
+#include "comm/failure/whereabouts.h"
 
 #include <algorithm>
 #include <sstream>
 
 namespace zerosched::detail {
 
-namespace {
-
 using std::chrono::steady_clock;
-
-steady_clock::duration seconds(double count) {
-  return std::chrono::duration_cast<steady_clock::duration>(std::chrono::duration<double>(count));
-}
-
-// How long ranks have for an answer; their background threads look every 50 ms.
-double grace_seconds(const Investigated& group) { return std::min(2.0, group.timeout_seconds() / 2); }
-
-}  // namespace
 
 void Investigation::begin(Investigated& group, int64_t sequence, bool patient, steady_clock::time_point now) {
   if (active_ || group.failed()) return;
   active_ = true;
   sequence_ = sequence;
   patient_ = patient;
-  grace_ends_ = now + seconds(grace_seconds(group));
+  asked_at_ = now;
   known_.assign(static_cast<size_t>(group.size()), std::nullopt);
   known_[static_cast<size_t>(group.rank())] = Answer{group.progress(sequence), whereabouts()};
   ControlMessage query;
@@ -64,7 +54,8 @@ Investigation::Outcome Investigation::step(Investigated& group, steady_clock::ti
   }
   bool all_answered = true;
   for (int rank = 0; rank < group.size(); ++rank) all_answered = all_answered && has_spoken(group, rank);
-  if (!all_answered && now < grace_ends_) return Outcome::open;
+  const deadlines::Seconds waited = now - asked_at_;
+  if (!all_answered && waited < deadlines::answer(group.timeout_seconds())) return Outcome::open;
   if (all_answered && patient_) {
     active_ = false;
     return Outcome::all_alive;
@@ -72,8 +63,7 @@ Investigation::Outcome Investigation::step(Investigated& group, steady_clock::ti
   const auto first =
       std::find_if(known_.begin(), known_.end(), [](const auto& answer) { return answer.has_value(); });
   const bool mine_to_decide = first - known_.begin() == group.rank();
-  // A rank that answered decides within its own grace; another second lets its note arrive.
-  if (!mine_to_decide && now < grace_ends_ + seconds(grace_seconds(group) / 2 + 0.5)) return Outcome::open;
+  if (!mine_to_decide && waited < deadlines::verdict(group.timeout_seconds())) return Outcome::open;
   active_ = false;
   group.fail(verdict(group));
   return Outcome::failed;

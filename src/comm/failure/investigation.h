@@ -1,7 +1,7 @@
 #pragma once
 
-#include "comm/control_message.h"
-#include "comm/departures.h"
+#include "comm/failure/control_message.h"
+#include "comm/failure/departures.h"
 
 #include <chrono>
 #include <optional>
@@ -64,7 +64,7 @@ class Investigation {
   bool active_ = false;
   bool patient_ = false;
   int64_t sequence_ = -1;
-  std::chrono::steady_clock::time_point grace_ends_{};
+  std::chrono::steady_clock::time_point asked_at_{};
   std::vector<std::optional<Answer>> known_;  // by rank
 };
 

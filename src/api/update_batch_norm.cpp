@@ -1,10 +1,10 @@
 #include <zerosched/trainable.h>
 #include <zerosched/update_batch_norm.h>
 
+#include "api/norm_layer.h"
+#include "base/message_of.h"
 #include "comm/agree.h"
-#include "comm/message_of.h"
-#include "comm/whereabouts.h"
-#include "engine/norm_layer.h"
+#include "comm/failure/whereabouts.h"
 #include "engine/parameter_claim.h"
 
 #include <ATen/ATen.h>

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "comm/control_message.h"
-#include "comm/header.h"
+#include "comm/failure/control_message.h"
+#include "comm/failure/header.h"
 
 #include <cstdint>
 #include <deque>

@@ -1,4 +1,4 @@
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 
 #include <algorithm>
 #include <mutex>

@@ -1,6 +1,6 @@
-#include "comm/while_running.h"
+#include "base/while_running.h"
 
-#include "comm/owner_process.h"
+#include "base/owner_process.h"
 
 #include <chrono>
 #include <condition_variable>

@@ -1,5 +1,5 @@
 // Running statistics of TorchScript modules.
-#include "engine/norm_layer.h"
+#include "api/norm_layer.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/jit/api/module.h>

@@ -1,4 +1,4 @@
-#include "comm/owner_process.h"
+#include "base/owner_process.h"
 
 #include <atomic>
 

@@ -1,4 +1,4 @@
-#include "optim/optimizers.h"
+#include "api/optimizers.h"
 
 #include <zerosched/optimizers.h>
 #include <zerosched/zerosched.h>

@@ -1,7 +1,7 @@
 #include <zerosched/clip_grad.h>
 #include <zerosched/sharded_optimizer.h>
 
-#include "comm/whereabouts.h"
+#include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
 
 #include <ATen/core/grad_mode.h>

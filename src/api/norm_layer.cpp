@@ -1,4 +1,4 @@
-#include "engine/norm_layer.h"
+#include "api/norm_layer.h"
 
 #include <ATen/ATen.h>
 #include <torch/nn/modules/batchnorm.h>

@@ -1,7 +1,7 @@
-#include "comm/terminate.h"
+#include "comm/failure/terminate.h"
 
-#include "comm/message_of.h"
-#include "comm/owner_process.h"
+#include "base/message_of.h"
+#include "base/owner_process.h"
 
 #include <atomic>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-#include "comm/header.h"
+#include "comm/failure/header.h"
 
 #include "comm/label.h"
 

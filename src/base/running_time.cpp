@@ -1,4 +1,4 @@
-#include "comm/running_time.h"
+#include "base/running_time.h"
 
 #include <atomic>
 

@@ -1,4 +1,4 @@
-#include "comm/waited.h"
+#include "base/blocked_time.h"
 
 namespace zerosched::detail {
 namespace {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "comm/failure/deadlines.h"
+
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -12,10 +14,6 @@ namespace zerosched::detail {
 /// The ranks that have left a communicator: each says from which collective on it takes part in none, and why.
 class Departures {
  public:
-  /// A rank that is in a collective without another one, but does not wait for it, may be about to leave as well: so long
-  /// nothing has failed.
-  static constexpr std::chrono::seconds kGrace{1};
-
   struct Departure {
     int64_t sequence;  ///< of the first collective without this rank
     std::string why;   ///< a sentence that begins with the rank
@@ -27,7 +25,7 @@ class Departures {
   /// Whether the grace of a collective to which a rank will not come is over, which begins with the first such question.
   bool grace_is_over(std::chrono::steady_clock::time_point now) {
     if (!grace_began_) grace_began_ = now;
-    return now - *grace_began_ > kGrace;
+    return now - *grace_began_ > deadlines::kDeparture;
   }
   int count() const { return static_cast<int>(by_rank_.size()); }
   bool has_left(int rank) const { return by_rank_.count(rank) != 0; }

@@ -1,4 +1,4 @@
-#include "comm/keep.h"
+#include "base/leak.h"
 
 #include <mutex>
 #include <utility>

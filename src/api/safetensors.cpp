@@ -1,0 +1,18 @@
+#include <zerosched/safetensors.h>
+
+#include "comm/failure/whereabouts.h"
+#include "io/module_file.h"
+
+namespace zerosched {
+
+void export_safetensors(ShardedOptimizer& optimizer, const std::string& path, const std::string& point) {
+  const detail::InCall call("export_safetensors()");
+  detail::export_safetensors(*optimizer.engine_, path, point);
+}
+
+void import_safetensors(ShardedOptimizer& optimizer, const std::string& path) {
+  const detail::InCall call("import_safetensors()");
+  detail::import_safetensors(*optimizer.engine_, path);
+}
+
+}  // namespace zerosched
