@@ -1,6 +1,7 @@
 #pragma once
 
 #include <zerosched/communicator.h>
+#include <zerosched/exit_codes.h>
 #include <zerosched/export.h>
 
 #include <torch/arg.h>
@@ -94,7 +95,7 @@ class ZEROSCHED_EXPORT Session {
   /// Tells every rank to stop with `message` and ends the job with `exit_code`. Does not return; with OnFailure::raise it
   /// throws instead.
   /// Any rank may call it, alone.
-  [[noreturn]] void abort(const std::string& message, int exit_code = 70);
+  [[noreturn]] void abort(const std::string& message, int exit_code = kFailureExitCode);
 
  private:
   class Impl;

@@ -1,12 +1,10 @@
 #pragma once
 
 #include <zerosched/communicator.h>
+#include <zerosched/exit_codes.h>
 #include <zerosched/export.h>
 
 namespace zerosched {
-
-/// Exit code of a job that has saved a checkpoint and wants to be started again.
-inline constexpr int kRequeueExitCode = 75;
 
 /// Turns SIGUSR1 and SIGTERM, with which batch systems announce the end of a job, into a question that all
 /// ranks answer alike, because the signal may reach some ranks only, and each at another step:

@@ -23,8 +23,6 @@ namespace zerosched {
 
 namespace {
 
-using detail::kFailureExitCode;
-
 std::atomic<bool> session_exists{false};
 // The job that the terminate handler ends; null while there is no session.
 std::atomic<detail::Job*> current_job{nullptr};

@@ -4,6 +4,8 @@
 #include "base/start_thread.h"
 #include "comm/failure/report_end.h"
 
+#include <zerosched/exit_codes.h>
+
 #include <c10/util/Exception.h>
 
 #include <algorithm>

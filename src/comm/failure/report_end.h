@@ -4,9 +4,6 @@
 
 namespace zerosched::detail {
 
-/// Of a process that ends its job because of an error.
-inline constexpr int kFailureExitCode = 70;
-
 /// Writes "zerosched: rank 3 stops: message" to stderr in one piece, so that ranks do not mix their lines.
 /// Does so for the first caller only: a rank that ends says why once.
 void report_end(int rank, const std::string& message) noexcept;

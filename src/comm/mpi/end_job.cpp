@@ -5,6 +5,8 @@
 #include "comm/failure/terminate.h"
 #include "comm/mpi/mpi_backend.h"
 
+#include <zerosched/exit_codes.h>
+
 #include <mpi.h>
 
 #include <cstdio>

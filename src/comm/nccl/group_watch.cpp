@@ -9,6 +9,8 @@
 #include "comm/nccl/group.h"
 #include "comm/nccl/work.h"
 
+#include <zerosched/exit_codes.h>
+
 #include <utility>
 
 #include <unistd.h>
