@@ -12,6 +12,7 @@
 #include "base/message_of.h"
 #include "comm/failure/report_end.h"
 
+#include <zerosched/exit_codes.h>
 #include <zerosched/session.h>
 
 #include <CLI/CLI.hpp>
@@ -27,7 +28,7 @@
 
 namespace {
 
-using zerosched::detail::kFailureExitCode;
+using zerosched::kFailureExitCode;
 using zerosched::detail::message_of;
 
 constexpr int kProblemsExitCode = 3;

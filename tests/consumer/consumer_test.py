@@ -136,6 +136,15 @@ def installed():
         run_trainer(folder, ranks, 201703, "mpi" if ranks > 1 else "self")
 
 
+def quickstart():
+    """As a reader of README builds it."""
+    build = os.path.join(SCRATCH, "quickstart")
+    configure(os.path.join(SOURCE, "examples", "quickstart"), build, f"-Dzerosched_ROOT={PREFIX}")
+    call("cmake", "--build", build)
+    result = job.run([os.path.join(build, "quickstart")], cwd=build)
+    check(result.code == 0 and result.out.startswith("accuracy"), f"got {result.code}\n{result.out}\n{result.err}")
+
+
 def headers():
     run_trainer(build_consumer("headers"), 1, 202002, "self")
 
@@ -167,7 +176,7 @@ def alone():
     check(("libmpi" in needed) == HAS_MPI, f"the installed library needs {needed}")
 
 
-CASES = {"install": install, "components": components, "symbols": exported_symbols, "installed": installed,
+CASES = {"install": install, "components": components, "symbols": exported_symbols, "installed": installed, "quickstart": quickstart,
          "headers": headers, "subdirectory": subdirectory, "alone": alone, "libtorch": libtorch}
 
 if __name__ == "__main__":
