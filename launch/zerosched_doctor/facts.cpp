@@ -1,7 +1,6 @@
 #include "facts.h"
 
-#include "device/runtime.h"
-
+#include <zerosched/device_identity.h>
 #include <zerosched/session.h>
 
 #include <ATen/Parallel.h>
@@ -105,19 +104,6 @@ int gpu_count() {
   return count;
 }
 
-/// Ranks may see one GPU under different numbers, and different ones under one.
-std::string identity_of(at::Device device) {
-  if (!device.is_cuda()) return "";
-  std::string text;
-  for (const char byte : zerosched::device::cuda().identity(device.index())) {
-    std::array<char, 3> digits{};
-    std::snprintf(
-        digits.data(), digits.size(), "%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
-    text += digits.data();
-  }
-  return text;
-}
-
 std::vector<int> usable_cores() {
   std::vector<int> cores;
   cpu_set_t set;
@@ -154,7 +140,7 @@ Facts collect_facts(const zerosched::Session& session) {
   facts.cuda = cuda_version();
   facts.nccl = nccl_version();
   facts.device = session.device().str();
-  facts.gpu = identity_of(session.device());
+  facts.gpu = zerosched::device_identity(session.device());
   facts.gpus = gpu_count();
   facts.threads = at::get_num_threads();
   facts.cores = usable_cores();

@@ -9,11 +9,10 @@
 #include "report.h"
 #include "stream.h"
 
-#include "base/message_of.h"
-#include "comm/failure/report_end.h"
-
 #include <zerosched/exit_codes.h>
 #include <zerosched/session.h>
+
+#include <c10/util/Exception.h>
 
 #include <CLI/CLI.hpp>
 
@@ -29,10 +28,15 @@
 namespace {
 
 using zerosched::kFailureExitCode;
-using zerosched::detail::message_of;
 
 constexpr int kProblemsExitCode = 3;
 constexpr int64_t kStreamMib = 64;  // at most, of a plain stream
+
+// Without the stack that c10::Error appends.
+std::string message_of(const std::exception& error) {
+  const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
+  return c10_error != nullptr ? c10_error->what_without_backtrace() : error.what();
+}
 
 struct Options {
   std::string checkpoint_dir;

@@ -39,8 +39,8 @@ struct OptimizerEntry {
   }
 };
 
-ZEROSCHED_EXPORT const std::vector<OptimizerEntry>& optimizers();
+const std::vector<OptimizerEntry>& optimizers();
 /// By its name, as make_optimizer() takes it. Throws if there is none.
-ZEROSCHED_EXPORT const OptimizerEntry& optimizer_entry(const std::string& name);
+const OptimizerEntry& optimizer_entry(const std::string& name);
 
 }  // namespace zerosched::detail

@@ -1,18 +1,16 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <chrono>
 
 namespace zerosched::detail {
 
 /// How long the calling thread has been blocked in Work::wait(), of whatever communicator, since it began.
 /// Of one thread: what a thread beside training waits for, a loader's broadcast say, delays no step.
-ZEROSCHED_EXPORT std::chrono::steady_clock::duration waited() noexcept;
+std::chrono::steady_clock::duration waited() noexcept;
 
 /// Adds its life to waited(). For the transports' waits that block the host, and where they do block; they do
 /// not nest. A Work that passes wait() on to another one must leave this to it, or time counts twice.
-class ZEROSCHED_EXPORT BlockedTimer {
+class BlockedTimer {
  public:
   BlockedTimer() noexcept : start_(std::chrono::steady_clock::now()) {}
   ~BlockedTimer();

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 namespace zerosched::detail {
 
 /// How many forks lie between this process and the one that loaded the library.
-ZEROSCHED_EXPORT int fork_depth() noexcept;
+int fork_depth() noexcept;
 
 /// The process in which it was constructed. A child that fork() makes of it inherits all objects, but neither the threads
 /// nor the connections behind them: what it does with those hangs, or reaches the other ranks in its parent's name.

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <chrono>
 
 namespace zerosched::detail {
@@ -11,6 +9,6 @@ namespace zerosched::detail {
 ///
 /// A standstill is a second or more in which nobody asked, so whoever measures a time with it asks more often than that.
 /// Process-wide. Any thread.
-ZEROSCHED_EXPORT std::chrono::steady_clock::time_point running_now() noexcept;
+std::chrono::steady_clock::time_point running_now() noexcept;
 
 }  // namespace zerosched::detail

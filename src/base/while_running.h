@@ -1,13 +1,11 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 namespace zerosched::detail {
 
 /// What a thread of the library's own holds while it uses CUDA or MPI, if nobody is sure to join it. Once main() has
 /// returned, or exit() was called, both are torn down: a thread that wants to go on then is parked for ever instead,
 /// with all that it holds, and the end of the process waits a second for those that are in the middle of something.
-class ZEROSCHED_EXPORT WhileRunning {
+class WhileRunning {
  public:
   WhileRunning();
   ~WhileRunning();

@@ -12,7 +12,7 @@
 namespace zerosched::detail {
 
 /// What every rank throws, and knows that every other throws: nobody needs to be told.
-class ZEROSCHED_EXPORT AgreedError : public c10::Error {
+class AgreedError : public c10::Error {
  public:
   explicit AgreedError(const std::string& message) : c10::Error({__func__, __FILE__, __LINE__}, message) {}
 };
@@ -20,7 +20,7 @@ class ZEROSCHED_EXPORT AgreedError : public c10::Error {
 /// Makes an error of some ranks the error of all. Collective: every rank calls, with an empty string if
 /// nothing is wrong on it. Returns if all strings are empty; otherwise every rank throws an AgreedError with the
 /// message of the lowest rank that has one, as "rank K: message". One all-reduce of 8 bytes when all is well.
-ZEROSCHED_EXPORT void agree(Communicator& communicator, const std::string& local_error);
+void agree(Communicator& communicator, const std::string& local_error);
 
 /// Runs `function`, on every rank, and makes an exception of some ranks one of all, as above. Collective;
 /// `function` itself may not be, because a rank that fails in it would leave the others waiting.
@@ -40,7 +40,7 @@ void agree_on(Communicator& communicator, Function&& function) {
 bool on_all_ranks(Communicator& communicator, bool here, const char* what);
 
 /// The bytes of rank `root`, on every rank; `bytes` of other ranks are ignored. Collective: two broadcasts.
-ZEROSCHED_EXPORT std::string broadcast_bytes(
+std::string broadcast_bytes(
     Communicator& communicator, const std::string& bytes, int root, CollectiveLabel label = {"bytes"});
 
 }  // namespace zerosched::detail

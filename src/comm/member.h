@@ -7,7 +7,7 @@
 namespace zerosched::detail {
 
 /// Implemented by communicators whose ranks hear what it is for and who has left it.
-class ZEROSCHED_EXPORT Member {
+class Member {
  public:
   virtual ~Member() = default;
   /// Who uses the communicator, for messages: "AdamWScheduleFree #2". Local.
@@ -20,8 +20,8 @@ class ZEROSCHED_EXPORT Member {
 };
 
 /// The same where the communicator can do it, and nothing where it cannot.
-ZEROSCHED_EXPORT void set_owner(Communicator& communicator, const std::string& owner);
+void set_owner(Communicator& communicator, const std::string& owner);
 /// Whether the other ranks are told.
-ZEROSCHED_EXPORT bool leave(Communicator& communicator, const std::string& why) noexcept;
+bool leave(Communicator& communicator, const std::string& why) noexcept;
 
 }  // namespace zerosched::detail

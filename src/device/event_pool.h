@@ -8,7 +8,7 @@
 namespace zerosched::device {
 
 /// Events of one device for use again and again: making one costs more than recording it. Thread-safe.
-class ZEROSCHED_EXPORT EventPool {
+class EventPool {
  public:
   /// `runtime` must outlive this.
   EventPool(Runtime& runtime, int device) : runtime_(runtime), device_(device) {}

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -28,7 +26,7 @@ struct Event {
 /// tests bring one over host memory that runs streams in the worst order that events allow.
 ///
 /// All calls are thread-safe and throw c10::Error with the runtime's own text unless they say otherwise.
-class ZEROSCHED_EXPORT Runtime {
+class Runtime {
  public:
   virtual ~Runtime();
 
@@ -112,7 +110,7 @@ class ZEROSCHED_EXPORT Runtime {
 
 /// CUDA, through the runtime library that LibTorch uses. In a build without CUDA it has no devices, and says
 /// so. Lives for ever.
-ZEROSCHED_EXPORT Runtime& cuda();
+Runtime& cuda();
 
 /// Makes a device this thread's current one for a scope.
 class DeviceScope {

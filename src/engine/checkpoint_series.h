@@ -1,14 +1,12 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <string>
 
 namespace zerosched::detail {
 
 /// What the checkpoints of one training have in common: a random name, drawn at the first save, that an optimizer which
 /// loads one of them takes over. So the checkpoints of another optimizer beside them are known to be another's.
-class ZEROSCHED_EXPORT CheckpointSeries {
+class CheckpointSeries {
  public:
   CheckpointSeries() = default;
   ~CheckpointSeries();

@@ -2,13 +2,11 @@
 
 #include "kernels/cuda/cuda_kernels.h"
 
-#include <zerosched/export.h>
-
 namespace zerosched::detail {
 
 /// The kernels of a GPU, as kernels/cuda/cuda_kernels.h describes them, for tests to put others in their
 /// place.
-class ZEROSCHED_EXPORT DeviceKernels {
+class DeviceKernels {
  public:
   virtual ~DeviceKernels();
   /// Those of the library. Live for ever.

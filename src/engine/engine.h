@@ -63,7 +63,7 @@ struct DeviceBackend {
 /// On a GPU all of this is queued, and every wait is one of the caller's stream; executor.h has the rules.
 ///
 /// Functions say in sharded_optimizer.h what they do and whether they are collective.
-class ZEROSCHED_EXPORT Engine {
+class Engine {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
   Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,

@@ -4,8 +4,6 @@
 #include "engine/piecewise_copy.h"
 #include "engine/pinned_buffer.h"
 
-#include <zerosched/export.h>
-
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
@@ -38,7 +36,7 @@ namespace zerosched::detail {
 ///    Or, with ShardingOptions::overlap_forward, whoever is about to use some of them comes after the gathers of these, and
 ///    Engine::enter() after all.
 /// 8. (leave) The streams that tensors were made in come after all their users, before the tensors go.
-class ZEROSCHED_EXPORT Executor {
+class Executor {
  public:
   virtual ~Executor() = default;
 
@@ -87,7 +85,7 @@ class ZEROSCHED_EXPORT Executor {
   virtual void leave() = 0;
 };
 
-class ZEROSCHED_EXPORT HostExecutor final : public Executor {
+class HostExecutor final : public Executor {
  public:
   at::Device device() const override { return at::kCPU; }
   at::Tensor empty(int64_t numel, at::ScalarType dtype) override;
@@ -112,7 +110,7 @@ class ZEROSCHED_EXPORT HostExecutor final : public Executor {
   void leave() override {}
 };
 
-class ZEROSCHED_EXPORT DeviceExecutor final : public Executor {
+class DeviceExecutor final : public Executor {
  public:
   DeviceExecutor(device::Runtime& runtime, int device);
   ~DeviceExecutor() override;

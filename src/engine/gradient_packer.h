@@ -3,8 +3,6 @@
 #include "engine/executor.h"
 #include "layout/layout.h"
 
-#include <zerosched/export.h>
-
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
@@ -55,7 +53,7 @@ class GradientPacker {
 };
 
 /// Gradients in host memory: copied as they come. `rank`: this one's, for the flags that name it.
-ZEROSCHED_EXPORT std::unique_ptr<GradientPacker> make_host_packer(const Layout& layout, int64_t rank);
+std::unique_ptr<GradientPacker> make_host_packer(const Layout& layout, int64_t rank);
 
 /// On a device gradients stay where they are, held, until the bucket is finished: one kernel takes them all, beside the
 /// stream that backward runs in.
@@ -63,7 +61,7 @@ ZEROSCHED_EXPORT std::unique_ptr<GradientPacker> make_host_packer(const Layout& 
 /// Their memory goes back to the allocator, which may hand it out at once, when the streams that they came in wait for
 /// that kernel. In backward they are made to once the next bucket is finished, so the gradients of two buckets are alive
 /// at once however far the host is ahead of the device.
-ZEROSCHED_EXPORT std::unique_ptr<GradientPacker> make_device_packer(
+std::unique_ptr<GradientPacker> make_device_packer(
     const Layout& layout, DeviceExecutor& executor, DeviceKernels& kernels);
 
 }  // namespace zerosched::detail

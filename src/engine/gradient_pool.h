@@ -19,14 +19,14 @@ struct BufferUse {
 /// ago, so bucket k takes buffer k mod n where all are of one size. Depends on the order alone, hence is the same on
 /// every rank, whatever a rank has seen finished. `order` lists buckets; the result is by position in it.
 /// The largest buffer must hold the largest bucket.
-ZEROSCHED_EXPORT std::vector<BufferUse> assign_buffers(const std::vector<int64_t>& order,
+std::vector<BufferUse> assign_buffers(const std::vector<int64_t>& order,
     const std::vector<int64_t>& bucket_bytes, const std::vector<int64_t>& buffer_bytes);
 
 /// The flat buffers that gradients are collected in while they are in flight.
 ///
 /// There are as many as asked for, and the i-th is as large as the i-th largest bucket: one huge embedding
 /// does not make every buffer huge.
-class ZEROSCHED_EXPORT GradientPool {
+class GradientPool {
  public:
   /// `bucket_bytes`: of each bucket's gradients on the wire. Collective (allocates from the communicator).
   GradientPool(std::vector<int64_t> bucket_bytes, int buffers, Communicator& communicator, at::Device device);

@@ -3,8 +3,6 @@
 #include "engine/executor.h"
 #include "layout/layout.h"
 
-#include <zerosched/export.h>
-
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -15,7 +13,7 @@ namespace zerosched::detail {
 
 /// What a parameter's gradient is: what is in .grad, in whatever form backward left it, and what no_sync() passes have
 /// accumulated apart from it. Not thread-safe.
-class ZEROSCHED_EXPORT ParameterGradients {
+class ParameterGradients {
  public:
   /// A gradient tensor as it was at some time: whether somebody has put another in its place, or written it, shows.
   struct Seen {

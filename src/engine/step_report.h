@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
@@ -40,7 +38,7 @@ struct StepReport {
 /// Numbers that only one rank gives are cut into integers that the type holds exactly; everyone else adds 0. Counts are
 /// kept per 128 ranks, so that bfloat16, which has integers up to 256, holds them at any number of ranks. Weights are
 /// summed as they are, but for 16-bit types, where they are counted in 65536ths, bit by bit.
-class ZEROSCHED_EXPORT ReportCodec {
+class ReportCodec {
  public:
   /// dtype: float64, float32, bfloat16, float16 or int64. value_count: of OwnReport::values.
   ReportCodec(c10::ScalarType dtype, int64_t value_count, int64_t world_size);

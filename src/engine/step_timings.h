@@ -1,7 +1,6 @@
 #pragma once
 
 #include <zerosched/communicator.h>
-#include <zerosched/export.h>
 #include <zerosched/timings.h>
 
 #include <chrono>
@@ -12,7 +11,7 @@
 namespace zerosched::detail {
 
 /// Sums up the timings of this rank's steps; local until a report is asked for.
-class ZEROSCHED_EXPORT StepTimings {
+class StepTimings {
  public:
   /// Adds `timings` when it ends, after whatever measures its phases.
   class Recorder {

@@ -16,10 +16,10 @@ struct CheckpointedOptimizer {
 };
 
 /// zerosched::save_checkpoint(): of one optimizer, or of several as one. Collective over the ranks that all have.
-ZEROSCHED_EXPORT void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers,
-    const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& how);
+void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir,
+    const CheckpointExtra& extra, const CheckpointOptions& how);
 /// zerosched::load_checkpoint(). Where `engine` is null that optimizer's part is passed over.
-ZEROSCHED_EXPORT LoadedCheckpoint load_checkpoint(
+LoadedCheckpoint load_checkpoint(
     const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir, const LoadOptions& how);
 
 /// ShardedOptimizer::save_checkpoint().

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <mpi.h>
 
 #include <sched.h>
@@ -19,7 +17,7 @@ struct CoreUse {
 
 /// What is wrong with how the ranks of a host share its cores, and the remedy; empty if each thread can have one.
 /// `host_cpus`: how many CPUs the host has.
-ZEROSCHED_EXPORT std::string crowding_text(const std::vector<CoreUse>& ranks, int host_cpus);
+std::string crowding_text(const std::vector<CoreUse>& ranks, int host_cpus);
 
 /// One warning in all, by the first rank of the first host that is crowded. Threads that take turns on a core make a step
 /// many times as long, without another sign. Collective over `world`.

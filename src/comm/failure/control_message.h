@@ -2,8 +2,6 @@
 
 #include "comm/failure/header.h"
 
-#include <zerosched/export.h>
-
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -38,7 +36,7 @@ struct ControlMessage {
 
 /// Implemented by communicators that carry messages between two ranks for one that is bootstrapped over them.
 /// Nothing here blocks or throws; a message to a rank that is dead is lost. Any thread.
-class ZEROSCHED_EXPORT ControlRelay {
+class ControlRelay {
  public:
   virtual ~ControlRelay() = default;
   /// Whether the communicator may be used by a thread of the library's own beside the caller's.

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -11,7 +9,7 @@ namespace zerosched::detail {
 
 /// Why a communicator has given up; the first message wins. Duplicates of a communicator have failures of
 /// their own, which are recorded in the one they descend from, so that whoever ends the job hears of them.
-class ZEROSCHED_EXPORT Failure {
+class Failure {
  public:
   explicit Failure(std::shared_ptr<Failure> ancestor = nullptr);
 

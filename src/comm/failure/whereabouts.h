@@ -2,8 +2,6 @@
 
 #include "comm/failure/header.h"
 
-#include <zerosched/export.h>
-
 #include <memory>
 #include <string>
 
@@ -11,7 +9,7 @@ namespace zerosched::detail {
 
 /// Lives while the calling thread is in a public function of the library. `function` is a string literal that users know
 /// it by: "eval()".
-class ZEROSCHED_EXPORT InCall {
+class InCall {
  public:
   explicit InCall(const char* function);
   ~InCall();
@@ -37,6 +35,6 @@ class WaitsIn {
 
 /// Where the threads of this process are, for a rank that waits for it: "is in save_checkpoint()", "waits in all_reduce #7
 /// 'eval()' of AdamWScheduleFree #2"; empty if none is in the library. Any thread.
-ZEROSCHED_EXPORT std::string whereabouts();
+std::string whereabouts();
 
 }  // namespace zerosched::detail

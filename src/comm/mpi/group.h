@@ -24,7 +24,7 @@ namespace zerosched::detail {
 
 /// The state behind one MPI communicator: its queue of collectives, those in flight, and what is needed to
 /// give up. Calls marked "driver" are made under the progress lock (see Progress); the others by anyone.
-class ZEROSCHED_EXPORT Group final : public Investigated, public std::enable_shared_from_this<Group> {
+class Group final : public Investigated, public std::enable_shared_from_this<Group> {
  public:
   /// Takes over `comm`, a communicator of the library's own. `id` is the same on every rank and differs from
   /// that of any other group of the job.

@@ -16,7 +16,7 @@
 
 namespace zerosched::detail {
 
-class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public ControlRelay, public Member {
+class MpiCommunicator final : public Communicator, public ControlRelay, public Member {
  public:
   /// Takes over `group`.
   MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
@@ -73,10 +73,10 @@ class ZEROSCHED_EXPORT MpiCommunicator final : public Communicator, public Contr
 };
 
 /// mpi_communicator() with what tests change. Collective over `parent`.
-ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
+std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
 
 /// Every MPI communicator of this process gives up with `message` and tells its other ranks, which get
 /// `seconds` to hear it.
-ZEROSCHED_EXPORT void abort_mpi_communicators(const std::string& message, double seconds) noexcept;
+void abort_mpi_communicators(const std::string& message, double seconds) noexcept;
 
 }  // namespace zerosched::detail

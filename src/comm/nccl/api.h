@@ -1,7 +1,5 @@
 #pragma once
 
-#include <zerosched/export.h>
-
 #include <nccl.h>
 
 #include <cstddef>
@@ -46,17 +44,17 @@ struct NcclApi {
 };
 
 /// "2.28.9".
-ZEROSCHED_EXPORT std::string nccl_version_text(int version);
+std::string nccl_version_text(int version);
 
 /// Loads NCCL from the first of `libraries` that there is. Throws if there is none, or if it is too old, with
 /// what to install and what to use instead.
-ZEROSCHED_EXPORT NcclApi load_nccl(const std::vector<std::string>& libraries);
+NcclApi load_nccl(const std::vector<std::string>& libraries);
 
 /// The NCCL of this process, loaded by the first call and for ever: the one that LibTorch has mapped, else
 /// the one that came with LibTorch's wheel, else the system's. Throws as load_nccl().
-ZEROSCHED_EXPORT const NcclApi& nccl_api();
+const NcclApi& nccl_api();
 
 /// Throws unless the library is at least kOldestNcclVersion.
-ZEROSCHED_EXPORT void check_nccl_version(const NcclApi& api);
+void check_nccl_version(const NcclApi& api);
 
 }  // namespace zerosched::detail

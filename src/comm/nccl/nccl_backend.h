@@ -17,7 +17,7 @@ class NcclGroup;
 class NcclWork;
 struct Header;
 
-class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator, public Member {
+class NcclCommunicator final : public Communicator, public Member {
  public:
   NcclCommunicator(std::shared_ptr<NcclGroup> group, int local_rank);
 
@@ -56,7 +56,7 @@ class ZEROSCHED_EXPORT NcclCommunicator final : public Communicator, public Memb
 };
 
 /// nccl_communicator() with what tests change. Collective over `bootstrap`.
-ZEROSCHED_EXPORT std::shared_ptr<Communicator> make_nccl_communicator(
+std::shared_ptr<Communicator> make_nccl_communicator(
     Communicator& bootstrap, std::optional<at::Device> device, const NcclOptions& options);
 
 }  // namespace zerosched::detail
