@@ -1,5 +1,7 @@
 #include "layout/layout.h"
 
+#include "kernels/gradient_dtypes.h"
+
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -17,15 +19,15 @@ constexpr int64_t kAlignmentBytes = 128;
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 c10::ScalarType reduce_dtype_for(const ParameterSpec& parameter, c10::ScalarType requested) {
-  const bool is_16_bit =
-      parameter.dtype == c10::ScalarType::Half || parameter.dtype == c10::ScalarType::BFloat16;
   if (requested == c10::ScalarType::Undefined) {
     return parameter.dtype == c10::ScalarType::Half ? c10::ScalarType::Float : parameter.dtype;
   }
-  TORCH_CHECK(requested == parameter.dtype || (is_16_bit && requested == c10::ScalarType::Float),
-      "ShardingOptions::reduce_dtype is ", c10::toString(requested), ", but parameter '", parameter.name,
-      "' is ", c10::toString(parameter.dtype), ": its gradient can be reduced in ",
-      c10::toString(parameter.dtype), is_16_bit ? " or Float" : "", " only.");
+  const char* other = parameter.dtype == c10::ScalarType::Double  ? ""
+                      : parameter.dtype == c10::ScalarType::Float ? " or BFloat16"
+                                                                  : " or Float";
+  TORCH_CHECK(kernels::can_update(parameter.dtype, requested), "ShardingOptions::reduce_dtype is ",
+      c10::toString(requested), ", but parameter '", parameter.name, "' is ", c10::toString(parameter.dtype),
+      ": its gradient can be reduced in ", c10::toString(parameter.dtype), other, " only.");
   return requested;
 }
 

@@ -49,7 +49,7 @@ NamedParameters first_parameters(at::ScalarType dtype) { return first_parameters
 std::vector<std::vector<int64_t>> usual_shapes() { return {{40}, {7, 5}, {3}, {64}, {90}, {11}}; }
 
 std::vector<Job> jobs() {
-  std::vector<Job> all(20);
+  std::vector<Job> all(21);
   all[1].buffers = 1;
   all[2].overlaps = false;
   all[3].max_grad_norm = 1.0;
@@ -79,6 +79,8 @@ std::vector<Job> jobs() {
   all[18].weighs = all[18].joins = all[18].checks_ready = true;
   all[19].dtype = at::kHalf;
   all[19].loss_scaling = all[19].overflows = true;
+  all[20].reduce_dtype = at::kBFloat16;
+  all[20].max_grad_norm = 1;
   Job by_loss;
   by_loss.by_loss = by_loss.overlaps_forward = true;
   all.push_back(by_loss);

@@ -51,6 +51,34 @@ TEST(Gradients, BFloat16) {
   }
 }
 
+// Half as much on the wire, and 8 bits of each rank's gradient and of the sum.
+TEST(Gradients, Float32SentAsBFloat16) {
+  for (const bool overlap : {true, false}) {
+    const NamedParameters parameters = make_parameters(odd_shapes());
+    const auto gradients = [&](int64_t step, int rank) { return random_gradients(parameters, step, rank); };
+    const auto sharding = buckets_of(150).overlap_backward(overlap).reduce_dtype(at::kBFloat16);
+    expect_trains(
+        parameters, sharding, [&](int64_t step) { backward(parameters, gradients(step, world()->rank())); },
+        gradients, 2e-2);
+  }
+}
+
+TEST(Gradients, BFloat16IsHalfOnTheWire) {
+  const NamedParameters parameters = make_parameters({{1024, 8}, {1024}});
+  std::map<bool, int64_t> bytes;
+  for (const bool narrow : {false, true}) {
+    auto sharding = ShardingOptions();
+    if (narrow) sharding.reduce_dtype(at::kBFloat16);
+    AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world(), {}, sharding);
+    const Traffic before = optimizer.communicator()->traffic();
+    backward(parameters, random_gradients(parameters, 0, world()->rank()));
+    optimizer.step();
+    bytes[narrow] = optimizer.communicator()->traffic().reduce_scatter.bytes - before.reduce_scatter.bytes;
+  }
+  if (world()->size() == 1) GTEST_SKIP() << "nothing is sent";
+  EXPECT_NEAR(static_cast<double>(bytes[true]), 0.5 * static_cast<double>(bytes[false]), 2000);
+}
+
 // Reduced in float32 unless told otherwise.
 TEST(Gradients, Float16) {
   for (const bool overlap : {true, false}) {

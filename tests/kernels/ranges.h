@@ -22,7 +22,7 @@ inline const std::vector<Dtypes>& all_dtypes() {
   static const std::vector<Dtypes> values = {{ScalarType::Float, ScalarType::Float},
       {ScalarType::Double, ScalarType::Double}, {ScalarType::BFloat16, ScalarType::BFloat16},
       {ScalarType::BFloat16, ScalarType::Float}, {ScalarType::Half, ScalarType::Half},
-      {ScalarType::Half, ScalarType::Float}};
+      {ScalarType::Half, ScalarType::Float}, {ScalarType::Float, ScalarType::BFloat16}};
   return values;
 }
 

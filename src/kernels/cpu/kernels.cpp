@@ -97,8 +97,7 @@ c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
 
 bool update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
   const c10::ScalarType state = state_dtype(range.param_dtype);
-  TORCH_CHECK(
-      is_supported(range.param_dtype) && (range.grad_dtype == range.param_dtype || range.grad_dtype == state),
+  TORCH_CHECK(is_supported(range.param_dtype) && can_update(range.param_dtype, range.grad_dtype),
       "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
       c10::toString(range.grad_dtype), " gradients.");
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));

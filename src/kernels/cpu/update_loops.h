@@ -99,20 +99,19 @@ bool update_range(const UpdateRange& range, const StepScalars& scalars, bool out
 
 template <typename UpdateRule>
 bool update_by(const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
-  const bool narrow_gradients = range.grad_dtype == range.param_dtype;
+  const bool own_dtype = range.grad_dtype == range.param_dtype;
   switch (range.param_dtype) {
     case c10::ScalarType::Double:
       return update_range<UpdateRule, double, double, double>(range, scalars, out_of_cache);
     case c10::ScalarType::BFloat16:
-      if (narrow_gradients)
-        return update_range<UpdateRule, BFloat16, BFloat16, float>(range, scalars, out_of_cache);
+      if (own_dtype) return update_range<UpdateRule, BFloat16, BFloat16, float>(range, scalars, out_of_cache);
       return update_range<UpdateRule, BFloat16, float, float>(range, scalars, out_of_cache);
     case c10::ScalarType::Half:
-      if (narrow_gradients)
-        return update_range<UpdateRule, Float16, Float16, float>(range, scalars, out_of_cache);
+      if (own_dtype) return update_range<UpdateRule, Float16, Float16, float>(range, scalars, out_of_cache);
       return update_range<UpdateRule, Float16, float, float>(range, scalars, out_of_cache);
     default:
-      return update_range<UpdateRule, float, float, float>(range, scalars, out_of_cache);
+      if (own_dtype) return update_range<UpdateRule, float, float, float>(range, scalars, out_of_cache);
+      return update_range<UpdateRule, float, BFloat16, float>(range, scalars, out_of_cache);
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace zerosched::kernels::cuda {
@@ -96,16 +97,16 @@ void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int6
 
 void update(Rule rule, const StepScalars& scalars, ScalarType param_dtype, ScalarType grad_dtype,
     const ShardUpdate& shard, Stream stream) {
-  TORCH_CHECK(
-      is_supported(param_dtype) && (grad_dtype == param_dtype || grad_dtype == state_dtype(param_dtype)),
-      "no update kernel for ", c10::toString(param_dtype), " parameters with ", c10::toString(grad_dtype),
-      " gradients.");
+  TORCH_CHECK(is_supported(param_dtype) && can_update(param_dtype, grad_dtype), "no update kernel for ",
+      c10::toString(param_dtype), " parameters with ", c10::toString(grad_dtype), " gradients.");
   if (shard.span_count == 0) return;
   for (const void* state : shard.state) check_aligned(state, "state");
   with_element_type(param_dtype, [&](auto param) {
     using Param = decltype(param);
     if (grad_dtype == param_dtype) {
       launch_update<Param, Param>(rule, scalars, shard, multiprocessors(), stream);
+    } else if constexpr (std::is_same_v<Param, float>) {
+      launch_update<float, BFloat16>(rule, scalars, shard, multiprocessors(), stream);
     } else {
       launch_update<Param, typename StateOf<Param>::type>(rule, scalars, shard, multiprocessors(), stream);
     }

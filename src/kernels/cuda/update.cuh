@@ -26,11 +26,15 @@ struct UpdateArguments {
   int32_t* not_finite;       ///< null: not looked at
 };
 
+/// Elements that a thread takes at a time: every access is of 16 bytes, or of several such.
+template <typename Param, typename Grad>
+inline constexpr int kUpdatePack = 16 / (sizeof(Param) < sizeof(Grad) ? sizeof(Param) : sizeof(Grad));
+
 /// finite: as of zero_if_finite, over the first and the last state tensor.
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __device__ __forceinline__ void update_pack(const UpdateArguments<Param, Real>& a, int64_t i, Param* to,
     const Grad* gradient, const typename UpdateRule::template Coefficients<Real>& s, Real& finite) {
-  constexpr int kCount = 16 / sizeof(Param);
+  constexpr int kCount = kUpdatePack<Param, Grad>;
   constexpr bool kHasThird = UpdateRule::kStateTensors > 2;
   constexpr bool kHasFourth = UpdateRule::kStateTensors > 3;
   const Pack<Grad, kCount> g = load_pack<kCount>(gradient);
@@ -82,7 +86,7 @@ template <typename UpdateRule, typename Param, typename Grad, typename Real>
 __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor<Param>)
     update_kernel(const UpdateArguments<Param, Real> a) {
   using Coefficients = typename UpdateRule::template Coefficients<Real>;
-  constexpr int kCount = 16 / sizeof(Param);
+  constexpr int kCount = kUpdatePack<Param, Grad>;
   __shared__ SharedStorage<Coefficients> shared;
   if (a.norm != nullptr && a.norm->found_inf != 0) return;
   if (threadIdx.x == 0) {
