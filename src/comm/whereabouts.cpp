@@ -1,6 +1,7 @@
 #include "comm/whereabouts.h"
 
 #include <algorithm>
+#include <exception>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -21,6 +22,7 @@ struct Place {
 struct Registry {
   std::mutex mutex;
   std::vector<Place*> inside;
+  std::string gave_up;  ///< what a thread waited for last, if that failed
 };
 
 Registry& registry() {
@@ -46,10 +48,14 @@ void change_place(const Change& change) {
   place.is_listed = is_inside;
 }
 
+std::string collective_of(const Place& place) {
+  const std::string text = describe(*place.header);
+  return place.owner == nullptr ? text : text + " of " + *place.owner;
+}
+
 std::string text_of(const Place& place) {
   if (place.header == nullptr) return std::string("is in ") + place.outermost;
-  const std::string text = "waits in " + describe(*place.header);
-  return place.owner == nullptr ? text : text + " of " + *place.owner;
+  return "waits in " + collective_of(place);
 }
 
 }  // namespace
@@ -68,15 +74,19 @@ const char* InCall::current_or(const char* otherwise) noexcept {
   return innermost == nullptr ? otherwise : innermost;
 }
 
-WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner) {
+WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner)
+    : exceptions_at_start_(std::uncaught_exceptions()) {
   change_place([&] {
     place.header = &header;
     place.owner = std::move(owner);
+    registry().gave_up.clear();
   });
 }
 
 WaitsIn::~WaitsIn() {
-  change_place([] {
+  change_place([this] {
+    if (std::uncaught_exceptions() > exceptions_at_start_)
+      registry().gave_up = "gave up " + collective_of(place);
     place.header = nullptr;
     place.owner = nullptr;
   });
@@ -86,7 +96,7 @@ std::string whereabouts() {
   const std::lock_guard<std::mutex> lock(registry().mutex);
   std::string text;
   for (const Place* place : registry().inside) text += (text.empty() ? "" : " and ") + text_of(*place);
-  return text;
+  return text.empty() ? registry().gave_up : text;
 }
 
 }  // namespace zerosched::detail

@@ -33,10 +33,14 @@ class WaitsIn {
   ~WaitsIn();
   WaitsIn(const WaitsIn&) = delete;
   WaitsIn& operator=(const WaitsIn&) = delete;
+
+ private:
+  const int exceptions_at_start_;
 };
 
 /// Where the threads of this process are, for a rank that waits for it: "is in save_checkpoint()", "waits in all_reduce #7
-/// 'eval()' of AdamWScheduleFree #2"; empty if none is in the library. Any thread.
+/// 'eval()' of AdamWScheduleFree #2"; or what one has waited for last, if that was given up; empty if none is in the library.
+/// Any thread.
 ZEROSCHED_EXPORT std::string whereabouts();
 
 }  // namespace zerosched::detail
