@@ -114,7 +114,8 @@ std::string DeviceExecutor::why_not_usable(device::Stream stream) const {
   if (!runtime_.is_capturing(stream)) return {};
   return "the current stream of " + device().str() +
          " is being captured into a CUDA graph, and the optimizer cannot be part of one: capture forward and "
-         "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, and "
+         "backward alone, with ShardingOptions().overlap_backward(false), which leaves gradients in .grad, "
+         "and "
          "call step() and everything else of the optimizer outside of the capture.";
 }
 
