@@ -1,6 +1,7 @@
 #include "comm/whereabouts.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
 #include <utility>
@@ -29,6 +30,8 @@ Registry& registry() {
   static auto* registry = new Registry;
   return *registry;
 }
+
+std::atomic<bool> has_given_up{false};
 
 thread_local Place place;
 thread_local const char* innermost = nullptr;
@@ -79,17 +82,24 @@ WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner)
   change_place([&] {
     place.header = &header;
     place.owner = std::move(owner);
-    registry().gave_up.clear();
   });
 }
 
 WaitsIn::~WaitsIn() {
   change_place([this] {
-    if (std::uncaught_exceptions() > exceptions_at_start_)
+    if (std::uncaught_exceptions() > exceptions_at_start_) {
       registry().gave_up = "gave up " + collective_of(place);
+      has_given_up = true;
+    }
     place.header = nullptr;
     place.owner = nullptr;
   });
+}
+
+void forget_what_was_given_up() noexcept {
+  if (!has_given_up.exchange(false)) return;
+  const std::lock_guard<std::mutex> lock(registry().mutex);
+  registry().gave_up.clear();
 }
 
 std::string whereabouts() {

@@ -38,6 +38,9 @@ class WaitsIn {
   const int exceptions_at_start_;
 };
 
+/// The process goes on, with other collectives or communicators.
+void forget_what_was_given_up() noexcept;
+
 /// Where the threads of this process are, for a rank that waits for it: "is in save_checkpoint()", "waits in all_reduce #7
 /// 'eval()' of AdamWScheduleFree #2"; or what one has waited for last, if that was given up; empty if none is in the library.
 /// Any thread.

@@ -5,6 +5,7 @@
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
 #include "comm/running_time.h"
+#include "comm/whereabouts.h"
 
 #include <utility>
 
@@ -39,7 +40,9 @@ Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
         return size;
       }()),
       failure_(std::move(failure)),
-      control_(comm, id) {}
+      control_(comm, id) {
+  forget_what_was_given_up();
+}
 
 Group::~Group() = default;
 
@@ -57,6 +60,7 @@ void Group::launch(const std::shared_ptr<Operation>& operation) {
   }
   operation->enqueue(id_, next_sequence_++);
   queue_.push_back(operation);
+  forget_what_was_given_up();
 }
 
 void Group::set_owner(const std::string& owner) {
