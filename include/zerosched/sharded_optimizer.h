@@ -1,6 +1,6 @@
 #pragma once
 
-#include <zerosched/checkpoint_data.h>
+#include <zerosched/checkpoint.h>
 #include <zerosched/communicator.h>
 #include <zerosched/export.h>
 #include <zerosched/parameter_group.h>

@@ -41,13 +41,19 @@ void tear_down() {
   std::exit(1);
 }
 
-TEST(WhileRunningDeathTest, ParksThreadsBeforeWhatTheyUseGoes) {
+// Processes of their own: a child that fork() makes parks no threads.
+class WhileRunningDeathTest : public ::testing::Test {
+ protected:
+  void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(WhileRunningDeathTest, ParksThreadsBeforeWhatTheyUseGoes) {
   EXPECT_FALSE(WhileRunning::is_over());
   EXPECT_EXIT(leave_behind(true), ::testing::ExitedWithCode(kStopped), "");
   EXPECT_EXIT(leave_behind(false), ::testing::ExitedWithCode(kWentOn), "") << "a thread that does not look";
 }
 
-TEST(WhileRunningDeathTest, AThreadThatIsStuckHoldsTheEndUpForASecond) {
+TEST_F(WhileRunningDeathTest, AThreadThatIsStuckHoldsTheEndUpForASecond) {
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EXIT(
       {

@@ -104,7 +104,8 @@ std::string Investigation::verdict(const Investigated& group) const {
       }
       missing << ", but answers: it "
               << (answer->whereabouts.empty() ? "is busy outside of the library" : answer->whereabouts);
-      waits_elsewhere = waits_elsewhere || answer->whereabouts.find("waits in") != std::string::npos;
+      for (const char* elsewhere : {"waits in", "gave up"})
+        waits_elsewhere = waits_elsewhere || answer->whereabouts.find(elsewhere) != std::string::npos;
     }
   }
   std::ostringstream message;

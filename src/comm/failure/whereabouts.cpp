@@ -1,6 +1,8 @@
 #include "comm/failure/whereabouts.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -21,12 +23,15 @@ struct Place {
 struct Registry {
   std::mutex mutex;
   std::vector<Place*> inside;
+  std::string gave_up;  ///< what a thread waited for last, if that failed
 };
 
 Registry& registry() {
   static auto* registry = new Registry;
   return *registry;
 }
+
+std::atomic<bool> has_given_up{false};
 
 thread_local Place place;
 thread_local const char* innermost = nullptr;
@@ -46,10 +51,14 @@ void change_place(const Change& change) {
   place.is_listed = is_inside;
 }
 
+std::string collective_of(const Place& place) {
+  const std::string text = describe(*place.header);
+  return place.owner == nullptr ? text : text + " of " + *place.owner;
+}
+
 std::string text_of(const Place& place) {
   if (place.header == nullptr) return std::string("is in ") + place.outermost;
-  const std::string text = "waits in " + describe(*place.header);
-  return place.owner == nullptr ? text : text + " of " + *place.owner;
+  return "waits in " + collective_of(place);
 }
 
 }  // namespace
@@ -68,7 +77,8 @@ const char* InCall::current_or(const char* otherwise) noexcept {
   return innermost == nullptr ? otherwise : innermost;
 }
 
-WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner) {
+WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner)
+    : exceptions_at_start_(std::uncaught_exceptions()) {
   change_place([&] {
     place.header = &header;
     place.owner = std::move(owner);
@@ -76,17 +86,27 @@ WaitsIn::WaitsIn(const Header& header, std::shared_ptr<const std::string> owner)
 }
 
 WaitsIn::~WaitsIn() {
-  change_place([] {
+  change_place([this] {
+    if (std::uncaught_exceptions() > exceptions_at_start_) {
+      registry().gave_up = "gave up " + collective_of(place);
+      has_given_up = true;
+    }
     place.header = nullptr;
     place.owner = nullptr;
   });
+}
+
+void forget_what_was_given_up() noexcept {
+  if (!has_given_up.exchange(false)) return;
+  const std::lock_guard<std::mutex> lock(registry().mutex);
+  registry().gave_up.clear();
 }
 
 std::string whereabouts() {
   const std::lock_guard<std::mutex> lock(registry().mutex);
   std::string text;
   for (const Place* place : registry().inside) text += (text.empty() ? "" : " and ") + text_of(*place);
-  return text;
+  return text.empty() ? registry().gave_up : text;
 }
 
 }  // namespace zerosched::detail

@@ -4,6 +4,7 @@
 #include "base/message_of.h"
 #include "base/running_time.h"
 #include "comm/failure/deadlines.h"
+#include "comm/failure/whereabouts.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
 
@@ -38,7 +39,9 @@ Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
         return size;
       }()),
       failure_(std::move(failure)),
-      control_(comm, id) {}
+      control_(comm, id) {
+  forget_what_was_given_up();
+}
 
 Group::~Group() = default;
 
@@ -56,6 +59,7 @@ void Group::launch(const std::shared_ptr<Operation>& operation) {
   }
   operation->enqueue(id_, next_sequence_++);
   queue_.push_back(operation);
+  forget_what_was_given_up();
 }
 
 void Group::set_owner(const std::string& owner) {
