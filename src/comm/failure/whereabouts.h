@@ -40,13 +40,8 @@ class WaitsIn {
 void forget_what_was_given_up() noexcept;
 
 /// Where the threads of this process are, for a rank that waits for it: "is in save_checkpoint()", "waits in all_reduce #7
-<<<<<<< HEAD:src/comm/failure/whereabouts.h
-/// 'eval()' of AdamWScheduleFree #2"; empty if none is in the library. Any thread.
-std::string whereabouts();
-=======
 /// 'eval()' of AdamWScheduleFree #2"; or what one has waited for last, if that was given up; empty if none is in the library.
 /// Any thread.
-ZEROSCHED_EXPORT std::string whereabouts();
->>>>>>> main:src/comm/whereabouts.h
+std::string whereabouts();
 
 }  // namespace zerosched::detail
