@@ -103,7 +103,7 @@ Manifest some_manifest() {
   manifest.world_size = 2;
   manifest.optimizer = "AdamWScheduleFree";
   manifest.groups.push_back(
-      {{{"lr", 0.1}, {"beta1", 1.0 / 3}}, {7, 1e-300, -1, std::numeric_limits<double>::infinity()}});
+      {{{"lr", 0.1}, {"beta1", 1.0 / 3}}, {7, 1e-300, -1, 2.5, std::numeric_limits<double>::infinity()}});
   manifest.parameters.push_back({"w", {3, 4}, {4, 1}, c10::ScalarType::BFloat16, 0});
   manifest.tied["tied"] = "w";
   for (const char* name : {"rank_00000.safetensors", "rank_00001.safetensors", "module.safetensors"}) {
@@ -126,6 +126,7 @@ TEST(Manifest, ReadsWhatItWrites) {
   EXPECT_EQ(read.groups[0].state.k, 7);
   EXPECT_EQ(read.groups[0].state.weight_sum, 1e-300);
   EXPECT_EQ(read.groups[0].state.lr_max, -1);
+  EXPECT_EQ(read.groups[0].state.gradient_l1, 2.5);
   EXPECT_EQ(read.groups[0].state.y_weight, std::numeric_limits<double>::infinity());
   ASSERT_EQ(read.parameters.size(), 1U);
   EXPECT_EQ(read.parameters[0].name, "w");

@@ -40,14 +40,14 @@ class Job:
 
     numbers = itertools.count()
 
-    def __init__(self, command, environment=None):
+    def __init__(self, command, environment=None, cwd=None):
         self.command = command
         self.mark = f"{os.getpid()}-{next(self.numbers)}"
         environment = dict(environment or os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                            ZEROSCHED_TEST_JOB=self.mark)
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # no pipes, which fill up
         self.process = subprocess.Popen(command, env=environment, stdout=self.out, stderr=self.err,
-                                        stdin=subprocess.DEVNULL)
+                                        stdin=subprocess.DEVNULL, cwd=cwd)
 
     def printed(self):
         texts = []
@@ -96,8 +96,8 @@ class Job:
         return result
 
 
-def run(command, timeout=120, environment=None):
-    return Job(command, environment).end(timeout)
+def run(command, timeout=120, environment=None, cwd=None):
+    return Job(command, environment, cwd).end(timeout)
 
 
 def train(command, timeout=120):
