@@ -5,6 +5,7 @@
 #include "comm/nccl/alternative.h"
 #include "comm/nccl/group.h"
 #include "comm/placement.h"
+#include "comm/random_id.h"
 #include "comm/running_time.h"
 
 #include <c10/util/Exception.h>
@@ -12,7 +13,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <utility>
 
 namespace zerosched::detail {
@@ -57,8 +57,7 @@ Invitation invite(Communicator& host, const NcclApi& api, bool splits) {
       const ncclResult_t result = api.get_unique_id(&invitation.nccl);
       TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
     }
-    std::random_device random;
-    invitation.group = (static_cast<uint64_t>(random()) << 32) | random();
+    invitation.group = random_id();
   });
   std::string bytes(reinterpret_cast<const char*>(&invitation), sizeof(invitation));
   bytes = broadcast_bytes(host, bytes, 0, {"NCCL's unique id"});
