@@ -1,7 +1,7 @@
-#include "comm/failure/whereabouts.h"
 #include "io/checkpoint.h"
 
 #include "comm/agree.h"
+#include "comm/failure/whereabouts.h"
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint_list.h"
 
@@ -32,7 +32,7 @@ void check_list(const std::vector<ShardedOptimizer*>& optimizers, const char* ca
 void ShardedOptimizer::save_checkpoint(
     const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& options) {
   const detail::InCall call("save_checkpoint()");
-  detail::save_checkpoint({{engine_.get(), group_options()}}, dir, extra, options);
+  detail::save_checkpoint(*engine_, group_options(), dir, extra, options);
 }
 
 CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
@@ -41,7 +41,7 @@ CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
 
 LoadedCheckpoint ShardedOptimizer::load_checkpoint(const std::string& dir, const LoadOptions& options) {
   const detail::InCall call("load_checkpoint()");
-  return detail::load_checkpoint({{engine_.get(), group_options()}}, dir, options);
+  return detail::load_checkpoint(*engine_, group_options(), dir, options);
 }
 
 void save_checkpoint(const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers,

@@ -1,9 +1,9 @@
 #include "engine/checkpoint_series.h"
 
-#include <cstdio>
+#include "base/random_id.h"
+
 #include <map>
 #include <mutex>
-#include <random>
 
 namespace zerosched::detail {
 
@@ -26,10 +26,7 @@ CheckpointSeries::~CheckpointSeries() { enter(-1); }
 
 const std::string& CheckpointSeries::id() {
   if (!id_.empty()) return id_;
-  std::random_device source;
-  char text[17];
-  std::snprintf(text, sizeof(text), "%08x%08x", source(), source());
-  id_ = text;
+  id_ = random_name();
   enter(1);
   return id_;
 }

@@ -28,8 +28,9 @@ inline void save_checkpoint(Engine& engine, const GroupOptions& options, const s
   save_checkpoint({{&engine, options}}, dir, extra, how);
 }
 /// ShardedOptimizer::load_checkpoint().
-inline CheckpointExtra load_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir) {
-  return load_checkpoint({{&engine, options}}, dir, LoadOptions()).extra;
+inline LoadedCheckpoint load_checkpoint(
+    Engine& engine, const GroupOptions& options, const std::string& dir, const LoadOptions& how) {
+  return load_checkpoint({{&engine, options}}, dir, how);
 }
 
 }  // namespace zerosched::detail

@@ -1,13 +1,12 @@
 #include "io/folder_lock.h"
 
+#include "base/random_id.h"
 #include "base/start_thread.h"
-#include "io/file.h"
 
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <optional>
-#include <random>
 #include <stdexcept>
 
 #include <fcntl.h>
@@ -22,14 +21,6 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kMostBytes = 1 << 16;
-constexpr size_t kTokenDigits = 16;
-
-std::string random_token() {
-  std::random_device source;
-  char text[kTokenDigits + 1];
-  std::snprintf(text, sizeof(text), "%08x%08x", source(), source());
-  return text;
-}
 
 struct Owner {
   JobIdentity process;
@@ -115,7 +106,7 @@ class Watch {
 
 FolderLock::FolderLock(
     const std::string& folder, const std::function<void(const std::string&)>& notice, const LockTimes& times)
-    : folder_(folder), path_(folder + '/' + kLockName), token_(random_token()) {
+    : folder_(folder), path_(folder + '/' + kLockName), token_(random_name()) {
   const auto begin = Clock::now();
   bool noticed = !notice;
   Watch watch(times);
@@ -151,7 +142,7 @@ FolderLock::~FolderLock() {
   }
   wake_.notify_one();
   beating_.join();
-  if (descriptor_ >= 0) ::close(descriptor_);
+  touched_.reset();
   try {
     const std::optional<Seen> seen = look_at(path_);
     const std::optional<Owner> owner = seen ? parse_owner(seen->text) : std::nullopt;
@@ -176,7 +167,7 @@ bool FolderLock::try_to_make() {
     ::unlink(path_.c_str());
     fail_with_reason(folder_, "it cannot be locked for saving", reason);
   }
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  touched_.emplace(::open(path_.c_str(), O_WRONLY | O_CLOEXEC));
   return true;
 }
 
@@ -196,7 +187,7 @@ bool FolderLock::try_to_take_over(const std::string& text) const {
 
 void FolderLock::beat(std::chrono::milliseconds every) {
   std::unique_lock<std::mutex> lock(mutex_);
-  while (!wake_.wait_for(lock, every, [this] { return ended_; })) ::futimens(descriptor_, nullptr);
+  while (!wake_.wait_for(lock, every, [this] { return ended_; })) ::futimens(touched_->number(), nullptr);
 }
 
 void FolderLock::check_held() const {
@@ -212,7 +203,8 @@ void FolderLock::check_held() const {
 
 bool is_left_of_lock(const std::string& file_name) {
   const std::string begin = std::string(kLockName) + '.';
-  return file_name.size() == begin.size() + kTokenDigits && file_name.compare(0, begin.size(), begin) == 0 &&
+  return file_name.size() == begin.size() + kRandomNameDigits &&
+         file_name.compare(0, begin.size(), begin) == 0 &&
          file_name.find_first_not_of("0123456789abcdef", begin.size()) == std::string::npos;
 }
 

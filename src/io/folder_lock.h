@@ -1,11 +1,13 @@
 #pragma once
 
+#include "io/file.h"
 #include "io/job_identity.h"
 
 #include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -47,8 +49,8 @@ class FolderLock {
   void beat(std::chrono::milliseconds every);
 
   std::string folder_, path_;
-  std::string token_;  ///< what tells this lock from all others
-  int descriptor_ = -1;
+  std::string token_;                  ///< what tells this lock from all others
+  std::optional<Descriptor> touched_;  ///< its file, by which it is touched
   std::mutex mutex_;
   std::condition_variable wake_;
   bool ended_ = false;

@@ -176,24 +176,17 @@ int run(const std::string& mode, int argc, char** argv) {
     all_reduce(session);
     if (session.rank() == last) throw std::runtime_error("no such file: data.bin");
     all_reduce(session);
-  } else if (mode == "unwinding") {
-    // The exception leaves the scope of the session and is told by a handler outside.
+  } else if (mode == "unwinding" || mode == "rethrown") {
+    // The exception leaves the scope of the session and is told by a handler outside, which ends the program or passes
+    // it on.
     try {
       Session session(argc, argv);
       if (session.rank() == last) throw std::runtime_error("the model is broken");
       all_reduce(session);
     } catch (const std::exception& error) {
       report(first_line(error).c_str());
+      if (mode == "rethrown") throw;
       return 1;
-    }
-  } else if (mode == "rethrown") {
-    try {
-      Session session(argc, argv);
-      if (session.rank() == last) throw std::runtime_error("the model is broken");
-      all_reduce(session);
-    } catch (const std::exception& error) {
-      report(first_line(error).c_str());
-      throw;
     }
   } else if (mode == "raise" || mode == "raise_unwinding") {
     return embedded(argc, argv, mode == "raise_unwinding");

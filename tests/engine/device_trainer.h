@@ -143,7 +143,7 @@ class Checkpointing {
   }
   void load(DeviceTrainer& trainer, const std::string& dir) {
     in_another_stream(
-        trainer, [this, &trainer, dir] { detail::load_checkpoint(trainer.engine(), {&options_}, dir); });
+        trainer, [this, &trainer, dir] { detail::load_checkpoint(trainer.engine(), {&options_}, dir, {}); });
   }
   std::function<void(device::Stream)> on_stream = [](device::Stream) {};
 

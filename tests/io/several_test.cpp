@@ -55,7 +55,7 @@ TEST(Several, AreOneCheckpoint) {
   CheckpointExtra extra;
   extra.shared.json["step"] = "3";
   extra.local.tensors["rank"] = at::full({1}, world()->rank());
-  save_checkpoint(scratch / "step_3", {&gan.generator, &gan.critic}, extra);
+  save_checkpoint(scratch / "step_3", gan.both(), extra);
   const State generator = full_state(gan.generator), critic = full_state(gan.critic);
   EXPECT_EQ(names_in(scratch / "step_3"), Names({"manifest.json", "optimizer_0", "optimizer_1"}));
   EXPECT_EQ(names_in(scratch.path()), Names({"latest", "step_3"}));

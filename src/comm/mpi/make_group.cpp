@@ -3,8 +3,8 @@
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/share_memory.h"
+#include "base/random_id.h"
 
-#include <random>
 #include <utility>
 
 namespace zerosched::detail {
@@ -73,8 +73,7 @@ Hosts find_hosts(MPI_Comm comm, const MpiOptions& options) {
 std::shared_ptr<Group> make_group(
     MPI_Comm parent, const MpiOptions& options, const Hosts& hosts, std::shared_ptr<Failure> failure) {
   const MPI_Comm comm = duplicate_of(parent);
-  std::random_device random;
-  uint64_t id = (static_cast<uint64_t>(random()) << 32) | random();
+  uint64_t id = random_id();
   ZEROSCHED_MPI_CALL(MPI_Bcast, &id, 1, MPI_UINT64_T, 0, comm);
   auto group = std::make_shared<Group>(
       comm, id, options, hosts, make_local_ranks(comm, options, hosts), std::move(failure));

@@ -1,8 +1,9 @@
 #include "comm/mpi/shared_mapping.h"
 
+#include "base/random_id.h"
+
 #include <cerrno>
 #include <cstring>
-#include <random>
 #include <system_error>
 
 #include <fcntl.h>
@@ -44,8 +45,7 @@ std::shared_ptr<SharedMapping> SharedMapping::create(int64_t byte_count) {
     ::close(fd);
     throw;
   }
-  std::random_device random;
-  file.mark = (static_cast<uint64_t>(random()) << 32) | random();
+  file.mark = random_id();
   std::memcpy(mapping->memory_, &file.mark, sizeof(file.mark));
   mapping->file_ = file;
   return mapping;

@@ -1,6 +1,7 @@
 #include "comm/nccl/join.h"
 
 #include "base/message_of.h"
+#include "base/random_id.h"
 #include "base/running_time.h"
 #include "comm/agree.h"
 #include "comm/failure/deadlines.h"
@@ -13,7 +14,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <utility>
 
 namespace zerosched::detail {
@@ -56,8 +56,7 @@ Invitation invite(Communicator& host, const NcclApi& api, bool splits) {
       const ncclResult_t result = api.get_unique_id(&invitation.nccl);
       TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
     }
-    std::random_device random;
-    invitation.group = (static_cast<uint64_t>(random()) << 32) | random();
+    invitation.group = random_id();
   });
   std::string bytes(reinterpret_cast<const char*>(&invitation), sizeof(invitation));
   bytes = broadcast_bytes(host, bytes, 0, {"NCCL's unique id"});
