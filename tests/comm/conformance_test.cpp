@@ -1,7 +1,7 @@
 // What every communicator must do, run over each of them on whatever number of ranks the program has.
+#include "comm/conformance.h"
 #include "base/blocked_time.h"
 #include "comm/agree.h"
-#include "comm/conformance.h"
 #include "comm/errors.h"
 #include "support/gather.h"
 #include "support/world.h"
@@ -287,9 +287,10 @@ TEST_P(Conformance, DuplicatesDoNotMix) {
 }
 
 TEST_P(Conformance, ManyDuplicatesComeAndGo) {
-  for (int i = 0; i < (is_nccl() ? 20 : 100); ++i) {
+  // NCCL's own threads take half a second to end each.
+  for (int i = 0; i < (is_nccl() ? 8 : 100); ++i) {
     const auto other = communicator().duplicate();
-    if (i % 10 == 0) other->barrier()->wait();
+    if (i % 4 == 0) other->barrier()->wait();
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include <zerosched/nccl_communicator.h>
 
+#include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/csrc/autograd/function.h>
@@ -123,6 +124,50 @@ TEST(EngineOnGpu, TrainsToTheBitsOfTheCpu) {
       testing::expect_same_bits(gpu, host);
     }
   }
+}
+
+/// A few steps with forward and backward of elementwise operations, whose bits are those of any stream.
+testing::State train_at_once_or_by_replays(bool replays) {
+  const c10::cuda::CUDAGuard guard(own_device());
+  NamedParameters parameters = testing::make_parameters({{500}, {500}});
+  for (auto& [name, parameter] : parameters) {
+    parameter = parameter.detach().to(own_device()).requires_grad_();
+  }
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, testing::world()->duplicate(),
+      AdamWScheduleFreeOptions(0.01), ShardingOptions().overlap_backward(false));
+  const at::Tensor input = at::zeros_like(parameters[0].second.detach());
+  const auto forward_and_backward = [&] {
+    ((input * parameters[0].second).tanh() * parameters[1].second).square().sum().backward();
+  };
+  at::cuda::CUDAGraph graph;
+  if (replays) {
+    c10::cuda::getCurrentCUDAStream().synchronize();
+    const c10::cuda::CUDAStreamGuard side(c10::cuda::getStreamFromPool());
+    forward_and_backward();  // what allocates once has done so before the capture
+    optimizer.zero_grad();
+    graph.capture_begin();
+    forward_and_backward();
+    graph.capture_end();
+    c10::cuda::getCurrentCUDAStream().synchronize();
+  }
+  for (int64_t step = 0; step < 4; ++step) {
+    input.copy_(testing::random_like(at::zeros({500}), step, testing::world_rank(), 0));
+    if (replays) {
+      graph.replay();
+    } else {
+      optimizer.zero_grad();
+      forward_and_backward();
+    }
+    optimizer.step();
+  }
+  return testing::full_state(optimizer);
+}
+
+TEST(EngineOnGpu, ReplaysOfACapturedForwardAndBackwardTrainAlike) {
+  auto& cuda = device::cuda();
+  if (cuda.device_count() == 0) GTEST_SKIP() << cuda.why_no_device();
+  cuda.prepare_tensors();
+  testing::expect_same_bits(train_at_once_or_by_replays(true), train_at_once_or_by_replays(false));
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ class Bundle:
             folders.append(environment["LD_LIBRARY_PATH"])  # of the driver, where it is in no usual place
         environment.update(
             LD_LIBRARY_PATH=":".join(folders), OMP_NUM_THREADS="1",
+            GTEST_COLOR="no",  # mpirun gives ranks a terminal
             OPAL_PREFIX=self.path("openmpi"), OPAL_BINDIR=self.path("openmpi", "bin"),
             OPAL_LIBDIR=self.path("lib"), OPAL_PKGLIBDIR=self.path("openmpi", "plugins"),
             OPAL_PKGDATADIR=self.path("openmpi", "share"), OPAL_SYSCONFDIR=self.path("openmpi", "etc"),

@@ -41,11 +41,17 @@ if "--metrics" in arguments:
     with open(value("--metrics"), "w") as file:
         for step in range(int(value("--steps"))):
             print(json.dumps({"loss": 5 * 0.99 ** step + SHIFT * (value("--device") == "cuda")}), file=file)
-elif "--help" not in arguments:
+elif "--help" in arguments:
+    print("algorithm: AdamW,SGD")
+elif "--export" in arguments:
+    with open(value("--export"), "w") as file:
+        file.write("weights")
+else:
     print(json.dumps({"world_size": int(os.environ["RANKS"])}))
 """
 PROGRAMS = {
     "cuda_gpu_test": TESTS, "engine_gpu_test": TESTS, "comm_gpu_conformance_test": TESTS,
+    "bench_pack_gpu": writing([{"case": "x", "of_one_copy": 0.9}]),
     "bench_update_gpu": writing([{"case": "x", "of_one_copy": 0.9}]),
     "bench_step_gpu": writing({"host": {"hook_seconds": 1e-6}, "memory": [{"bytes": 1}], "step": TIMES}),
     "bench_timeline": writing([TIMES]), "char_gpt": CHAR_GPT.replace("SHIFT", "0"),
@@ -126,7 +132,7 @@ class EveryStep(Scratch):
 
     def test_a_library_that_is_missing(self):
         write_program(os.path.join(self.folder, "tools", "ldd"), "print('libz.so.1 => not found')\n")
-        self.assertEqual(self.checked("programs")["programs"]["reason"], "bench_step_gpu: libz.so.1 => not found")
+        self.assertEqual(self.checked("programs")["programs"]["reason"], "bench_pack_gpu: libz.so.1 => not found")
 
     def test_what_was_not_packed_and_what_was_not_measured(self):
         os.remove(os.path.join(self.folder, "bin", "bench_timeline"))

@@ -29,8 +29,8 @@ std::vector<ModelPart> Transformer::parts() const {
 }
 
 std::vector<Transformer> transformers() {
-  return {{"124M", 12, 768, 50257, 1024, 48 * 1024}, {"1.3B", 24, 2048, 50257, 2048, 16 * 2048},
-      {"7B", 32, 4096, 50257, 2048, 4 * 2048}};
+  return {{"124M", 12, 768, 50304, 1024, 48 * 1024}, {"1.3B", 24, 2048, 50304, 2048, 16 * 2048},
+      {"7B", 32, 4096, 50304, 2048, 4 * 2048}};
 }
 
 int64_t numel_of(const std::vector<ModelPart>& parts) {

@@ -1,9 +1,9 @@
 #include "comm/mpi/make_group.h"
 
+#include "base/random_id.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
 #include "comm/mpi/share_memory.h"
-#include "base/random_id.h"
 
 #include <utility>
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 // What kernels share. This and the other .cuh files are C++ but for the launch, so that any C++ compiler can
 // build them where a cuda_runtime.h supplies __global__, threadIdx and their like.
@@ -23,15 +24,19 @@ constexpr int log2_of(int64_t power_of_2) {
   return result;
 }
 
-/// Elements that are moved by 16-byte accesses; more than one access where they are more than 16 bytes.
+/// Elements that are moved by 16-byte accesses, more than one where they are more than 16 bytes; 8 bytes can be loaded.
 template <typename T, int kCount>
-struct alignas(16) Pack {
-  static_assert(sizeof(T) * kCount % 16 == 0, "a pack is a whole number of 16-byte accesses");
+struct alignas(sizeof(T) * kCount < 16 ? 8 : 16) Pack {
+  static_assert(
+      sizeof(T) * kCount == 8 || sizeof(T) * kCount % 16 == 0, "a pack is a whole number of accesses");
   T values[kCount];
 };
 
 struct __attribute__((aligned(16), may_alias)) Words {
   uint32_t word[4];
+};
+struct __attribute__((aligned(8), may_alias)) TwoWords {
+  uint32_t word[2];
 };
 
 // Spelled out for the GPU, because compilers take ordinary accesses of this width apart, and move loads to
@@ -41,6 +46,18 @@ __device__ __forceinline__ Words load_words(const Words* from) {
   Words w;
   asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(w.word[0]), "=r"(w.word[1]), "=r"(w.word[2]), "=r"(w.word[3])
+               : "l"(__cvta_generic_to_global(from)));
+  return w;
+#else
+  return *from;
+#endif
+}
+
+__device__ __forceinline__ TwoWords load_words(const TwoWords* from) {
+#ifdef __CUDA_ARCH__
+  TwoWords w;
+  asm volatile("ld.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(w.word[0]), "=r"(w.word[1])
                : "l"(__cvta_generic_to_global(from)));
   return w;
 #else
@@ -62,10 +79,11 @@ __device__ __forceinline__ void store_words(Words* to, const Words& w) {
 
 template <int kCount, typename T>
 __device__ __forceinline__ Pack<T, kCount> load_pack(const T* from) {
-  Words words[sizeof(Pack<T, kCount>) / 16];
+  using Access = std::conditional_t<sizeof(Pack<T, kCount>) == 8, TwoWords, Words>;
+  Access words[sizeof(Pack<T, kCount>) / sizeof(Access)];
 #pragma unroll
-  for (unsigned i = 0; i < sizeof(words) / 16; ++i)
-    words[i] = load_words(reinterpret_cast<const Words*>(from) + i);
+  for (unsigned i = 0; i < sizeof(words) / sizeof(Access); ++i)
+    words[i] = load_words(reinterpret_cast<const Access*>(from) + i);
   Pack<T, kCount> pack;
   std::memcpy(&pack, words, sizeof(pack));
   return pack;
