@@ -139,10 +139,15 @@ TEST(Family, UnusedParametersAreLeftAlone) {
     SCOPED_TRACE(kind.name);
     const Parameters parameters = make_parameters({{40}, {41}, {42}});
     const OptimizerPointer optimizer = kind.make(parameters, world(), ShardingOptions());
-    backward(parameters, random_gradients(parameters, 0, world()->rank()));
-    step(*optimizer);
+    constexpr int64_t kSilentSteps = 6;  // of RAdam
+    for (int64_t i = 0; i < kSilentSteps; ++i) {
+      optimizer->zero_grad();
+      backward(parameters, random_gradients(parameters, i, world()->rank()));
+      step(*optimizer);
+    }
     const State before = state_of(kind, *optimizer);
-    Gradients gradients = random_gradients(parameters, 1, world()->rank());
+    optimizer->zero_grad();
+    Gradients gradients = random_gradients(parameters, kSilentSteps, world()->rank());
     gradients.erase("p1");
     backward(parameters, gradients);
     step(*optimizer);

@@ -173,8 +173,8 @@ TEST(LossStep, AClosureAndALossScaleGiveTheSameBits) {
 
 TEST(LossStep, ALossHasOneElement) {
   const NamedParameters parameters = make_parameters({{30}});
-  const auto optimizer = make(parameters);
-  expect_error([&] { optimizer->step(at::zeros({2})); }, {"one element", "[2]"});
+  // One rank may have failed before another has left the constructor.
+  expect_error([&] { make(parameters)->step(at::zeros({2})); }, {"one element", "[2]"});
 }
 
 TEST(LossStep, ALossIsNeeded) {

@@ -197,8 +197,9 @@ TEST_P(TrafficOfAStep, IsOneReduceScatterAndOneAllGatherOfThePaddedModel) {
     gathered_bytes += 4 * bucket.numel(size);
     reduced_bytes += 4 * size * bucket.gradient_slice_numel();
   }
-  // Rank 0's eight options and the loss scale, and what else ranks tell each other.
-  reduced_bytes += 4 * size * detail::ReportCodec(at::kFloat, 9, size).numel();
+  // Rank 0's options and the loss scale, and what else ranks tell each other.
+  const auto values = static_cast<int64_t>(AdamWScheduleFreeOptions().values().size()) + 1;
+  reduced_bytes += 4 * size * detail::ReportCodec(at::kFloat, values, size).numel();
   const auto buckets = static_cast<int64_t>(layout.buckets.size());
   ASSERT_GT(buckets, 2);
 

@@ -412,7 +412,7 @@ TEST_F(CudaShim, WrongCallsAreNamed) {
   const Dtypes floats{ScalarType::Float, ScalarType::Float};
   const Variant variant = all_rules()[0];
   const OnDevice shard(Shard(floats, {8}, false, 1));
-  EXPECT_THROW(shard.update(variant, {ScalarType::Float, ScalarType::BFloat16}), c10::Error);
+  EXPECT_THROW(shard.update(variant, {ScalarType::Float, ScalarType::Half}), c10::Error);
   EXPECT_THROW(shard.update(variant, {ScalarType::Int, ScalarType::Int}), c10::Error);
   cuda::ShardUpdate skewed{
       {static_cast<char*>(shard.state[0].data()) + 4}, 4, shard.spans.data(), 1, &variant.scalars, nullptr};
