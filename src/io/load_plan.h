@@ -50,6 +50,10 @@ struct LoadSubject {
 /// does not fit, naming it.
 LoadPlan plan_whole(const LoadSubject& subject);
 
+/// Throws if the state of an optimizer of that class is of other tensors there: options decide that, and are to be looked at
+/// before, since they say more.
+void check_state_tensors(const LoadSubject& subject);
+
 /// What fits, by name. Throws if that is nothing.
 LoadPlan plan_partial(const LoadSubject& subject);
 

@@ -93,6 +93,19 @@ void check_unsharded(const LoadSubject& subject, const NamedTensors& own) {
 
 }  // namespace
 
+void check_state_tensors(const LoadSubject& subject) {
+  const Manifest& manifest = subject.saved.manifest();
+  const bool has_state = std::any_of(manifest.parameters.begin(), manifest.parameters.end(),
+      [](const ParameterSpec& parameter) { return parameter.numel() > 0; });
+  std::set<std::string> own;
+  for (const StateTensor& tensor : subject.engine.algorithm().state()) own.insert(tensor.name);
+  const std::set<std::string>& saved = subject.saved.tensors();
+  if (!has_state || saved == own) return;
+  refuse(subject.dir, "its state is " + c10::Join(", ", saved) + ", and that of this " + manifest.optimizer +
+                          " is " + c10::Join(", ", own) +
+                          "; construct the optimizer with the options that were saved" + kPartial);
+}
+
 LoadPlan plan_whole(const LoadSubject& subject) {
   const Manifest& manifest = subject.saved.manifest();
   const Engine& engine = subject.engine;
@@ -106,13 +119,6 @@ LoadPlan plan_whole(const LoadSubject& subject) {
                             std::to_string(engine.groups().size()) + kPartial);
   }
   check_trained(subject);
-  std::set<std::string> tensors;
-  for (const StateTensor& tensor : engine.algorithm().state()) tensors.insert(tensor.name);
-  const bool has_state = std::any_of(manifest.parameters.begin(), manifest.parameters.end(),
-      [](const ParameterSpec& parameter) { return parameter.numel() > 0; });
-  if (has_state && subject.saved.tensors() != tensors) {
-    refuse(subject.dir, "its state is not of the tensors that " + manifest.optimizer + " has");
-  }
   const NamedTensors unsharded = tensor_name::unsharded(engine.model());
   check_unsharded(subject, unsharded);
 

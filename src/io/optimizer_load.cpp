@@ -43,7 +43,10 @@ void OptimizerLoad::prepare(const LoadOptions& how) {
   const TensorFile module(dir_ + '/' + kModuleFileName);
   const LoadSubject subject{dir_, *saved_, module.entries(), engine};
   plan_ = how.partial() ? plan_partial(subject) : plan_whole(subject);
-  if (plan_.takes_options) check_options();
+  if (plan_.takes_options) {
+    check_options();
+    check_state_tensors(subject);
+  }
   unsharded_ = tensor_name::unsharded(engine.model());
   shards_.emplace(*saved_);
   whole_.emplace(*saved_);

@@ -69,6 +69,9 @@ TEST(FamilyCheckpoint, OneWithInnerMomentumDoesNotFitAnOptimizerWithout) {
   AdamWScheduleFree without({ParameterGroup(others)}, world());
   expect_error([&] { without.load_checkpoint(scratch / "with"); },
       {"inner_momentum", "when the optimizer was constructed"});
+  without.save_checkpoint(scratch / "without");
+  expect_error([&] { with.load_checkpoint(scratch / "without"); },
+      {"its state is v, x, z, and that of this AdamWScheduleFree is m, v, x, z", "construct"});
 }
 
 TEST(FamilyCheckpoint, OneFromBeforeThereWereItsOptionsLoads) {
