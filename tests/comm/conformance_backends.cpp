@@ -3,7 +3,7 @@
 
 #ifdef ZEROSCHED_TEST_MPI
 #include "comm/mpi/mpi_backend.h"
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 
 #include <vector>
 #endif

@@ -9,9 +9,9 @@
 #include <gtest/gtest.h>
 
 #ifdef ZEROSCHED_TEST_NCCL
-#include "comm/over_fake_nccl.h"
+#include "fakes/over_fake_nccl.h"
 #else
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 #endif
 
 #include <chrono>

@@ -1,9 +1,9 @@
 // What goes wrong in NCCL or on one rank ends on all ranks, soon, with one message that says what and where.
 #include "comm/errors.h"
-#include "comm/fake_nccl.h"
 #include "comm/member.h"
 #include "comm/mpi/mpi_backend.h"
 #include "comm/nccl/nccl_backend.h"
+#include "fakes/fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 

@@ -1,7 +1,7 @@
 // Making an NCCL communicator: which library and which device, and that all ranks get one or none does.
 #include "comm/errors.h"
-#include "comm/fake_nccl.h"
 #include "comm/nccl/nccl_backend.h"
+#include "fakes/fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 

@@ -1,5 +1,5 @@
 // What the NCCL communicator's memory is, and when it goes.
-#include "comm/over_fake_nccl.h"
+#include "fakes/over_fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 

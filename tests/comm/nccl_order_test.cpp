@@ -1,6 +1,6 @@
 // The NCCL communicator's stream rules: every access comes after what it needs, nothing is freed or reused
 // early, and each wait that sees to it is missed when it is forgotten.
-#include "comm/over_fake_nccl.h"
+#include "fakes/over_fake_nccl.h"
 #include "support/gather.h"
 #include "support/world.h"
 

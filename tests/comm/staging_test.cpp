@@ -1,7 +1,7 @@
 // CUDA tensors through pinned host memory: every access comes after what it needs, and each rule that sees to
 // it is missed when it is forgotten.
 #include "comm/mpi/mpi_backend.h"
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 #include "support/gather.h"
 
 #include <ATen/ops/empty.h>

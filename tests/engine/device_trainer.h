@@ -1,14 +1,14 @@
 #pragma once
 
 #include "comm/mpi/mpi_backend.h"
-#include "device/fake_runtime.h"
 #include "engine/device_training.h"
-#include "engine/fake_kernels.h"
+#include "fakes/fake_kernels.h"
+#include "fakes/fake_runtime.h"
 #include "io/checkpoint.h"
 #include "support/world.h"
 
 #ifdef ZEROSCHED_TEST_NCCL
-#include "comm/over_fake_nccl.h"
+#include "fakes/over_fake_nccl.h"
 #endif
 
 #include <chrono>

@@ -1,6 +1,6 @@
 // Streams of an executor: who comes after whom.
 #include "engine/executor.h"
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/div.h>

@@ -1,7 +1,7 @@
 // What a bucket's buffer holds when it leaves, in host memory and on a device, against loops over its elements.
 #include "engine/gradient_packer.h"
-#include "device/fake_runtime.h"
-#include "engine/fake_kernels.h"
+#include "fakes/fake_kernels.h"
+#include "fakes/fake_runtime.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -22,12 +22,12 @@ ENVIRONMENT = os.path.join(OWN_BUILD, "environment")
 BIN = os.path.join(ENVIRONMENT, "bin")
 
 TARGETS = ["comm_conformance_test", "comm_inline_progress_test", "comm_failure_test", "comm_progress_test",
-           "comm_session_program", "faults_training_program"]
-TESTS = r"^(comm_(conformance|inline_progress|failure|progress)_test\.|comm_session\.|faults_training\.)"
+           "session_program", "faults_training_program"]
+TESTS = r"^(comm_(conformance|inline_progress|failure|progress)_test\.|session\.|faults_training\.)"
 # What needs options that only Open MPI 4 has (--enable-recovery), or programs that are not built here. MPICH's mpiexec takes a
 # rank that exits with 0 in the midst of a job for one that is done, and its exit code may be that of a rank that it has killed.
-LEFT_OUT = {"openmpi": r"^comm_session\.(killed_before|nccl_.*)$",
-            "mpich": r"^(comm_session\.(killed_before|nccl_.*|stopped_before)|faults_training\.exit_in_backward)$"}[NAME]
+LEFT_OUT = {"openmpi": r"^session\.(killed_before|nccl_.*)$",
+            "mpich": r"^(session\.(killed_before|nccl_.*|stopped_before)|faults_training\.exit_in_backward)$"}[NAME]
 # What launch/run promises for every mpirun. Standard input that all ranks read is Open MPI 4's alone.
 LAUNCH = ["Jobs.test_exit_codes", "Jobs.test_no_program", "Jobs.test_signals_reach_the_ranks",
           "Jobs.test_killed_takes_the_job_with_it", "Jobs.test_second_term_and_interrupt_end_at_once", "Command.test_threads_get_cores"]

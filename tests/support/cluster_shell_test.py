@@ -20,7 +20,7 @@ LEFT_OVER = {"OMP_NUM_THREADS": "1", "OMP_PROC_BIND": "close", "OMP_PLACES": "co
              "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_TASKS_PER_NODE": "4(x2)", "SLURM_NODELIST": "node[01-02]",
              "RANK": "3", "WORLD_SIZE": "8", "LANG": "de_DE.UTF-8", "HOME": "/proc"}
 # Of every kind: a program alone, ranks under mpirun with checkpoints, jobs that a script starts.
-SOME = ("layout_test", "checkpoint_test.ranks_2", "comm_session.auto_self", "comm_session.crowded")
+SOME = ("layout_test", "checkpoint_test.ranks_2", "session.auto_self", "session.crowded")
 
 
 def comma_locale():

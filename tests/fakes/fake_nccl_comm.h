@@ -1,6 +1,6 @@
 #pragma once
 
-#include "comm/fake_nccl.h"
+#include "fakes/fake_nccl.h"
 
 #include <atomic>
 #include <functional>

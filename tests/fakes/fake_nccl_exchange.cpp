@@ -1,4 +1,4 @@
-#include "comm/fake_nccl_exchange.h"
+#include "fakes/fake_nccl_exchange.h"
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/maximum.h>

@@ -1,7 +1,7 @@
-#include "comm/fake_nccl.h"
+#include "fakes/fake_nccl.h"
 
-#include "comm/fake_nccl_comm.h"
-#include "comm/fake_nccl_exchange.h"
+#include "fakes/fake_nccl_comm.h"
+#include "fakes/fake_nccl_exchange.h"
 
 #include <cstring>
 #include <memory>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "comm/nccl/api.h"
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 
 #include <atomic>
 #include <string>

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "comm/fake_nccl.h"
 #include "comm/nccl/nccl_backend.h"
+#include "fakes/fake_nccl.h"
 #include "support/world.h"
 
 #include <gtest/gtest.h>

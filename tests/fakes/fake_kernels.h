@@ -1,7 +1,7 @@
 #pragma once
 
-#include "device/fake_runtime.h"
 #include "engine/device_kernels.h"
+#include "fakes/fake_runtime.h"
 
 #include <functional>
 #include <map>

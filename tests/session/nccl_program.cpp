@@ -1,8 +1,8 @@
 // One rank of the jobs with NCCL that session_test.py starts, on the fake device: the last rank is killed, or stopped,
 // or its program is stuck while the others wait for the device, whose kernels can be aborted or not; or rank 0 leaves
 // main() with a collective in flight.
-#include "comm/fake_nccl.h"
 #include "comm/nccl/nccl_backend.h"
+#include "fakes/fake_nccl.h"
 
 #include <zerosched/session.h>
 

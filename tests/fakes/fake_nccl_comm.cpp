@@ -1,6 +1,6 @@
-#include "comm/fake_nccl_comm.h"
+#include "fakes/fake_nccl_comm.h"
 
-#include "comm/fake_nccl_exchange.h"
+#include "fakes/fake_nccl_exchange.h"
 
 #include <chrono>
 #include <cstring>

@@ -1,7 +1,7 @@
 // Which device and which communicator a session takes.
-#include "comm/errors.h"
-#include "device/fake_runtime.h"
 #include "session/placement.h"
+#include "comm/errors.h"
+#include "fakes/fake_runtime.h"
 #include "support/gather.h"
 #include "support/world.h"
 

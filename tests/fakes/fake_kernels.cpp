@@ -1,4 +1,4 @@
-#include "engine/fake_kernels.h"
+#include "fakes/fake_kernels.h"
 
 #include "kernels/clipping.h"
 #include "kernels/kernels.h"

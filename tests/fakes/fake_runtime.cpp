@@ -1,4 +1,4 @@
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>

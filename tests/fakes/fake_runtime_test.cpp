@@ -1,5 +1,5 @@
 // The fake device does what it is there for: work that did not wait for what it needs finds it not done.
-#include "device/fake_runtime.h"
+#include "fakes/fake_runtime.h"
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
