@@ -206,8 +206,9 @@ int run(const std::string& mode, int argc, char** argv) {
     initialize_own_mpi(argc, argv);
     {
       const auto communicator = zerosched::mpi_communicator(MPI_COMM_WORLD);
-      communicator->barrier()->wait();
       try {
+        communicator->barrier()
+            ->wait();  // which a rank may be the last to leave, when another has failed already
         if (communicator->rank() == last) communicator->abort("the disk is gone");
         communicator->barrier()->wait();
       } catch (const std::exception& error) {
