@@ -47,7 +47,7 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   TORCH_ARG(std::optional<double>, max_grad_norm) = std::nullopt;
   /// The type in which gradients are sent and summed; by default the parameter's, float32 for float16. float32 for 16-bit
   /// parameters sums without rounding in between; bfloat16 for float32 ones sends half as much, of which 8 bits are left
-  /// (sums are rounded once a rank, or once a host and once more, and the norm is of what is left).
+  /// (each rank's is rounded to them, sums once more, and the norm is of what is left).
   TORCH_ARG(std::optional<at::ScalarType>, reduce_dtype) = std::nullopt;
   /// Whose mean .grad is when step() is called.
   TORCH_ARG(GradientInput, gradients) = GradientInput::local;
