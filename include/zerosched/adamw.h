@@ -8,8 +8,8 @@ namespace zerosched {
 
 /// Options of AdamW: names and defaults of torch::optim::AdamW.
 struct ZEROSCHED_EXPORT AdamWOptions : OptionsOf<AdamWOptions> {
-  AdamWOptions(double lr = 1e-3) : lr_(lr) {}  ///< the defaults but for lr
-  TORCH_ARG(double, lr) = 1e-3;                    ///< the learning rate
+  AdamWOptions(double lr = 1e-3) : lr_(lr) {}               ///< the defaults but for lr
+  TORCH_ARG(double, lr) = 1e-3;                             ///< the learning rate
   TORCH_ARG(betas_t, betas) = std::make_tuple(0.9, 0.999);  ///< (decay of m, decay of v)
   TORCH_ARG(double, eps) = 1e-8;                            ///< added to the root of the bias-corrected v
   TORCH_ARG(double, weight_decay) = 1e-2;                   ///< decoupled

@@ -36,7 +36,7 @@ struct Options {
   std::vector<std::string> what = {"host", "step", "memory"};
   std::string device = "auto", json;
   int rounds = 15;
-  int64_t parameters = 150;                                                          // of host
+  int64_t parameters = 150;  // of host
   // Of step: GPT-2, its vocabulary filled up to a multiple of 64, without which the head's products take far longer.
   int64_t layers = 12, width = 768, vocabulary = 50304, context = 1024, batch = 48;
   int64_t memory_width = 4096;

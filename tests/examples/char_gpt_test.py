@@ -95,10 +95,11 @@ class CharGpt(unittest.TestCase):
         self.assertGreaterEqual(report["state_bytes"], per_rank)
         self.assertLess(report["state_bytes"], 1.05 * per_rank)  # padding
 
-    def check_learned(self, report):
+    def check_learned(self, report, x_below=2.6):
         self.assertAlmostEqual(report["first_loss"], math.log(256), delta=0.6)
-        for loss in ("last_loss", "eval_loss_x", "eval_loss_y"):
+        for loss in ("last_loss", "eval_loss_y"):
             self.assertLess(report[loss], 2.6, loss)
+        self.assertLess(report["eval_loss_x"], x_below)
 
     def test_report(self):
         self.assertLessEqual(KEYS, self.report.keys())
@@ -152,7 +153,8 @@ class CharGpt(unittest.TestCase):
                          ("gpa-adamw", 5e-3), ("adamw-schedulefree-plus", 1.0), ("adamw", 5e-3), ("sgd", 0.1)):
             with self.subTest(name):
                 report, _ = self.train(2, "--optimizer", name, "--lr", str(lr), "--weight-decay", "0")
-                self.check_learned(report)
+                # The x of GPAAdamW averages over some 300 steps, of which these are the first 60.
+                self.check_learned(report, x_below=4 if name == "gpa-adamw" else 2.6)
 
     def test_resumed_run_continues_bit_for_bit(self):
         with tempfile.TemporaryDirectory() as folder:
