@@ -48,7 +48,6 @@ PreparedStep prepare_adamw(const AdamWScheduleFreeOptions& o, const GroupState& 
   use_decays(s, state, o.inner_momentum(), std::get<1>(o.betas()));
   s.eps = o.eps();
   s.weight_decay = o.weight_decay();
-  average_by(o, prepared, state);
   return prepared;
 }
 
@@ -60,8 +59,18 @@ void average_by(const AdamWScheduleFreeOptions& o, PreparedStep& prepared, const
 
 }  // namespace detail
 
+namespace {
+
+detail::PreparedStep prepare(const AdamWScheduleFreeOptions& o, const detail::GroupState& state) {
+  detail::PreparedStep prepared = detail::prepare_adamw(o, state);
+  detail::average_by(o, prepared, state);
+  return prepared;
+}
+
+}  // namespace
+
 std::unique_ptr<detail::Algorithm> AdamWScheduleFree::make_algorithm() {
-  return std::make_unique<detail::AdamWScheduleFreeAlgorithm>("AdamWScheduleFree", detail::prepare_adamw);
+  return std::make_unique<detail::AdamWScheduleFreeAlgorithm>("AdamWScheduleFree", prepare);
 }
 
 }  // namespace zerosched

@@ -19,8 +19,8 @@ class AdamWScheduleFreeAlgorithm final : public AlgorithmOf<AdamWScheduleFreeOpt
   bool is_settled_ = false;
 };
 
-/// A step in the package's form; the paper's differs in lr and the correction of v's bias, of which `average_by` is to
-/// follow.
+/// A step in the package's form but for its averaging, which `average_by` adds once lr is the step's: the paper's form
+/// differs in lr and the correction of v's bias.
 PreparedStep prepare_adamw(const AdamWScheduleFreeOptions& o, const GroupState& state);
 void average_by(const AdamWScheduleFreeOptions& o, PreparedStep& prepared, const GroupState& state);
 
