@@ -1,9 +1,9 @@
 // A part of variant_definition.h, which says what its loops may use.
 #pragma once
 
+#include "kernels/cpu/sum_loops.h"
 #include "kernels/element_types.h"
 #include "kernels/inner_product.h"
-#include "kernels/summation.h"
 
 #include <c10/core/ScalarType.h>
 #include <cstdint>
@@ -12,23 +12,6 @@
 namespace zerosched::kernels {
 namespace {
 
-template <typename Grad, typename Real>
-ZEROSCHED_ELEMENT double inner_product_of_group(const Grad* g, const Real* z, const Real* x, int64_t numel) {
-  double columns[kSumColumns] = {};
-  const int64_t whole = numel / kSumColumns * kSumColumns;
-  for (int64_t i = 0; i < whole; i += kSumColumns) {
-    for (int64_t j = 0; j < kSumColumns; ++j) {
-      columns[j] = with_product(columns[j], static_cast<double>(load(g[i + j])),
-          static_cast<double>(z[i + j]), static_cast<double>(x[i + j]));
-    }
-  }
-  for (int64_t i = whole; i < numel; ++i) {
-    columns[i - whole] = with_product(columns[i - whole], static_cast<double>(load(g[i])),
-        static_cast<double>(z[i]), static_cast<double>(x[i]));
-  }
-  return add_pairwise<kSumColumns>(columns);
-}
-
 template <typename Grad>
 double inner_product_of_tile_as(
     const void* gradient, const void* z_values, const void* x_values, int64_t numel) {
@@ -36,13 +19,12 @@ double inner_product_of_tile_as(
   const auto* g = static_cast<const Grad*>(gradient);
   const auto* z = static_cast<const Real*>(z_values);
   const auto* x = static_cast<const Real*>(x_values);
-  double groups[kSumGroups] = {};
-  for (int64_t group = 0; group * kSumGroupNumel < numel; ++group) {
-    const int64_t begin = group * kSumGroupNumel;
-    groups[group] = inner_product_of_group(
-        g + begin, z + begin, x + begin, numel - begin < kSumGroupNumel ? numel - begin : kSumGroupNumel);
-  }
-  return add_pairwise<kSumGroups>(groups);
+  return sum_tile_with<Magnitudes>(
+      [&](double sum, int64_t i) {
+        return with_product(
+            sum, static_cast<double>(load(g[i])), static_cast<double>(z[i]), static_cast<double>(x[i]));
+      },
+      numel);
 }
 
 double inner_product_of_tile(

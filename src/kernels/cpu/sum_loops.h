@@ -11,30 +11,34 @@
 namespace zerosched::kernels {
 namespace {
 
-template <typename Power, typename Value>
-ZEROSCHED_ELEMENT double sum_group(const Power& power, const Value* data, int64_t numel) {
+/// with(sum, i): a sum that has taken element i. Elements [begin, begin + numel).
+template <typename Power, typename With>
+ZEROSCHED_ELEMENT double sum_group(const With& with, int64_t begin, int64_t numel) {
   double columns[kSumColumns] = {};
   const int64_t whole = numel / kSumColumns * kSumColumns;
   for (int64_t i = 0; i < whole; i += kSumColumns) {
-    for (int64_t j = 0; j < kSumColumns; ++j) {
-      columns[j] = power.with(columns[j], static_cast<double>(load(data[i + j])));
-    }
+    for (int64_t j = 0; j < kSumColumns; ++j) columns[j] = with(columns[j], begin + i + j);
   }
-  for (int64_t i = whole; i < numel; ++i) {
-    columns[i - whole] = power.with(columns[i - whole], static_cast<double>(load(data[i])));
-  }
+  for (int64_t i = whole; i < numel; ++i) columns[i - whole] = with(columns[i - whole], begin + i);
   return add_pairwise<kSumColumns, Power>(columns);
 }
 
-template <typename Power, typename Value>
-double sum_tile(const Power& power, const Value* data, int64_t numel) {
+/// Sums are added as Power::add does.
+template <typename Power, typename With>
+double sum_tile_with(const With& with, int64_t numel) {
   double groups[kSumGroups] = {};
   for (int64_t g = 0; g * kSumGroupNumel < numel; ++g) {
     const int64_t begin = g * kSumGroupNumel;
     groups[g] =
-        sum_group(power, data + begin, numel - begin < kSumGroupNumel ? numel - begin : kSumGroupNumel);
+        sum_group<Power>(with, begin, numel - begin < kSumGroupNumel ? numel - begin : kSumGroupNumel);
   }
   return add_pairwise<kSumGroups, Power>(groups);
+}
+
+template <typename Power, typename Value>
+double sum_tile(const Power& power, const Value* data, int64_t numel) {
+  return sum_tile_with<Power>(
+      [&](double sum, int64_t i) { return power.with(sum, static_cast<double>(load(data[i]))); }, numel);
 }
 
 template <typename Power>
