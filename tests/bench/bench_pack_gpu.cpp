@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
@@ -147,14 +146,5 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--json", options.json, "file for the figures");
   CLI11_PARSE(app, argc, argv);
-  if (const std::string reason = zerosched::kernels::testing::why_no_gpu(); !reason.empty()) {
-    std::printf("SKIPPED: %s\n", reason.c_str());
-    return 77;
-  }
-  try {
-    return run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_pack_gpu: %s\n", error.what());
-    return 1;
-  }
+  return zerosched::testing::exit_code_on_gpu("bench_pack_gpu", [&] { return run(options); });
 }

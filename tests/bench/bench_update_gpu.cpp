@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
@@ -107,14 +106,5 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--json", options.json, "file for the figures");
   CLI11_PARSE(app, argc, argv);
-  if (const std::string reason = zerosched::kernels::testing::why_no_gpu(); !reason.empty()) {
-    std::printf("SKIPPED: %s\n", reason.c_str());
-    return 77;
-  }
-  try {
-    return run(options);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "bench_update_gpu: %s\n", error.what());
-    return 1;
-  }
+  return zerosched::testing::exit_code_on_gpu("bench_update_gpu", [&] { return run(options); });
 }

@@ -6,7 +6,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdio>
+#include <exception>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -41,6 +44,20 @@ inline double median_seconds(cudaStream_t stream, int repetitions, const std::fu
     if (i >= 0) seconds.push_back(milliseconds / 1e3);
   }
   return median(std::move(seconds));
+}
+
+/// Of main(): what `run` returns; 77, and the reason, where there is no GPU; 1, and the message, if it throws.
+inline int exit_code_on_gpu(const char* program, const std::function<int()>& run) {
+  if (const std::string reason = kernels::testing::why_no_gpu(); !reason.empty()) {
+    std::printf("SKIPPED: %s\n", reason.c_str());
+    return 77;
+  }
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s: %s\n", program, error.what());
+    return 1;
+  }
 }
 
 /// Bytes that can be allocated now.

@@ -18,10 +18,8 @@ namespace {
 using c10::ScalarType;
 using testing::Array;
 using testing::fill_normal;
+using testing::kDtypes;
 using testing::sizes;
-
-constexpr ScalarType kDtypes[] = {
-    ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
 
 struct Vectors {
   Array g, z, x;

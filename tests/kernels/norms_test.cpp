@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <vector>
 
 namespace zerosched::kernels {
@@ -19,20 +18,12 @@ namespace {
 
 using c10::ScalarType;
 using testing::Array;
-using testing::fill_normal;
+using testing::kDtypes;
+using testing::normal;
 using testing::sizes;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr ScalarType kDtypes[] = {
-    ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
-
-Array normal(ScalarType dtype, int64_t numel) {
-  std::mt19937 generator(7);
-  Array array(dtype, numel);
-  fill_normal(array, generator, 1.0);
-  return array;
-}
 
 double plain_sum(const Array& array, double p) {
   long double sum = 0;

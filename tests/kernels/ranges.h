@@ -26,6 +26,10 @@ inline const std::vector<Dtypes>& all_dtypes() {
   return values;
 }
 
+/// Of elements.
+inline constexpr c10::ScalarType kDtypes[] = {
+    c10::ScalarType::Float, c10::ScalarType::Double, c10::ScalarType::BFloat16, c10::ScalarType::Half};
+
 /// Around every width of a vector, of a chunk of the kernel and of a block handed to a thread.
 inline const std::vector<int64_t>& sizes() {
   static const std::vector<int64_t> values = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65,
@@ -110,6 +114,14 @@ class Array {
 inline void fill_normal(Array& array, std::mt19937& generator, double scale) {
   std::normal_distribution<double> normal(0.0, scale);
   for (int64_t i = 0; i < array.numel(); ++i) array.set(i, normal(generator));
+}
+
+/// The same numbers in every call.
+inline Array normal(c10::ScalarType dtype, int64_t numel) {
+  std::mt19937 generator(7);
+  Array array(dtype, numel);
+  fill_normal(array, generator, 1.0);
+  return array;
 }
 
 }  // namespace zerosched::kernels::testing

@@ -9,7 +9,6 @@
 
 #include <cmath>
 #include <limits>
-#include <random>
 #include <vector>
 
 namespace zerosched::kernels {
@@ -17,18 +16,9 @@ namespace {
 
 using c10::ScalarType;
 using testing::Array;
-using testing::fill_normal;
+using testing::kDtypes;
+using testing::normal;
 using testing::sizes;
-
-constexpr ScalarType kDtypes[] = {
-    ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half};
-
-Array normal(ScalarType dtype, int64_t numel) {
-  std::mt19937 generator(7);
-  Array array(dtype, numel);
-  fill_normal(array, generator, 1.0);
-  return array;
-}
 
 double plain_sum(const Array& array) {
   long double sum = 0;

@@ -1,7 +1,7 @@
 // AdamWScheduleFreePlus, whose step size comes from the loss, against its formulas; and what the loss has to do with
 // weights, clipping, loss scales, and steps that are left out.
-#include "engine/momentum_reference.h"
 #include "engine/toy.h"
+#include "optim/momentum_reference.h"
 #include "support/world.h"
 
 #include <zerosched/zerosched.h>

@@ -1,7 +1,7 @@
 // The relatives of Schedule-Free AdamW that no Python package at hand has, against their formulas. What all optimizers
 // have in common is in family_test.cpp.
-#include "engine/momentum_reference.h"
 #include "engine/toy.h"
+#include "optim/momentum_reference.h"
 #include "support/world.h"
 
 #include <zerosched/zerosched.h>
