@@ -61,7 +61,7 @@ class ZEROSCHED_EXPORT Work {
   Work& operator=(const Work&) = delete;
 
   /// Returns once the result may be used: blocks the host for CPU tensors, the current stream for CUDA
-  /// tensors. Throws the communicator's error if the collective failed, timed out or was aborted.
+  /// tensors. Throws the communicator's CommunicationError if the collective failed, timed out or was aborted.
   virtual void wait() = 0;
 
   /// True once the collective has ended, well or not. Never blocks and never throws.
@@ -75,7 +75,7 @@ class ZEROSCHED_EXPORT Work {
 ///
 /// Collectives are asynchronous and are launched by every rank in the same order. All tensors are dense,
 /// contiguous and one-dimensional. Launching is thread-safe. Once a communicator has given up (a rank
-/// failed, a collective timed out, abort() was called) every later call throws the same message. A rank that destroys its
+/// failed, a collective timed out, abort() was called) every later call throws the same CommunicationError. A rank that destroys its
 /// communicator tells the others: what they launch then, or have launched without it, throws at once and names it.
 class ZEROSCHED_EXPORT Communicator {
  public:
@@ -135,7 +135,7 @@ class ZEROSCHED_EXPORT Communicator {
   /// The message that the communicator gave up with, or an empty string.
   virtual std::string failure() const = 0;
 
-  /// Throws failure() if there is one; returns at once otherwise.
+  /// Throws a CommunicationError if there is a failure(); returns at once otherwise.
   void check() const;
 
   /// Counters since construction; a snapshot.

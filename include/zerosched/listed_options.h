@@ -42,7 +42,7 @@ class ZEROSCHED_EXPORT ListedOptions : public torch::optim::OptimizerOptions {
   std::vector<std::pair<std::string, double>> values() const;
   /// Sets the option of that name, to 0 or else for a flag. Whether there is one.
   bool set(const std::string& name, double value);
-  /// Throws c10::Error, naming the option, if one is out of its range or some do not go together.
+  /// Throws an Error, naming the option, if one is out of its range or some do not go together.
   void check() const;
   /// The learning rate, as LibTorch's schedulers ask for it.
   double get_lr() const override;

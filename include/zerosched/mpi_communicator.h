@@ -25,7 +25,7 @@ namespace zerosched {
 /// and on which of them share a host: a tree over the ranks of each host, and one over hosts. `flat_collectives`: on the
 /// number of ranks alone, as if each had a host to itself; every rank then exchanges with every other by messages.
 ///
-/// If not every rank of `parent` calls this within the timeout, those that did throw c10::Error, which names the
+/// If not every rank of `parent` calls this within the timeout, those that did throw a CommunicationError, which names the
 /// others; `parent` may then hold messages of theirs and is of no further use.
 ///
 /// With several ranks, an exception that nobody catches ends the job from now on, with exit code 70 and a line on stderr

@@ -60,7 +60,7 @@ struct ZEROSCHED_EXPORT NcclCommunicatorOptions {
 /// and before main() returns. The destructor waits for collectives in flight, at most as long as the timeout; a second
 /// only if the communicator has failed or an exception unwinds.
 ///
-/// Throws c10::Error on every rank if any of them has no GPU, no NCCL or an NCCL that is too old, if two
+/// Throws an Error on every rank if any of them has no GPU, no NCCL or an NCCL that is too old, if two
 /// ranks share a GPU, or if the ranks cannot connect within the timeout; and where zerosched was built
 /// without CUDA.
 ZEROSCHED_EXPORT std::shared_ptr<Communicator> nccl_communicator(

@@ -15,8 +15,8 @@ namespace zerosched {
 ///
 /// Collective. Rank 0 writes, a bucket at a time: no rank holds more than one bucket beyond what it has. The
 /// file is written beside `path`, synced and renamed; an older file at `path` stays until then. The mode and
-/// the parameters are left as they are. Throws on every rank, with the reason, if it cannot be written or
-/// gradients are in flight.
+/// the parameters are left as they are. Throws a CheckpointError on every rank, with the reason, if it cannot be
+/// written or gradients are in flight.
 ZEROSCHED_EXPORT void export_safetensors(
     ShardedOptimizer& optimizer, const std::string& path, const std::string& point = "x");
 
@@ -26,7 +26,7 @@ ZEROSCHED_EXPORT void export_safetensors(
 ///
 /// Collective; rank 0 reads and broadcasts. The file must have exactly the names that export_safetensors()
 /// writes, in the same shapes; a tied weight may appear under one of its names only. Otherwise every rank
-/// throws, naming the tensor, and nothing has changed.
+/// throws a CheckpointError, naming the tensor, and nothing has changed.
 ZEROSCHED_EXPORT void import_safetensors(ShardedOptimizer& optimizer, const std::string& path);
 
 }  // namespace zerosched

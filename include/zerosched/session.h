@@ -68,7 +68,7 @@ struct ZEROSCHED_EXPORT SessionOptions {
 class ZEROSCHED_EXPORT Session {
  public:
   /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.
-  /// Throws c10::Error on every rank if the options do not fit the machine of any, or if the launcher's
+  /// Throws an Error on every rank if the options do not fit the machine of any, or if the launcher's
   /// processes are not MPI's; MPI is finalised then if it was initialised here, so there can be no second
   /// attempt. Where a launcher has started several processes in a way that MPI cannot connect, the error says what of it
   /// was found in the environment, and how to start them. Where ranks do not come within the timeout, or fail while they join, there is no error to be

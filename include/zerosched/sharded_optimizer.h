@@ -2,6 +2,7 @@
 
 #include <zerosched/checkpoint.h>
 #include <zerosched/communicator.h>
+#include <zerosched/error.h>
 #include <zerosched/export.h>
 #include <zerosched/parameter_group.h>
 #include <zerosched/sharding_options.h>
@@ -76,6 +77,9 @@ class ZEROSCHED_EXPORT NoSync {
 /// A parameter belongs to one optimizer at a time. One that is constructed over exactly the parameters of another
 /// replaces it, as in `optimizer = std::make_unique<...>(...)`: the other drops gradients in flight, and from then
 /// on throws at every call. Any other overlap is an error at construction, on every rank.
+///
+/// What goes wrong is an Error: what ranks tell each other, in a step or beside it, a CommunicationError on every rank, which
+/// the optimizer throws from then on; what a checkpoint or file is the reason of, a CheckpointError.
 ///
 /// Ranks that call what a rank whose optimizer is gone will not take part in throw at once, and say which rank that is and
 /// after how many steps: see join(). If no rank does, as where all have caught the same exception, nothing has failed.
@@ -204,8 +208,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// renamed, so that `dir` is a whole checkpoint or none, whenever the job is killed; a checkpoint that was
   /// at `dir` is replaced, but nothing else is, and not that of another optimizer of this job or of a job on this
   /// machine that still runs. Last of all `latest` beside `dir` is made to name it: a link, or a file where there are no
-  /// links. What killed jobs have left beside `dir` is taken up or deleted. Throws on every rank, naming the rank and the
-  /// reason, if anything fails; then no trace is left, and older checkpoints are untouched.
+  /// links. What killed jobs have left beside `dir` is taken up or deleted. Throws a CheckpointError on every rank, naming
+  /// the rank and the reason, if anything fails; then no trace is left, and older checkpoints are untouched.
   ///
   /// One process at a time saves to a folder and the next one waits; after five minutes it throws and names the other.
   void save_checkpoint(
@@ -218,7 +222,7 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   ///
   /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and
   /// groups. Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws
-  /// on every rank, naming the file or parameter, if something is missing, damaged or does not fit; then
+  /// a CheckpointError on every rank, naming the file or parameter, if something is missing, damaged or does not fit; then
   /// nothing has changed. Should the file system fail after that, the optimizer is unusable and says so at
   /// every call.
   CheckpointExtra load_checkpoint(const std::string& dir);

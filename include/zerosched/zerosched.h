@@ -9,6 +9,7 @@
 #include <zerosched/clip_grad.h>
 #include <zerosched/communicator.h>
 #include <zerosched/device_identity.h>
+#include <zerosched/error.h>
 #include <zerosched/exit_codes.h>
 #include <zerosched/gpa_adamw.h>
 #include <zerosched/grad_scaler.h>

@@ -1,4 +1,6 @@
 #include "io/checkpoint.h"
+#include "api/checkpoint_error.h"
+#include "base/check.h"
 
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
@@ -6,8 +8,6 @@
 #include "io/checkpoint_list.h"
 
 #include <zerosched/sharded_optimizer.h>
-
-#include <c10/util/Exception.h>
 
 namespace zerosched {
 
@@ -17,14 +17,15 @@ namespace {
 void check_list(const std::vector<ShardedOptimizer*>& optimizers, const char* caller, bool may_be_null) {
   bool any = false;
   for (size_t i = 0; i < optimizers.size(); ++i) {
-    TORCH_CHECK(optimizers[i] != nullptr || may_be_null, caller, ": optimizer ", i, " is a null pointer.");
+    ZEROSCHED_CHECK(
+        optimizers[i] != nullptr || may_be_null, caller, ": optimizer ", i, " is a null pointer.");
     for (size_t j = 0; j < i; ++j) {
-      TORCH_CHECK(optimizers[i] == nullptr || optimizers[i] != optimizers[j], caller, ": optimizers ", j,
+      ZEROSCHED_CHECK(optimizers[i] == nullptr || optimizers[i] != optimizers[j], caller, ": optimizers ", j,
           " and ", i, " are the same.");
     }
     any = any || optimizers[i] != nullptr;
   }
-  TORCH_CHECK(any, caller, ": no optimizer was given.");
+  ZEROSCHED_CHECK(any, caller, ": no optimizer was given.");
 }
 
 }  // namespace
@@ -32,7 +33,7 @@ void check_list(const std::vector<ShardedOptimizer*>& optimizers, const char* ca
 void ShardedOptimizer::save_checkpoint(
     const std::string& dir, const CheckpointExtra& extra, const CheckpointOptions& options) {
   const detail::InCall call("save_checkpoint()");
-  detail::save_checkpoint(*engine_, group_options(), dir, extra, options);
+  detail::about_path(dir, [&] { detail::save_checkpoint(*engine_, group_options(), dir, extra, options); });
 }
 
 CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
@@ -41,7 +42,8 @@ CheckpointExtra ShardedOptimizer::load_checkpoint(const std::string& dir) {
 
 LoadedCheckpoint ShardedOptimizer::load_checkpoint(const std::string& dir, const LoadOptions& options) {
   const detail::InCall call("load_checkpoint()");
-  return detail::load_checkpoint(*engine_, group_options(), dir, options);
+  return detail::about_path(
+      dir, [&] { return detail::load_checkpoint(*engine_, group_options(), dir, options); });
 }
 
 void save_checkpoint(const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers,
@@ -50,7 +52,7 @@ void save_checkpoint(const std::string& dir, const std::vector<ShardedOptimizer*
   check_list(optimizers, "save_checkpoint", /*may_be_null=*/false);
   std::vector<detail::CheckpointedOptimizer> parts;
   for (ShardedOptimizer* each : optimizers) parts.push_back({each->engine_.get(), each->group_options()});
-  detail::save_checkpoint(parts, dir, extra, options);
+  detail::about_path(dir, [&] { detail::save_checkpoint(parts, dir, extra, options); });
 }
 
 CheckpointExtra load_checkpoint(const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers) {
@@ -69,19 +71,23 @@ LoadedCheckpoint load_checkpoint(
       parts.push_back({each->engine_.get(), each->group_options()});
     }
   }
-  return detail::load_checkpoint(parts, dir, options);
+  return detail::about_path(dir, [&] { return detail::load_checkpoint(parts, dir, options); });
 }
 
-std::string latest_checkpoint(const std::string& root) { return detail::newest_checkpoint(root); }
+std::string latest_checkpoint(const std::string& root) {
+  return detail::about_path(root, [&] { return detail::newest_checkpoint(root); });
+}
 
 std::string latest_checkpoint(const std::string& root, Communicator& communicator) {
   const detail::InCall call("latest_checkpoint()");
-  detail::check_same_on_all_ranks(communicator, {"latest_checkpoint(\"" + root + "\")"});
-  std::string found;
-  detail::agree_on(communicator, [&] {
-    if (communicator.rank() == 0) found = latest_checkpoint(root);
+  return detail::about_path(root, [&] {
+    detail::check_same_on_all_ranks(communicator, {"latest_checkpoint(\"" + root + "\")"});
+    std::string found;
+    detail::agree_on(communicator, [&] {
+      if (communicator.rank() == 0) found = detail::newest_checkpoint(root);
+    });
+    return detail::broadcast_bytes(communicator, found, 0, {"latest checkpoint"});
   });
-  return detail::broadcast_bytes(communicator, found, 0, {"latest checkpoint"});
 }
 
 }  // namespace zerosched

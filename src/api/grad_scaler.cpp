@@ -1,5 +1,6 @@
 #include <zerosched/grad_scaler.h>
 
+#include "base/check.h"
 #include "engine/step_outcome.h"
 
 #include <ATen/ATen.h>
@@ -20,15 +21,15 @@ using Kind = detail::StepOutcome::Kind;
 }  // namespace
 
 GradScaler::GradScaler(GradScalerOptions options) : options_(options), scale_(options.init_scale()) {
-  TORCH_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ",
+  ZEROSCHED_CHECK(std::isfinite(scale_) && scale_ > 0, "GradScalerOptions::init_scale must be positive, got ",
       scale_, ".");
-  TORCH_CHECK(options.growth_factor() > 1, "GradScalerOptions::growth_factor must be more than 1, got ",
+  ZEROSCHED_CHECK(options.growth_factor() > 1, "GradScalerOptions::growth_factor must be more than 1, got ",
       options.growth_factor(), ".");
-  TORCH_CHECK(options.backoff_factor() > 0 && options.backoff_factor() < 1,
+  ZEROSCHED_CHECK(options.backoff_factor() > 0 && options.backoff_factor() < 1,
       "GradScalerOptions::backoff_factor must be between 0 and 1, got ", options.backoff_factor(), ".");
-  TORCH_CHECK(std::isfinite(options.min_scale()) && options.min_scale() > 0,
+  ZEROSCHED_CHECK(std::isfinite(options.min_scale()) && options.min_scale() > 0,
       "GradScalerOptions::min_scale must be positive, got ", options.min_scale(), ".");
-  TORCH_CHECK(options.growth_interval() > 0, "GradScalerOptions::growth_interval must be positive, got ",
+  ZEROSCHED_CHECK(options.growth_interval() > 0, "GradScalerOptions::growth_interval must be positive, got ",
       options.growth_interval(), ".");
 }
 
@@ -108,8 +109,9 @@ void GradScaler::join(ShardedOptimizer& optimizer) {
 }
 
 void GradScaler::load_state(double scale, int64_t growth_tracker) {
-  TORCH_CHECK(std::isfinite(scale) && scale > 0, "GradScaler: the scale must be positive, got ", scale, ".");
-  TORCH_CHECK(growth_tracker >= 0 && growth_tracker < options_.growth_interval(),
+  ZEROSCHED_CHECK(
+      std::isfinite(scale) && scale > 0, "GradScaler: the scale must be positive, got ", scale, ".");
+  ZEROSCHED_CHECK(growth_tracker >= 0 && growth_tracker < options_.growth_interval(),
       "GradScaler: growth_tracker must be from 0 to below growth_interval, ", options_.growth_interval(),
       ", got ", growth_tracker, ".");
   last_.reset();

@@ -2,6 +2,7 @@
 #include <zerosched/sharded_optimizer.h>
 #include <zerosched/trainable.h>
 
+#include "base/check.h"
 #include "engine/engine.h"
 
 #include <torch/nn/module.h>
@@ -37,13 +38,13 @@ void ShardedOptimizer::ready(const torch::nn::Module& module) {
 }
 
 void ShardedOptimizer::save(torch::serialize::OutputArchive&) const {
-  TORCH_CHECK(false,
+  ZEROSCHED_CHECK(false,
       "torch::save of a sharded optimizer would write this rank's shard only. Call save_checkpoint(dir) on "
       "every rank instead: it saves all shards, and they load at any world size.");
 }
 
 void ShardedOptimizer::load(torch::serialize::InputArchive&) {
-  TORCH_CHECK(false,
+  ZEROSCHED_CHECK(false,
       "torch::load into a sharded optimizer is not possible: an archive does not say how its state "
       "was cut. Call load_checkpoint(dir) on every rank; or load weights into the module, and then call "
       "reset_from_parameters() on every rank.");

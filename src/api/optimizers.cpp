@@ -1,9 +1,9 @@
 #include "api/optimizers.h"
 
+#include "base/check.h"
+
 #include <zerosched/optimizers.h>
 #include <zerosched/zerosched.h>
-
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cctype>
@@ -44,7 +44,7 @@ const OptimizerEntry& optimizer_entry(const std::string& name) {
     if (letters_of(each.name) == letters_of(name)) return each;
     names += (names.empty() ? "" : ", ") + std::string(each.name);
   }
-  TORCH_CHECK(false, "there is no optimizer '", name, "'; expected one of ", names, ".");
+  ZEROSCHED_CHECK(false, "there is no optimizer '", name, "'; expected one of ", names, ".");
 }
 
 }  // namespace detail

@@ -1,12 +1,11 @@
 #pragma once
 
+#include "base/check.h"
 #include "optim/algorithm.h"
 
 #include <zerosched/communicator.h>
 #include <zerosched/optimizer_of.h>
 #include <zerosched/trainable.h>
-
-#include <c10/util/Exception.h>
 
 #include <memory>
 #include <string>
@@ -31,7 +30,7 @@ struct OptimizerEntry {
         [](Trainable what, std::shared_ptr<Communicator> communicator, const ListedOptions& options,
             ShardingOptions sharding) -> std::unique_ptr<ShardedOptimizer> {
           const auto* own = dynamic_cast<const Options*>(&options);
-          TORCH_CHECK(own != nullptr,
+          ZEROSCHED_CHECK(own != nullptr,
               "make_optimizer: the options are of another optimizer; take default_options().");
           return std::make_unique<Optimizer>(
               std::move(what), std::move(communicator), *own, std::move(sharding));

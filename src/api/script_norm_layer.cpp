@@ -1,5 +1,6 @@
 // Running statistics of TorchScript modules.
 #include "api/norm_layer.h"
+#include "base/check.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/jit/api/module.h>
@@ -89,8 +90,8 @@ NormLayers norm_layers_of(torch::jit::Module& module) {
     const std::string name = named.name.empty() ? "the module itself" : named.name;
     const bool has_momentum = named.value.hasattr("momentum");
     const c10::IValue momentum = has_momentum ? named.value.attr("momentum") : c10::IValue();
-    TORCH_CHECK(has_momentum && (momentum.isNone() || (momentum.isDouble() && momentum.toDouble() > 0)) &&
-                    has_tensor(named.value, "num_batches_tracked"),
+    ZEROSCHED_CHECK(has_momentum && (momentum.isNone() || (momentum.isDouble() && momentum.toDouble() > 0)) &&
+                        has_tensor(named.value, "num_batches_tracked"),
         "update_batch_norm: TorchScript layer '", name,
         "' has running statistics, but no momentum above 0 and num_batches_tracked to tell by what a batch "
         "adds to "

@@ -1,6 +1,7 @@
 #include <zerosched/clip_grad.h>
 #include <zerosched/sharded_optimizer.h>
 
+#include "base/check.h"
 #include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
 
@@ -41,7 +42,7 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
     std::unique_ptr<detail::Algorithm> (*make_algorithm)())
     // NOLINTEND(performance-unnecessary-value-param)
     : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::move(defaults)) {
-  TORCH_CHECK(communicator != nullptr,
+  ZEROSCHED_CHECK(communicator != nullptr,
       "the optimizer was given a null communicator; take Session::communicator(), or "
       "zerosched::self_communicator() for a single process.");
   const detail::InCall call("the optimizer's constructor");
@@ -136,7 +137,7 @@ void ShardedOptimizer::check_param_groups() const {
                               ", other than at construction, but the shards are cut then. Construct the "
                               "optimizer over all groups at once, with a vector of ParameterGroup.";
   communicator->abort(message);
-  TORCH_CHECK(false, message);
+  ZEROSCHED_CHECK(false, message);
 }
 
 void ShardedOptimizer::zero_grad(bool set_to_none) {
@@ -222,7 +223,7 @@ TimingReport ShardedOptimizer::timing_report() {
 std::shared_ptr<Communicator> ShardedOptimizer::communicator() const { return engine().communicator(); }
 
 void ShardedOptimizer::add_param_group(const torch::optim::OptimizerParamGroup&) {
-  TORCH_CHECK(false,
+  ZEROSCHED_CHECK(false,
       "add_param_group() after construction: the parameters are cut into shards when the optimizer is "
       "constructed. Construct it over all groups at once, with a vector of ParameterGroup.");
 }

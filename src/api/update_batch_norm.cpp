@@ -2,6 +2,7 @@
 #include <zerosched/update_batch_norm.h>
 
 #include "api/norm_layer.h"
+#include "base/check.h"
 #include "base/message_of.h"
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
@@ -68,7 +69,7 @@ class BatchNormPass::Impl {
       const at::Tensor var = next(parts[4 * i + 1].numel());
       const auto batches = next(1).item<double>();
       const auto counted = next(1).item<double>();
-      TORCH_CHECK(batches > 0, "update_batch_norm: no rank's loader gave layer '", layers_[i]->name(),
+      ZEROSCHED_CHECK(batches > 0, "update_batch_norm: no rank's loader gave layer '", layers_[i]->name(),
           "' a batch, so it has no statistics; pass a loader that is not empty.");
       layers_[i]->replace(mean / batches, var / batches, static_cast<int64_t>(counted));
     }

@@ -3,7 +3,6 @@
 #include "comm/failure/whereabouts.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 

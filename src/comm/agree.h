@@ -3,8 +3,7 @@
 #include "base/message_of.h"
 
 #include <zerosched/communicator.h>
-
-#include <c10/util/Exception.h>
+#include <zerosched/error.h>
 
 #include <exception>
 #include <string>
@@ -12,9 +11,9 @@
 namespace zerosched::detail {
 
 /// What every rank throws, and knows that every other throws: nobody needs to be told.
-class AgreedError : public c10::Error {
+class AgreedError : public Error {
  public:
-  explicit AgreedError(const std::string& message) : c10::Error({__func__, __FILE__, __LINE__}, message) {}
+  using Error::Error;
 };
 
 /// Makes an error of some ranks the error of all. Collective: every rank calls, with an empty string if

@@ -1,9 +1,10 @@
 #include <zerosched/communicator.h>
 
+#include "base/check.h"
 #include "comm/label.h"
+#include "comm/member.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <atomic>
 
@@ -19,8 +20,8 @@ std::string where(const Communicator& communicator, Collective kind, const Colle
 
 void check_flat(const Communicator& communicator, Collective kind, const CollectiveLabel& label,
     const at::Tensor& tensor) {
-  TORCH_CHECK(tensor.defined(), where(communicator, kind, label), ": the tensor is undefined");
-  TORCH_CHECK(tensor.layout() == at::kStrided && tensor.dim() == 1 && tensor.is_contiguous(),
+  ZEROSCHED_CHECK(tensor.defined(), where(communicator, kind, label), ": the tensor is undefined");
+  ZEROSCHED_CHECK(tensor.layout() == at::kStrided && tensor.dim() == 1 && tensor.is_contiguous(),
       where(communicator, kind, label),
       ": needs a dense, contiguous, one-dimensional tensor, not one of shape ", tensor.sizes(),
       "; pass tensor.flatten() or the flat buffer it lives in");
@@ -28,8 +29,8 @@ void check_flat(const Communicator& communicator, Collective kind, const Collect
 
 void check_slices(
     const Communicator& communicator, Collective kind, const CollectiveLabel& label, const at::Tensor& flat) {
-  TORCH_CHECK(flat.numel() % communicator.size() == 0, where(communicator, kind, label), ": ", flat.numel(),
-      " elements cannot be cut into ", communicator.size(),
+  ZEROSCHED_CHECK(flat.numel() % communicator.size() == 0, where(communicator, kind, label), ": ",
+      flat.numel(), " elements cannot be cut into ", communicator.size(),
       " equal slices; pad the tensor to a multiple of the world size");
 }
 
@@ -98,7 +99,7 @@ Communicator::~Communicator() = default;
 
 at::Tensor Communicator::allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) {
   check();
-  TORCH_CHECK(numel >= 0, backend(), ": allocate on rank ", rank_, ": ", numel,
+  ZEROSCHED_CHECK(numel >= 0, backend(), ": allocate on rank ", rank_, ": ", numel,
       " elements; the count must not be negative");
   return do_allocate(numel, dtype, device, use);
 }
@@ -110,14 +111,14 @@ std::shared_ptr<Work> Communicator::reduce_scatter(
   check_flat(*this, kind, label, flat);
   check_flat(*this, kind, label, shard_out);
   check_slices(*this, kind, label, flat);
-  TORCH_CHECK(shard_out.numel() == flat.numel() / size_, where(*this, kind, label), ": the shard has ",
+  ZEROSCHED_CHECK(shard_out.numel() == flat.numel() / size_, where(*this, kind, label), ": the shard has ",
       shard_out.numel(), " elements, but slices of the flat tensor have ", flat.numel() / size_, " (",
       flat.numel(), " elements over ", size_, " ranks)");
-  TORCH_CHECK(shard_out.scalar_type() == flat.scalar_type() && shard_out.device() == flat.device(),
+  ZEROSCHED_CHECK(shard_out.scalar_type() == flat.scalar_type() && shard_out.device() == flat.device(),
       where(*this, kind, label), ": the flat tensor is ", flat.scalar_type(), " on ", flat.device(),
       ", the shard ", shard_out.scalar_type(), " on ", shard_out.device(), "; they must be the same");
-  TORCH_CHECK(can_scatter(flat.scalar_type()), where(*this, kind, label), ": sums of ", flat.scalar_type(),
-      " are not offered; use Float, Double, BFloat16 or Half");
+  ZEROSCHED_CHECK(can_scatter(flat.scalar_type()), where(*this, kind, label), ": sums of ",
+      flat.scalar_type(), " are not offered; use Float, Double, BFloat16 or Half");
   auto work = do_reduce_scatter(flat, shard_out, label);
   traffic_->add(kind, static_cast<int64_t>(flat.nbytes()));
   return work;
@@ -137,7 +138,7 @@ std::shared_ptr<Work> Communicator::all_reduce(const at::Tensor& tensor, ReduceO
   constexpr auto kind = Collective::all_reduce;
   check();
   check_flat(*this, kind, label, tensor);
-  TORCH_CHECK(can_reduce(tensor.scalar_type()), where(*this, kind, label), ": ", tensor.scalar_type(),
+  ZEROSCHED_CHECK(can_reduce(tensor.scalar_type()), where(*this, kind, label), ": ", tensor.scalar_type(),
       " cannot be reduced; use Float, Double, BFloat16, Half, Int, Long or Byte");
   auto work = do_all_reduce(tensor, op, label);
   traffic_->add(kind, static_cast<int64_t>(tensor.nbytes()));
@@ -148,7 +149,7 @@ std::shared_ptr<Work> Communicator::broadcast(const at::Tensor& tensor, int root
   constexpr auto kind = Collective::broadcast;
   check();
   check_flat(*this, kind, label, tensor);
-  TORCH_CHECK(root >= 0 && root < size_, where(*this, kind, label), ": root ", root,
+  ZEROSCHED_CHECK(root >= 0 && root < size_, where(*this, kind, label), ": root ", root,
       " is not a rank; it must be from 0 to ", size_ - 1);
   auto work = do_broadcast(tensor, root, label);
   traffic_->add(kind, static_cast<int64_t>(tensor.nbytes()));
@@ -163,8 +164,7 @@ std::shared_ptr<Work> Communicator::barrier(CollectiveLabel label) {
 }
 
 void Communicator::check() const {
-  const std::string message = failure();
-  TORCH_CHECK(message.empty(), message);
+  if (!failure().empty()) detail::cause(*this).raise();
 }
 
 Traffic Communicator::traffic() const {

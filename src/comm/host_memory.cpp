@@ -1,8 +1,9 @@
 #include "comm/host_memory.h"
 
+#include "base/check.h"
+
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
-#include <c10/util/Exception.h>
 
 #include <sys/mman.h>
 
@@ -17,7 +18,7 @@ at::Tensor empty_host_tensor(int64_t numel, at::ScalarType dtype) {
   if (byte_count < 2 * kHugePageBytes) return at::empty({numel}, options);
   const size_t rounded = (byte_count + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   void* memory = std::aligned_alloc(kHugePageBytes, rounded);
-  TORCH_CHECK(
+  ZEROSCHED_CHECK(
       memory != nullptr, "out of memory: cannot allocate ", rounded, " bytes for a communication buffer");
   madvise(memory, rounded, MADV_HUGEPAGE);  // a hint: where it is refused, ordinary pages do
   return at::from_blob(

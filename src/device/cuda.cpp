@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "device/runtime.h"
 
 #include <ATen/Context.h>
@@ -6,7 +7,6 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
-#include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
 
 #include <utility>
@@ -20,7 +20,7 @@ namespace {
 void check(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // clears it, where it can be cleared: it is reported here
-  TORCH_CHECK(false, "cuda: ", call, " failed: ", cudaGetErrorString(code));
+  ZEROSCHED_CHECK(false, "cuda: ", call, " failed: ", cudaGetErrorString(code));
 }
 
 cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
@@ -65,8 +65,8 @@ class Cuda final : public Runtime {
   void prepare_tensors() override {
     // Before LibTorch is asked, because it remembers that there was none.
     const bool loaded = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr;
-    TORCH_CHECK(loaded, "cuda: LibTorch's operations on GPUs cannot be loaded: ", dlerror());
-    TORCH_CHECK(at::hasCUDA(),
+    ZEROSCHED_CHECK(loaded, "cuda: LibTorch's operations on GPUs cannot be loaded: ", dlerror());
+    ZEROSCHED_CHECK(at::hasCUDA(),
         "cuda: LibTorch has looked for its operations on GPUs before they were loaded. Construct the Session "
         "before anything else of LibTorch is used (torch::manual_seed looks too), or link the program with "
         "libtorch_cuda.");

@@ -1,6 +1,5 @@
+#include "base/check.h"
 #include "device/runtime.h"
-
-#include <c10/util/Exception.h>
 
 namespace zerosched::device {
 
@@ -9,7 +8,7 @@ namespace {
 constexpr const char* kReason =
     "this zerosched was built without CUDA; build it with -DZEROSCHED_CUDA=ON, or use the CPU";
 
-[[noreturn]] void refuse() { TORCH_CHECK(false, "cuda: ", kReason); }
+[[noreturn]] void refuse() { ZEROSCHED_CHECK(false, "cuda: ", kReason); }
 
 class NoCuda final : public Runtime {
  public:

@@ -1,11 +1,12 @@
 #include "engine/engine.h"
 
+#include "base/check.h"
 #include "base/message_of.h"
 #include "comm/agree.h"
+#include "comm/member.h"
 #include "engine/phase_timer.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,8 +19,10 @@ namespace zerosched::detail {
 void Engine::fail(const std::string& message) const {
   const std::string full = "rank " + std::to_string(communicator_->rank()) + ": " + message;
   // Alone there is nobody to be told, and the optimizer goes on working.
-  if (communicator_->size() > 1) communicator_->abort(full);
-  TORCH_CHECK(false, full);
+  if (communicator_->size() == 1) throw Error(full);
+  const Cause cause{full, communicator_->rank()};
+  zerosched::detail::fail(*communicator_, cause);
+  cause.raise();
 }
 
 void Engine::check() const {
@@ -29,7 +32,7 @@ void Engine::check() const {
 
 void Engine::check_can_step() const {
   check();
-  TORCH_CHECK(training_,
+  ZEROSCHED_CHECK(training_,
       "step() in eval mode: the parameters are x, where gradients do not belong. Call train() before "
       "forward and backward.");
 }
@@ -66,12 +69,12 @@ std::shared_ptr<StepOutcome> Engine::run_step(const GroupOptions& options, std::
 std::shared_ptr<StepOutcome> Engine::make_step(
     const GroupOptions& options, std::optional<double> loss_scale) {
   const int64_t changed = reducer_->changed_gradient();
-  TORCH_CHECK(changed < 0, "the gradient of parameter '", model_.names[static_cast<size_t>(changed)],
+  ZEROSCHED_CHECK(changed < 0, "the gradient of parameter '", model_.names[static_cast<size_t>(changed)],
       "' was changed between clipping and step(), which uses what was clipped. Clip last.");
 
   const bool checks_gradients = !loss_scale && sharding_.non_finite() == NonFinite::error;
   const bool skips = loss_scale || sharding_.non_finite() == NonFinite::skip;
-  TORCH_CHECK(!loss_scale || !current_.unscaled || *loss_scale == *current_.unscaled,
+  ZEROSCHED_CHECK(!loss_scale || !current_.unscaled || *loss_scale == *current_.unscaled,
       "GradScaler::step() with scale ", *loss_scale, " after unscale_() with ", *current_.unscaled,
       ": use one scaler for both.");
   const double scale = loss_scale.value_or(current_.unscaled.value_or(1));

@@ -1,5 +1,6 @@
 // What makes a step wrong without anybody's calling it so: parameters that others have written, options that ranks do
 // not share, numbers that are not finite.
+#include "base/check.h"
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
@@ -21,7 +22,7 @@ namespace zerosched::detail {
 
 void Engine::check_frozen() const {
   const std::string has_thawed = unfrozen(model_);
-  TORCH_CHECK(has_thawed.empty(), has_thawed);
+  ZEROSCHED_CHECK(has_thawed.empty(), has_thawed);
 }
 
 // Whether this step compares bits: writes through Tensor::data() leave no other trace. The first steps show what is done
@@ -130,7 +131,7 @@ void Engine::agree_not_finite(bool norm_follows) {
   const int64_t parameter = reducer_->not_finite_parameter();
   const std::string error = parameter < 0 ? "" : not_finite_gradient(parameter);
   if (current_.report->not_finite > 0 || current_.overflows) throw_not_finite(error);
-  TORCH_CHECK(error.empty() || norm_follows, error);
+  ZEROSCHED_CHECK(error.empty() || norm_follows, error);
 }
 
 // Every rank knows that some gradient is not finite, and none has stepped.

@@ -1,10 +1,10 @@
 // Ranks that have run out of batches, and what the others tell them to do.
+#include "base/check.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -86,11 +86,11 @@ void Engine::join(const GroupOptions& options) {
   check_can_step();
   if (communicator_->size() == 1 || layout_.buckets.empty()) return;
   tell_peers_of_errors([&] {
-    TORCH_CHECK(sharding_.gradients() == GradientInput::local,
+    ZEROSCHED_CHECK(sharding_.gradients() == GradientInput::local,
         "join() with GradientInput::already_averaged: the trainer's own averaging waits for every rank.");
-    TORCH_CHECK(!reducer_->in_flight() && !current_.collected && !reducer_->holds_accumulated(),
+    ZEROSCHED_CHECK(!reducer_->in_flight() && !current_.collected && !reducer_->holds_accumulated(),
         "join() with gradients that no step has used: call step() or zero_grad() first.");
-    TORCH_CHECK(!model_.device.is_cuda() || gave_weight_,
+    ZEROSCHED_CHECK(!model_.device.is_cuda() || gave_weight_,
         "join() on a GPU: every rank has to give every step its step_weight(), 1 will do, so that steps look "
         "for ranks "
         "that have joined.");

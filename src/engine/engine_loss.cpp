@@ -1,11 +1,11 @@
 // What the step of an algorithm that takes the loss depends on.
+#include "base/check.h"
 #include "comm/agree.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
 #include "kernels/clipping.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <cmath>
 #include <vector>
@@ -16,7 +16,8 @@ void Engine::set_loss(const at::Tensor& loss) {
   if (!algorithm_->takes_loss()) return;
   check();
   tell_peers_of_errors([&] {
-    TORCH_CHECK(loss.defined() && loss.numel() == 1, "a step takes the loss as a tensor of one element, got ",
+    ZEROSCHED_CHECK(loss.defined() && loss.numel() == 1,
+        "a step takes the loss as a tensor of one element, got ",
         loss.defined() ? c10::str("one of shape ", loss.sizes()) : "an undefined one", ".");
     current_.loss = loss.detach().item().toDouble();
   });
@@ -28,7 +29,7 @@ LossMeasure Engine::measure_loss(const GroupOptions& options) {
   // As gradients are weighed; alone, or averaged by the trainer, they are not.
   const bool weighed = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
   const double weight = own.has_joined ? 0 : weighed ? own.weight : 1;
-  TORCH_CHECK(weight == 0 || current_.loss, algorithm_->name(),
+  ZEROSCHED_CHECK(weight == 0 || current_.loss, algorithm_->name(),
       " makes its step size of the loss: call step(loss), or set_loss(loss) before GradScaler::step().");
 
   {

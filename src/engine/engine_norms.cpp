@@ -1,9 +1,9 @@
 // Norms of the averaged gradient, for clipping and for logs.
+#include "base/check.h"
 #include "comm/agree.h"
 #include "engine/engine.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,8 +16,8 @@ namespace zerosched::detail {
 double Engine::clip_grad_norm(const GroupOptions& options, double max_norm, double norm_type) {
   check_can_step();
   return tell_peers_of_errors([&] {
-    TORCH_CHECK(max_norm >= 0, "clip_grad_norm_: max_norm must not be negative, got ", max_norm, ".");
-    TORCH_CHECK(
+    ZEROSCHED_CHECK(max_norm >= 0, "clip_grad_norm_: max_norm must not be negative, got ", max_norm, ".");
+    ZEROSCHED_CHECK(
         norm_type > 0, "clip_grad_norm_: norm_type must be positive or infinity, got ", norm_type, ".");
     const at::NoGradGuard no_grad;
     const auto use = enter();
@@ -57,7 +57,8 @@ double Engine::make_norm_clip(double max_norm, double norm_type) {
 void Engine::clip_grad_value(const GroupOptions& options, double clip_value) {
   check_can_step();
   tell_peers_of_errors([&] {
-    TORCH_CHECK(clip_value >= 0, "clip_grad_value_: clip_value must not be negative, got ", clip_value, ".");
+    ZEROSCHED_CHECK(
+        clip_value >= 0, "clip_grad_value_: clip_value must not be negative, got ", clip_value, ".");
     const at::NoGradGuard no_grad;
     const auto use = enter();
     begin_call(Call::clip_value, options, clip_value);

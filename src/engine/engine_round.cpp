@@ -1,10 +1,9 @@
 // A round before its update: gradients leave, and ranks hear what the others have told with theirs.
+#include "base/check.h"
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
 #include "engine/phase_timer.h"
-
-#include <c10/util/Exception.h>
 
 #include <string>
 #include <vector>
@@ -35,7 +34,7 @@ void Engine::collect(const GroupOptions& options) {
   if (current_.collected) return;
   steering_->check(options);
   check_frozen();
-  TORCH_CHECK(finite_ || sharding_.non_finite() != NonFinite::error,
+  ZEROSCHED_CHECK(finite_ || sharding_.non_finite() != NonFinite::error,
       "the optimizer's state holds an inf or a NaN. Load a checkpoint from before, or weights, with "
       "reset_from_parameters() after it.");
   read_late_reports(false);
@@ -76,7 +75,7 @@ void Engine::use_report() {
   if (!all.values.empty() && steering_->difference(current_.values, rank, all.values, 0).empty()) {
     current_.values = all.values;
   }
-  TORCH_CHECK(!reducer_->was_clipped_by_rank(all.gradient_factor),
+  ZEROSCHED_CHECK(!reducer_->was_clipped_by_rank(all.gradient_factor),
       "between backward and step() the gradients in .grad were multiplied with ", own.gradient_factor,
       " on rank ", rank, " and with ", all.gradient_factor,
       " on rank 0, as torch::nn::utils::clip_grad_norm_ does by the norm of each rank's own gradient. Call "
@@ -85,7 +84,7 @@ void Engine::use_report() {
       "step_weight().");
 
   const int64_t active = communicator_->size() - all.joined;
-  TORCH_CHECK(all.given_weights == 0 || all.given_weights == active, "step_weight() was called on ",
+  ZEROSCHED_CHECK(all.given_weights == 0 || all.given_weights == active, "step_weight() was called on ",
       all.given_weights, " of ", active,
       " ranks in this step; call it on every rank, with 0 where there is no data, or on none.");
   current_.has_data = all.weight_sum > 0;
@@ -142,10 +141,10 @@ void Engine::read_late_reports(bool all) {
     const StepReport report = reducer_->decode_report(arrived.report.data());
     const std::string difference = unlike(arrived.own, arrived.final_values, report);
     if (!difference.empty()) fail(difference);
-    TORCH_CHECK(report.given_weights == 0, "step_weight() was called on ", report.given_weights, " of ",
+    ZEROSCHED_CHECK(report.given_weights == 0, "step_weight() was called on ", report.given_weights, " of ",
         communicator_->size(), " ranks in step ", arrived.step,
         "; call it on every rank, with 0 where there is no data, or on none.");
-    TORCH_CHECK(report.joined == 0, "a rank has called join() after step ", arrived.step,
+    ZEROSCHED_CHECK(report.joined == 0, "a rank has called join() after step ", arrived.step,
         ", which ranks on GPUs only see if every step is given its step_weight().");
   }
 }
@@ -157,7 +156,7 @@ void Engine::step_weight(double weight) {
 
 void Engine::unscale(double loss_scale) {
   check();
-  TORCH_CHECK(!current_.unscaled, "GradScaler::unscale_() was called twice in one step.");
+  ZEROSCHED_CHECK(!current_.unscaled, "GradScaler::unscale_() was called twice in one step.");
   current_.unscaled = loss_scale;
 }
 

@@ -1,9 +1,9 @@
 #include "engine/executor.h"
 
+#include "base/check.h"
 #include "kernels/kernels.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstring>
@@ -121,7 +121,7 @@ std::string DeviceExecutor::why_not_usable(device::Stream stream) const {
 
 void DeviceExecutor::refuse_capture(device::Stream stream) const {
   const std::string why_not = why_not_usable(stream);
-  TORCH_CHECK(why_not.empty(), why_not);
+  ZEROSCHED_CHECK(why_not.empty(), why_not);
 }
 
 std::unique_ptr<device::DeviceScope> DeviceExecutor::enter() {

@@ -1,7 +1,6 @@
 // How single gradients are taken, and where they are once they are reduced: a part of GradientReducer.
+#include "base/check.h"
 #include "engine/gradient_reducer.h"
-
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -60,7 +59,8 @@ void GradientReducer::take_directly(int64_t parameter) {
 void GradientReducer::put(int64_t parameter) {
   ParameterState& state = parameter_state(parameter);
   if (state.waiting) {
-    TORCH_CHECK(gradients_.is_in_grad(parameter), "the gradient of parameter '", gradients_.name(parameter),
+    ZEROSCHED_CHECK(gradients_.is_in_grad(parameter), "the gradient of parameter '",
+        gradients_.name(parameter),
         "' is gone from .grad, where it waited for a free bucket buffer. Drop gradients with the "
         "optimizer's own zero_grad(), not through torch::optim::Optimizer& or the module.");
     check_untouched(parameter);
@@ -73,7 +73,7 @@ void GradientReducer::put(int64_t parameter) {
   const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
   const c10::ScalarType dtype = layout_of(bucket).dtype;
   const c10::ScalarType now = gradients_.parameter(parameter).scalar_type();
-  TORCH_CHECK(now == dtype, "parameter '", gradients_.name(parameter), "' is ", c10::toString(now),
+  ZEROSCHED_CHECK(now == dtype, "parameter '", gradients_.name(parameter), "' is ", c10::toString(now),
       " and was ", c10::toString(dtype),
       " when the optimizer was constructed (module->to()?). Construct the optimizer after moving the module "
       "to its dtype and device.");

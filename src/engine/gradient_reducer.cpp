@@ -1,10 +1,10 @@
 #include "engine/gradient_reducer.h"
 
+#include "base/check.h"
 #include "base/message_of.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -102,11 +102,11 @@ void GradientReducer::handle(int64_t parameter) {
   if (bucket < 0) return;
   ParameterState& state = parameter_state(parameter);
   // Also under no_sync(): what backward adds now could no longer be sent.
-  TORCH_CHECK(!state.arrived, "the gradient of parameter '", name,
+  ZEROSCHED_CHECK(!state.arrived, "the gradient of parameter '", name,
       "' arrived twice in one step. Use no_sync() around all but the last backward to accumulate, call "
       "zero_grad() to drop the first, or construct the optimizer with "
       "ShardingOptions().overlap_backward(false) if several backward passes per step are meant.");
-  TORCH_CHECK(!closed_, "a gradient of parameter '", name,
+  ZEROSCHED_CHECK(!closed_, "a gradient of parameter '", name,
       "' arrived between clip_grad_norm_() or clip_grad_value_(), which end the reduction, and step(). Clip "
       "after the "
       "last backward.");
@@ -139,12 +139,12 @@ void GradientReducer::handle(int64_t parameter) {
 
 void GradientReducer::set_weight(double weight) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  TORCH_CHECK(std::isfinite(weight) && weight >= 0, "step_weight(", weight,
+  ZEROSCHED_CHECK(std::isfinite(weight) && weight >= 0, "step_weight(", weight,
       "): a weight is the number of samples or tokens of this rank, finite and not negative.");
-  TORCH_CHECK(!averaged_already_,
+  ZEROSCHED_CHECK(!averaged_already_,
       "step_weight() with GradientInput::already_averaged: the trainer averages, so it has "
       "to weigh too.");
-  TORCH_CHECK(arrived_count_ == 0 && next_launch_ == 0 && !closed_,
+  ZEROSCHED_CHECK(arrived_count_ == 0 && next_launch_ == 0 && !closed_,
       "step_weight() after gradients of this step have left: call it before the backward that is not under "
       "no_sync().");
   weight_ = codecs_.empty() ? weight : codec_of(carrier()).counted(weight);

@@ -1,9 +1,9 @@
 // What ranks tell each other with their gradients: the reporting part of GradientReducer.
+#include "base/check.h"
 #include "engine/gradient_reducer.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -103,7 +103,7 @@ void GradientReducer::compare_averages() {
   averages_report_.weight_sum = 1;
   for (int64_t p = 0; p < count; ++p) {
     const std::string& name = gradients_.name(p);
-    TORCH_CHECK(users[p] == 0 || users[p] == communicator_->size(), "parameter '", name,
+    ZEROSCHED_CHECK(users[p] == 0 || users[p] == communicator_->size(), "parameter '", name,
         "' has a gradient on ", users[p], " of ", communicator_->size(),
         " ranks, but GradientInput::already_averaged says that the trainer averaged it over all. "
         "Average every parameter on every rank, or use GradientInput::local.");
@@ -114,7 +114,7 @@ void GradientReducer::compare_averages() {
     // Where neither is finite there is nothing to compare.
     const double bar = tolerance_of_norm(gradients_.parameter(p).scalar_type()) * std::max(own, theirs);
     const bool same = std::abs(own - theirs) <= bar || (!std::isfinite(own) && !std::isfinite(theirs));
-    TORCH_CHECK(same, "the gradient of parameter '", name, "' has norm ", own, " on rank ",
+    ZEROSCHED_CHECK(same, "the gradient of parameter '", name, "' has norm ", own, " on rank ",
         communicator_->rank(), " and ", theirs,
         " on rank 0, but GradientInput::already_averaged says that the trainer averaged it over all ranks. "
         "Average "

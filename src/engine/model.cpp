@@ -1,10 +1,10 @@
 #include "engine/model.h"
 
+#include "base/check.h"
 #include "engine/shared_memory.h"
 #include "kernels/kernels.h"
 
 #include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
 
 #include <map>
 #include <unordered_map>
@@ -18,7 +18,7 @@ class Names {
   /// Throws if another tensor has this name.
   void add(const std::string& name, const at::Tensor& tensor) {
     const auto [known, is_new_name] = by_name_.try_emplace(name, tensor.unsafeGetTensorImpl());
-    TORCH_CHECK(known->second == tensor.unsafeGetTensorImpl(), "two parameters are named '", name,
+    ZEROSCHED_CHECK(known->second == tensor.unsafeGetTensorImpl(), "two parameters are named '", name,
         "'; checkpoints need a name of its own for each. Name them by group.");
     const auto [first, is_new_tensor] = first_.try_emplace(tensor.unsafeGetTensorImpl(), name);
     if (is_new_name && !is_new_tensor) tied_.push_back({name, first->second});
@@ -36,32 +36,33 @@ class Names {
 };
 
 void check_usable(const at::Tensor& tensor, const char* kind, const std::string& name) {
-  TORCH_CHECK(!tensor.is_inference(), kind, " '", name,
+  ZEROSCHED_CHECK(!tensor.is_inference(), kind, " '", name,
       "' was made in inference mode, in which tensors cannot be trained or loaded into later. Make or load "
       "the "
       "model outside of c10::InferenceMode, or give it a clone().");
 }
 
 void check_trainable(const at::Tensor& parameter, const std::string& name) {
-  TORCH_CHECK(parameter.is_leaf(), "parameter '", name,
+  ZEROSCHED_CHECK(parameter.is_leaf(), "parameter '", name,
       "' is not a leaf: it was computed from other tensors. Give the optimizer the tensors that it "
       "was computed from.");
-  TORCH_CHECK(kernels::is_supported(parameter.scalar_type()), "parameter '", name, "' is ",
+  ZEROSCHED_CHECK(kernels::is_supported(parameter.scalar_type()), "parameter '", name, "' is ",
       c10::toString(parameter.scalar_type()), "; Float, Double, BFloat16 and Half can be trained.",
       !parameter.is_complex() ? ""
                               : " Train its real view: register torch::view_as_real(value).clone() as the "
                                 "parameter, and use torch::view_as_complex(parameter) in forward.");
-  TORCH_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(), "parameter '",
-      name, "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
+  ZEROSCHED_CHECK(parameter.layout() == at::kStrided && parameter.is_non_overlapping_and_dense(),
+      "parameter '", name,
+      "' is not a dense tensor; call contiguous() on it before constructing the optimizer.");
 }
 
 // On all of them at once, because a move is the likely reason for a difference.
 void check_devices(const Model& model, const device::Runtime& runtime) {
-  TORCH_CHECK(model.device.is_cpu() || model.device.is_cuda(), "parameter '", model.names.front(), "' is on ",
-      model.device, "; parameters on the CPU or on an NVIDIA GPU can be trained.");
+  ZEROSCHED_CHECK(model.device.is_cpu() || model.device.is_cuda(), "parameter '", model.names.front(),
+      "' is on ", model.device, "; parameters on the CPU or on an NVIDIA GPU can be trained.");
   for (size_t p = 0; p < model.parameters.size(); ++p) {
     const at::Device device = runtime.device_of(model.parameters[p]);
-    TORCH_CHECK(device == model.device, "parameter '", model.names[p], "' is on ", device, ", but '",
+    ZEROSCHED_CHECK(device == model.device, "parameter '", model.names[p], "' is on ", device, ", but '",
         model.names.front(), "' on ", model.device,
         "; move all of the module to one device before constructing the optimizer.");
   }
@@ -84,7 +85,7 @@ void train(Model& model, const std::string& name, const at::Tensor& parameter, s
 }  // namespace
 
 Model inspect(const Trainable& what, const device::Runtime& runtime) {
-  TORCH_CHECK(!c10::InferenceMode::is_enabled(),
+  ZEROSCHED_CHECK(!c10::InferenceMode::is_enabled(),
       "the optimizer was constructed under c10::InferenceMode, and memory that is made there cannot be "
       "trained. "
       "Construct it outside of inference mode; eval() may be called inside.");
@@ -98,13 +99,13 @@ Model inspect(const Trainable& what, const device::Runtime& runtime) {
   for (size_t g = 0; g < what.groups().size(); ++g) {
     model.clamps.push_back({what.groups()[g].clamp_low(), what.groups()[g].clamp_high()});
     for (const auto& [given_name, parameter] : what.groups()[g].named_parameters()) {
-      TORCH_CHECK(parameter.defined(), "parameter '", given_name, "' of group ", g, " is undefined.");
+      ZEROSCHED_CHECK(parameter.defined(), "parameter '", given_name, "' of group ", g, " is undefined.");
       const auto [before, is_new] =
           given.try_emplace(parameter.unsafeGetTensorImpl(), std::make_pair(g, given_name));
-      TORCH_CHECK(before->second.first == g, "parameter '", given_name, "' of group ", g,
+      ZEROSCHED_CHECK(before->second.first == g, "parameter '", given_name, "' of group ", g,
           " is also in group ", before->second.first, ", as '", before->second.second,
           "'; a parameter belongs to one group.");
-      TORCH_CHECK(!has_module || names.knows(parameter), "parameter '", given_name, "' of group ", g,
+      ZEROSCHED_CHECK(!has_module || names.knows(parameter), "parameter '", given_name, "' of group ", g,
           " is not one of the module's parameters. Give the optimizer the module that the groups were made "
           "of, "
           "after everything has been registered in it.");
@@ -126,7 +127,7 @@ Model inspect(const Trainable& what, const device::Runtime& runtime) {
       freeze(model, name, parameter, /*for_good=*/false);
     }
     for (const auto& [name, buffer] : what.module()->buffers) {
-      TORCH_CHECK(!names.has(name), "a parameter and a buffer are both named '", name,
+      ZEROSCHED_CHECK(!names.has(name), "a parameter and a buffer are both named '", name,
           "'; checkpoints need a name of its own for each.");
       check_usable(buffer, "buffer", name);
       model.buffers.push_back(buffer);
@@ -134,7 +135,7 @@ Model inspect(const Trainable& what, const device::Runtime& runtime) {
     }
   }
   model.tied = names.tied();
-  TORCH_CHECK(!model.parameters.empty(),
+  ZEROSCHED_CHECK(!model.parameters.empty(),
       "there is nothing to train: no parameter that requires a gradient was given.");
   model.device = runtime.device_of(model.parameters.front());
   check_devices(model, runtime);

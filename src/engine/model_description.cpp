@@ -1,4 +1,5 @@
 // What ranks compare at construction, and the checks of options.
+#include "base/check.h"
 #include "engine/model.h"
 #include "layout/description.h"
 
@@ -17,8 +18,8 @@ void check_clamp(const ParameterGroup& group, size_t index) {
   const double low = group.clamp_low(), high = group.clamp_high();
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   // Written so that a NaN fails.
-  TORCH_CHECK(low <= high && low < kInfinity && high > -kInfinity, "parameter group ", index, ": clamp(", low,
-      ", ", high, ") is no box: low must be a number that is not above high.");
+  ZEROSCHED_CHECK(low <= high && low < kInfinity && high > -kInfinity, "parameter group ", index, ": clamp(",
+      low, ", ", high, ") is no box: low must be a number that is not above high.");
 }
 
 const char* name_of(NonFinite policy) {
@@ -44,15 +45,15 @@ void check_options(const std::vector<ParameterGroup>& groups, const torch::optim
     try {
       algorithm.check(groups[g].options());
     } catch (c10::Error& error) {
-      TORCH_CHECK(false, "parameter group ", g, ": ", error.msg());
+      ZEROSCHED_CHECK(false, "parameter group ", g, ": ", error.msg());
     }
   }
-  TORCH_CHECK(sharding.bucket_buffers() >= 1, "ShardingOptions::bucket_buffers must be at least 1, got ",
+  ZEROSCHED_CHECK(sharding.bucket_buffers() >= 1, "ShardingOptions::bucket_buffers must be at least 1, got ",
       sharding.bucket_buffers(), ".");
-  TORCH_CHECK(!sharding.check_ready() || sharding.overlap_forward(),
+  ZEROSCHED_CHECK(!sharding.check_ready() || sharding.overlap_forward(),
       "ShardingOptions::check_ready looks for parameters that are used before ready(), which only "
       "overlap_forward asks for: set overlap_forward(true) too.");
-  TORCH_CHECK(!sharding.max_grad_norm() || *sharding.max_grad_norm() > 0,
+  ZEROSCHED_CHECK(!sharding.max_grad_norm() || *sharding.max_grad_norm() > 0,
       "ShardingOptions::max_grad_norm must be positive, got ", sharding.max_grad_norm().value_or(0), ".");
 }
 

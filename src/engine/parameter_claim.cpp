@@ -1,6 +1,6 @@
 #include "engine/parameter_claim.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <map>
 #include <mutex>
@@ -49,7 +49,7 @@ void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std:
   }
   if (first == nullptr) return;
   const bool same_set = shared == parameters.size() && first->owner->count_ == parameters.size();
-  TORCH_CHECK(same_set, "parameter '", names[first_index],
+  ZEROSCHED_CHECK(same_set, "parameter '", names[first_index],
       "' is trained by another optimizer that still lives, which knows it as '", first->name,
       "'; two optimizers would undo each other's steps. Leave it to one of them: give the other the module "
       "and "
@@ -85,7 +85,7 @@ ParameterClaim::~ParameterClaim() {
 
 void ParameterClaim::check_not_replaced() const {
   const std::lock_guard<std::mutex> lock(registry().mutex);
-  TORCH_CHECK(!is_replaced_,
+  ZEROSCHED_CHECK(!is_replaced_,
       "another optimizer was constructed over the same parameters since, and has taken them over. Use that "
       "one; "
       "of this one nothing but its destruction is left.");

@@ -1,9 +1,9 @@
 #include "engine/parameter_gathers.h"
 
+#include "base/check.h"
 #include "engine/phase_timer.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <limits>
@@ -102,7 +102,7 @@ void ParameterGathers::wait_for(int64_t bucket) {
     gather.work.reset();
     open_.fetch_sub(1, std::memory_order_release);
   }
-  TORCH_CHECK(written.empty(), "parameter '", written,
+  ZEROSCHED_CHECK(written.empty(), "parameter '", written,
       "' was written between step() and ready(), while its new values were on their way "
       "(ShardingOptions::overlap_forward), so that it may hold some of both. Before writing to a parameter "
       "call ready() with it, or with its module.");

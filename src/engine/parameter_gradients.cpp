@@ -1,8 +1,7 @@
 #include "engine/parameter_gradients.h"
 
+#include "base/check.h"
 #include "engine/gradient_guard.h"
-
-#include <c10/util/Exception.h>
 
 #include <utility>
 
@@ -37,8 +36,8 @@ bool ParameterGradients::is_in_grad(int64_t index) const {
 // The gradient's elements in the parameter's memory order, which is the order they have in the bucket.
 at::Tensor ParameterGradients::in_memory_order(const at::Tensor& gradient, int64_t index) const {
   const at::Tensor& like = parameter(index);
-  TORCH_CHECK(gradient.sizes() == like.sizes(), "the gradient of parameter '", name(index), "' has shape ",
-      gradient.sizes(), ", the parameter ", like.sizes(), ".");
+  ZEROSCHED_CHECK(gradient.sizes() == like.sizes(), "the gradient of parameter '", name(index),
+      "' has shape ", gradient.sizes(), ", the parameter ", like.sizes(), ".");
   if (!gradient.is_sparse() && gradient.strides() == like.strides()) {
     return gradient.as_strided({gradient.numel()}, {1});
   }
@@ -130,7 +129,7 @@ ParameterGradients::Seen ParameterGradients::see(int64_t index) const {
 // What somebody has made of .grad after backward would be lost, or be in the next step, or count now and then.
 void ParameterGradients::check_untouched(int64_t index, const Seen& seen) const {
   if (seen == Seen() ? !is_in_grad(index) : see(index) == seen) return;
-  TORCH_CHECK(false, "the gradient of parameter '", name(index),
+  ZEROSCHED_CHECK(false, "the gradient of parameter '", name(index),
       "' was put into .grad, or changed there, between backward and step(), when it was on its way to other "
       "ranks already. Construct the optimizer with ShardingOptions().overlap_backward(false) to work on "
       "gradients there.");

@@ -1,6 +1,6 @@
 #include "engine/shared_memory.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -32,7 +32,7 @@ void add(std::vector<Range>& ranges, const std::vector<at::Tensor>& tensors,
 }
 
 [[noreturn]] void refuse(const Range& trained, const Range& other) {
-  TORCH_CHECK(false, "parameter '", *trained.name, "' and ", other.kind, " '", *other.name,
+  ZEROSCHED_CHECK(false, "parameter '", *trained.name, "' and ", other.kind, " '", *other.name,
       "' are two tensors in the same memory (tied by set_data(), or views of one another). The optimizer "
       "moves "
       "what it trains into memory of its own, which would untie them. To tie them, register one tensor under "

@@ -1,8 +1,7 @@
 #include "engine/steering.h"
 
+#include "base/check.h"
 #include "base/message_of.h"
-
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -51,7 +50,7 @@ void Steering::check(const GroupOptions& options) const {
     try {
       algorithm_.check(*options[g]);
     } catch (const std::exception& error) {
-      TORCH_CHECK(
+      ZEROSCHED_CHECK(
           false, "parameter group ", g, " cannot be stepped with its present options: ", message_of(error));
     }
   }

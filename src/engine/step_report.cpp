@@ -1,8 +1,7 @@
 #include "engine/step_report.h"
 
+#include "base/check.h"
 #include "kernels/element_types.h"
-
-#include <c10/util/Exception.h>
 
 #include <cmath>
 #include <cstring>
@@ -147,8 +146,8 @@ double ReportCodec::counted(double weight) const {
   } else if (dtype_ == c10::ScalarType::Float) {
     counted = static_cast<float>(weight);
   }
-  TORCH_CHECK(std::isfinite(counted) && std::abs(counted - weight) <= 0.01 * weight, "step_weight(", weight,
-      ") is not a weight that gradients of type ", c10::toString(dtype_),
+  ZEROSCHED_CHECK(std::isfinite(counted) && std::abs(counted - weight) <= 0.01 * weight, "step_weight(",
+      weight, ") is not a weight that gradients of type ", c10::toString(dtype_),
       " can be averaged with: with 16-bit types weights are counted in 65536ths and below 2^32. Only the "
       "ratios of "
       "weights matter: give numbers of samples or tokens.");

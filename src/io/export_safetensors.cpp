@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "io/module_file.h"
 
 #include "comm/agree.h"
@@ -104,10 +105,10 @@ void export_safetensors(Engine& engine, const std::string& path, const std::stri
   const at::NoGradGuard no_grad;
   std::unique_ptr<Export> file;  // on rank 0
   agree_on(communicator, [&] {
-    TORCH_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
+    ZEROSCHED_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
         "\"; expected \"x\" or \"y\".");
     const std::string why_not = engine.why_not_savable();
-    TORCH_CHECK(why_not.empty(), "export_safetensors: ", why_not);
+    ZEROSCHED_CHECK(why_not.empty(), "export_safetensors: ", why_not);
   });
   engine.check_in_step("export_safetensors: ");
   engine.settle_module();

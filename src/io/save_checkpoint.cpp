@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "comm/agree.h"
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint.h"
@@ -65,7 +66,7 @@ NamedTensors unsharded(const Engine& engine, const CheckpointData& shared) {
 void check_data(const CheckpointData& data) {
   check_json(data.json);
   for (const auto& [name, tensor] : data.tensors) {
-    TORCH_CHECK(tensor.defined(), "the tensor that was added as '", name, "' is undefined.");
+    ZEROSCHED_CHECK(tensor.defined(), "the tensor that was added as '", name, "' is undefined.");
     safetensors_name(tensor.scalar_type());
   }
 }
@@ -108,7 +109,7 @@ void check_files_are_here(const std::string& folder, const Manifest& manifest) {
     std::error_code error;
     const std::string path = folder + name;
     const uintmax_t bytes = std::filesystem::file_size(path, error);
-    TORCH_CHECK(!error && bytes == file.byte_count, path, ": a rank has written ", file.byte_count,
+    ZEROSCHED_CHECK(!error && bytes == file.byte_count, path, ": a rank has written ", file.byte_count,
         " bytes to it, but rank 0 sees ", error ? "no such file" : std::to_string(bytes) + " bytes",
         ". The folder must be on a file system that all ranks share.");
   }
@@ -164,17 +165,17 @@ void discard(std::optional<CheckpointFolder>& folder) noexcept {
 
 void check_arguments(const std::vector<CheckpointedOptimizer>& optimizers, const CheckpointExtra& extra,
     const CheckpointOptions& how) {
-  TORCH_CHECK(
+  ZEROSCHED_CHECK(
       how.keep_last() >= 0, "CheckpointOptions::keep_last must not be negative, got ", how.keep_last(), ".");
   const Communicator& first = *optimizers.front().engine->communicator();
   for (const CheckpointedOptimizer& each : optimizers) {
     const Communicator& own = *each.engine->communicator();
-    TORCH_CHECK(own.size() == first.size() && own.rank() == first.rank(),
+    ZEROSCHED_CHECK(own.size() == first.size() && own.rank() == first.rank(),
         "save_checkpoint: optimizers of one checkpoint must be of the same ranks; this is rank ",
         first.rank(), " of ", first.size(), " in one and rank ", own.rank(), " of ", own.size(),
         " in another.");
     const std::string why_not = each.engine->why_not_savable();
-    TORCH_CHECK(why_not.empty(), "save_checkpoint: ", why_not);
+    ZEROSCHED_CHECK(why_not.empty(), "save_checkpoint: ", why_not);
   }
   if (first.rank() == 0) check_data(extra.shared);
   check_data(extra.local);

@@ -1,8 +1,7 @@
 #include "layout/layout.h"
 
+#include "base/check.h"
 #include "kernels/gradient_dtypes.h"
-
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <functional>
@@ -25,7 +24,7 @@ c10::ScalarType reduce_dtype_for(const ParameterSpec& parameter, c10::ScalarType
   const char* other = parameter.dtype == c10::ScalarType::Double  ? ""
                       : parameter.dtype == c10::ScalarType::Float ? " or BFloat16"
                                                                   : " or Float";
-  TORCH_CHECK(kernels::can_update(parameter.dtype, requested), "ShardingOptions::reduce_dtype is ",
+  ZEROSCHED_CHECK(kernels::can_update(parameter.dtype, requested), "ShardingOptions::reduce_dtype is ",
       c10::toString(requested), ", but parameter '", parameter.name, "' is ", c10::toString(parameter.dtype),
       ": its gradient can be reduced in ", c10::toString(parameter.dtype), other, " only.");
   return requested;
@@ -87,10 +86,10 @@ int64_t Layout::shard_numel() const {
 
 Layout make_layout(
     const std::vector<ParameterSpec>& parameters, const LayoutOptions& options, int64_t world_size) {
-  TORCH_CHECK(options.bucket_bytes > 0, "ShardingOptions::bucket_bytes must be positive, got ",
+  ZEROSCHED_CHECK(options.bucket_bytes > 0, "ShardingOptions::bucket_bytes must be positive, got ",
       options.bucket_bytes, ".");
-  TORCH_CHECK(options.first_bucket_bytes > 0, "ShardingOptions::first_bucket_bytes must be positive, got ",
-      options.first_bucket_bytes, ".");
+  ZEROSCHED_CHECK(options.first_bucket_bytes > 0,
+      "ShardingOptions::first_bucket_bytes must be positive, got ", options.first_bucket_bytes, ".");
 
   Layout layout;
   layout.world_size = world_size;

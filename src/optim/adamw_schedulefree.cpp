@@ -1,6 +1,6 @@
 #include "optim/adamw_schedulefree.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <algorithm>
 
@@ -16,7 +16,7 @@ std::vector<Option> AdamWScheduleFreeOptions::list() {
 }
 
 void AdamWScheduleFreeOptions::check_together() const {
-  TORCH_CHECK(refinement() == 0 || std::get<0>(betas()) < 1,
+  ZEROSCHED_CHECK(refinement() == 0 || std::get<0>(betas()) < 1,
       "refinement multiplies the weight of z in the average with 1 - beta1, which is 0, so x would never "
       "move. Choose a "
       "beta1 below 1.");
@@ -34,7 +34,7 @@ void AdamWScheduleFreeAlgorithm::settle(const std::vector<const Options*>& optio
 void AdamWScheduleFreeAlgorithm::check(const Options& options) const {
   Algorithm::check(options);
   const double momentum = of(options).inner_momentum();
-  TORCH_CHECK(momentum == 0 || !is_settled_ || rule() == kernels::Rule::adamw_schedule_free_momentum,
+  ZEROSCHED_CHECK(momentum == 0 || !is_settled_ || rule() == kernels::Rule::adamw_schedule_free_momentum,
       "inner_momentum is ", momentum,
       ", but was 0 in every parameter group when the optimizer was constructed, which has no m therefore. "
       "Give it to "

@@ -1,8 +1,7 @@
+#include "base/check.h"
 #include "optim/schedule_free.h"
 
 #include <zerosched/adamw_schedulefree_plus.h>
-
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cmath>
@@ -20,7 +19,7 @@ std::vector<Option> AdamWScheduleFreePlusOptions::list() {
 }
 
 void AdamWScheduleFreePlusOptions::check_together() const {
-  TORCH_CHECK(sf_beta1_anneal_steps() == 0 || (sf_beta1() < 1 && sf_beta1_max() < 1),
+  ZEROSCHED_CHECK(sf_beta1_anneal_steps() == 0 || (sf_beta1() < 1 && sf_beta1_max() < 1),
       "sf_beta1 and sf_beta1_max must be below 1 to go from one to the other in the logarithm of 1 minus "
       "them, got ",
       sf_beta1(), " and ", sf_beta1_max(), ".");

@@ -1,6 +1,6 @@
 #include "optim/algorithm.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -14,9 +14,9 @@ namespace {
 void check_is_of_its_type(const Option& option, double value) {
   constexpr double kMost = 9007199254740992;  // 2^53: all integers up to it are doubles
   const bool is_integer = std::trunc(value) == value && std::abs(value) <= kMost;
-  TORCH_CHECK(!std::holds_alternative<int64_t*>(option.value) || is_integer, "option ", option.name, " is ",
-      value, ", which is no integer.");
-  TORCH_CHECK(!std::holds_alternative<bool*>(option.value) || value == 0 || value == 1, "option ",
+  ZEROSCHED_CHECK(!std::holds_alternative<int64_t*>(option.value) || is_integer, "option ", option.name,
+      " is ", value, ", which is no integer.");
+  ZEROSCHED_CHECK(!std::holds_alternative<bool*>(option.value) || value == 0 || value == 1, "option ",
       option.name, " is ", value, "; expected 0 or 1.");
 }
 
@@ -33,8 +33,8 @@ void Algorithm::use_rule(kernels::Rule rule) {
 }
 
 const ListedOptions& Algorithm::checked(const Options& options) const {
-  TORCH_CHECK(takes(options), "a parameter group has options of another optimizer; ", name_, " takes ", name_,
-      "Options.");
+  ZEROSCHED_CHECK(takes(options), "a parameter group has options of another optimizer; ", name_, " takes ",
+      name_, "Options.");
   return static_cast<const ListedOptions&>(options);
 }
 
@@ -49,13 +49,13 @@ void Algorithm::assign(Options& options, const OptionValues& values) const {
   size_t used = 0;
   for (const Option& option : listed.list()) {
     const bool is_there = used < values.size() && values[used].first == option.name;
-    TORCH_CHECK(is_there || option.if_absent, "option ", used, " of ", name_, " is ", option.name, ", not ",
-        used < values.size() ? values[used].first : "absent", ".");
+    ZEROSCHED_CHECK(is_there || option.if_absent, "option ", used, " of ", name_, " is ", option.name,
+        ", not ", used < values.size() ? values[used].first : "absent", ".");
     given.push_back(is_there ? values[used].second : *option.if_absent);
     check_is_of_its_type(option, given.back());
     if (is_there) ++used;
   }
-  TORCH_CHECK(used == values.size(), name_, " has no option ", values[used].first, ".");
+  ZEROSCHED_CHECK(used == values.size(), name_, " has no option ", values[used].first, ".");
   size_t next = 0;
   for (const Option& option : listed.list()) listed.set(option.name, given[next++]);
 }

@@ -1,6 +1,6 @@
 #include <zerosched/listed_options.h>
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <cmath>
 #include <type_traits>
@@ -68,8 +68,8 @@ bool ListedOptions::set(const std::string& name, double value) {
 void ListedOptions::check() const {
   for (const Option& option : list_of(*this)) {
     const double value = number_in(option);
-    TORCH_CHECK(std::holds_alternative<bool*>(option.value) || is_in(option.range, value), option.name, ' ',
-        expected(option.range), ", got ", value, ".");
+    ZEROSCHED_CHECK(std::holds_alternative<bool*>(option.value) || is_in(option.range, value), option.name,
+        ' ', expected(option.range), ", got ", value, ".");
   }
   check_together();
 }

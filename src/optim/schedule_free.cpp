@@ -1,6 +1,6 @@
 #include "optim/schedule_free.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -18,11 +18,11 @@ void average(PreparedStep& prepared, const GroupState& state, double beta1, doub
   double weight = std::pow(step, r) * lr_weight;
   if (next.lr_max == 0 && weight_lr_power < 0) weight = 0;  // not infinity
   next.weight_sum = state.weight_sum + weight;
-  TORCH_CHECK(std::isfinite(weight) && std::isfinite(next.weight_sum), "step ", state.k + 1,
+  ZEROSCHED_CHECK(std::isfinite(weight) && std::isfinite(next.weight_sum), "step ", state.k + 1,
       " weighs (k+1)^r lr_max^weight_lr_power in the average, and with r = ", r,
       ", weight_lr_power = ", weight_lr_power, " and lr_max = ", next.lr_max,
       " that is beyond the largest number. Choose a smaller r.");
-  TORCH_CHECK(next.lr_max == 0 || lr_weight > 0, "step ", state.k + 1,
+  ZEROSCHED_CHECK(next.lr_max == 0 || lr_weight > 0, "step ", state.k + 1,
       " weighs lr_max^weight_lr_power in the average, and with weight_lr_power = ", weight_lr_power,
       " and lr_max = ", next.lr_max,
       " that is below the smallest number, so x would never move. Choose a smaller "

@@ -1,8 +1,7 @@
+#include "base/check.h"
 #include "optim/algorithm.h"
 
 #include <zerosched/sgd.h>
-
-#include <c10/util/Exception.h>
 
 namespace zerosched {
 
@@ -12,7 +11,7 @@ std::vector<Option> SGDOptions::list() {
 }
 
 void SGDOptions::check_together() const {
-  TORCH_CHECK(!nesterov() || momentum() > 0, "nesterov needs a momentum above 0.");
+  ZEROSCHED_CHECK(!nesterov() || momentum() > 0, "nesterov needs a momentum above 0.");
 }
 
 namespace {

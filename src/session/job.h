@@ -1,10 +1,11 @@
 #pragma once
 
+#include "comm/failure/cause.h"
+
 #include <zerosched/communicator.h>
 #include <zerosched/session.h>
 
 #include <memory>
-#include <string>
 
 namespace zerosched::detail {
 
@@ -15,22 +16,22 @@ class Job {
 
   virtual std::shared_ptr<Communicator> communicator() const = 0;
 
-  /// Why the session's communicator or any duplicate of it has given up; empty if none has, and in a job of one rank, of
-  /// which nobody else has to be told: errors just propagate.
-  virtual std::string failure() const = 0;
+  /// Why the session's communicator or any duplicate of it has given up; without text if none has, and in a job of one rank,
+  /// of which nobody else has to be told: errors just propagate.
+  virtual Cause failure() const = 0;
 
   /// Leaves in good order. Collective; throws if another rank fails meanwhile.
   virtual void finish() = 0;
 
   /// Tells the other ranks why this one gives up, and gives them a moment to hear it.
-  virtual void tell(const std::string& message) noexcept = 0;
+  virtual void tell(const Cause& cause) noexcept = 0;
 
   /// tell(), and ends all processes of the job.
-  [[noreturn]] virtual void end(const std::string& message, int exit_code) noexcept = 0;
+  [[noreturn]] virtual void end(const Cause& cause, int exit_code) noexcept = 0;
 
   /// end(), but returns at once where it can, so that the exception which unwinds still gets to a handler
   /// that tells what it is. The process ends in a moment, with `exit_code`, whatever it does until then.
-  virtual void end_soon(const std::string& message, int exit_code) noexcept = 0;
+  virtual void end_soon(const Cause& cause, int exit_code) noexcept = 0;
 };
 
 /// Joins the job whose ranks mpirun or srun has started.

@@ -1,6 +1,6 @@
 #include "session/launcher.h"
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 #include <array>
 #include <cstdlib>
@@ -50,7 +50,7 @@ void check_not_several() {
     std::string found = std::string(launcher.rank) + "=" + std::getenv(launcher.rank);
     if (launcher.size != nullptr)
       found += std::string(" and ") + launcher.size + "=" + std::getenv(launcher.size);
-    TORCH_CHECK(false, "session: ", launcher.name, " has started ",
+    ZEROSCHED_CHECK(false, "session: ", launcher.name, " has started ",
         launcher.size == nullptr ? std::string("several") : std::to_string(integer(launcher.size)),
         " tasks without a way for MPI to connect them (the environment has ", found,
         ", and nothing of PMIx, PMI or Open MPI); start them with ", launcher.remedy,
@@ -61,7 +61,7 @@ void check_not_several() {
 }  // namespace
 
 std::string choose_transport(const std::string& requested, bool has_mpi_world) {
-  TORCH_CHECK(requested == "auto" || requested == "self" || requested == "mpi" || requested == "nccl",
+  ZEROSCHED_CHECK(requested == "auto" || requested == "self" || requested == "mpi" || requested == "nccl",
       "session: unknown backend \"", requested, "\"; it must be \"auto\", \"self\", \"mpi\" or \"nccl\"");
   if (requested == "self") return requested;
   if (has_mpi_world || started_by_open_mpi() || has_process_manager()) return "mpi";

@@ -1,3 +1,4 @@
+#include "base/check.h"
 #include "base/message_of.h"
 #include "base/owner_process.h"
 #include "base/start_thread.h"
@@ -33,8 +34,8 @@ class MpiJob final : public Job {
 
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
 
-  std::string failure() const override {
-    return communicator_->size() == 1 ? std::string() : failure_->message_of_family();
+  Cause failure() const override {
+    return communicator_->size() == 1 ? Cause() : failure_->cause_of_family();
   }
 
   void finish() override {
@@ -48,30 +49,30 @@ class MpiJob final : public Job {
     communicator_.reset();
     if (finalize_) {
       const int code = MPI_Finalize();
-      TORCH_CHECK(code == MPI_SUCCESS, "MPI_Finalize failed: error ", code);
+      ZEROSCHED_CHECK(code == MPI_SUCCESS, "MPI_Finalize failed: error ", code);
     }
   }
 
-  void tell(const std::string& message) noexcept override { abort_mpi_communicators(message, patience()); }
+  void tell(const Cause& cause) noexcept override { abort_mpi_communicators(cause, patience()); }
 
-  [[noreturn]] void end(const std::string& message, int exit_code) noexcept override {
-    tell(message);
+  [[noreturn]] void end(const Cause& cause, int exit_code) noexcept override {
+    tell(cause);
     end_mpi_job(exit_code);
   }
 
-  void end_soon(const std::string& message, int exit_code) noexcept override {
+  void end_soon(const Cause& cause, int exit_code) noexcept override {
     int level = MPI_THREAD_SINGLE;
     MPI_Query_thread(&level);
-    if (level < MPI_THREAD_MULTIPLE) end(message, exit_code);
+    if (level < MPI_THREAD_MULTIPLE) end(cause, exit_code);
     // The session is gone while its communicator still has to tell the others.
     new std::shared_ptr<Communicator>(communicator_);
     try {
-      start_thread([message, exit_code, seconds = patience()] {
-        abort_mpi_communicators(message, seconds);
+      start_thread([cause, exit_code, seconds = patience()] {
+        abort_mpi_communicators(cause, seconds);
         end_mpi_job(exit_code);
       }).detach();
     } catch (const std::exception&) {
-      end(message, exit_code);  // where there can be no more threads
+      end(cause, exit_code);  // where there can be no more threads
     }
     // Leaving main before that thread is done would end the process with main's exit code.
     static const OwnerProcess owner;
@@ -111,7 +112,7 @@ void initialize(int* argc, char*** argv, const SessionOptions& options) {
   const int launched = launched_processes();
   if (size >= launched) return;
   MPI_Finalize();  // every rank of this world is here
-  TORCH_CHECK(false, "session: ", launched, " processes were started, but MPI has connected ", size,
+  ZEROSCHED_CHECK(false, "session: ", launched, " processes were started, but MPI has connected ", size,
       "; start the program with the mpirun of the MPI that zerosched was built with, or with \"srun "
       "--mpi=pmix\"");
 }
@@ -160,7 +161,7 @@ std::unique_ptr<Job> make_mpi_job(int* argc, char*** argv, const SessionOptions&
   MPI_Initialized(&initialized);
   int finalized = 0;
   MPI_Finalized(&finalized);
-  TORCH_CHECK(!finalized,
+  ZEROSCHED_CHECK(!finalized,
       "session: MPI is finalised already, which it can be once in a process; for several sessions one after "
       "the other call MPI_Init_thread before the first and MPI_Finalize after the last");
   if (!initialized) initialize(argc, argv, options);

@@ -1,5 +1,6 @@
 #include "session/placement.h"
 
+#include "base/check.h"
 #include "comm/agree.h"
 #include "comm/placement.h"
 
@@ -14,20 +15,21 @@ at::Device choose_device(const Communicator& root, const SessionOptions& options
   const int count = runtime.device_count();
   const bool needs_gpu = options.backend() == "nccl";
   if (!options.device()) {
-    TORCH_CHECK(
+    ZEROSCHED_CHECK(
         count > 0 || !needs_gpu, "session: the backend \"nccl\" needs a GPU, but ", runtime.why_no_device());
     if (count == 0) return at::kCPU;
     return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device_of_local_rank(root, runtime)));
   }
   at::Device device = *options.device();
   if (device.is_cpu()) {
-    TORCH_CHECK(!needs_gpu, "session: the backend \"nccl\" moves CUDA tensors, but the device is the CPU");
+    ZEROSCHED_CHECK(
+        !needs_gpu, "session: the backend \"nccl\" moves CUDA tensors, but the device is the CPU");
     return device;
   }
-  TORCH_CHECK(count > 0, "session: the device is ", device, ", but ", runtime.why_no_device());
+  ZEROSCHED_CHECK(count > 0, "session: the device is ", device, ", but ", runtime.why_no_device());
   if (!device.has_index())
     device.set_index(static_cast<c10::DeviceIndex>(device_of_local_rank(root, runtime)));
-  TORCH_CHECK(device.index() < count, "session: the device is ", device, ", but this rank sees ", count,
+  ZEROSCHED_CHECK(device.index() < count, "session: the device is ", device, ", but this rank sees ", count,
       " GPUs, cuda:0 to cuda:", count - 1);
   return device;
 }
@@ -43,7 +45,7 @@ bool nccl_fits(Communicator& root, at::Device device, device::Runtime& runtime) 
   const int64_t on_gpu = device.is_cuda() ? 1 : 0;
   const bool all = reduced(root, on_gpu, ReduceOp::min) == 1;
   const bool any = reduced(root, on_gpu, ReduceOp::max) == 1;
-  TORCH_CHECK(all || !any,
+  ZEROSCHED_CHECK(all || !any,
       "session: some ranks see a GPU and some do not; name the device that all are to use "
       "(SessionOptions().device(at::kCPU)), or start ranks where there are GPUs");
   if (!any) return false;

@@ -11,14 +11,14 @@ namespace {
 class SelfJob final : public Job {
  public:
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
-  std::string failure() const override { return {}; }
+  Cause failure() const override { return {}; }
   void finish() override {}
-  void tell(const std::string&) noexcept override {}
-  [[noreturn]] void end(const std::string&, int exit_code) noexcept override {
+  void tell(const Cause&) noexcept override {}
+  [[noreturn]] void end(const Cause&, int exit_code) noexcept override {
     std::fflush(stdout);
     _exit(exit_code);
   }
-  void end_soon(const std::string&, int) noexcept override {}
+  void end_soon(const Cause&, int) noexcept override {}
 
  private:
   std::shared_ptr<Communicator> communicator_ = self_communicator();

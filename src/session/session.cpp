@@ -2,6 +2,7 @@
 
 #include <zerosched/nccl_communicator.h>
 
+#include "base/check.h"
 #include "base/message_of.h"
 #include "base/owner_process.h"
 #include "comm/failure/report_end.h"
@@ -29,8 +30,9 @@ std::atomic<detail::Job*> current_job{nullptr};
 std::atomic<int> current_rank{0};
 
 // The first failure of the job as this rank tells it to the others.
-std::string note_of(const std::string& failure, const std::string& own_text) {
-  return failure.empty() ? "rank " + std::to_string(current_rank) + ": " + own_text : failure;
+detail::Cause note_of(const detail::Cause& failure, const std::string& own_text) {
+  if (!failure.text.empty()) return failure;
+  return {"rank " + std::to_string(current_rank) + ": " + own_text, current_rank};
 }
 
 void end_current_job(const std::string& what) {
@@ -40,11 +42,11 @@ void end_current_job(const std::string& what) {
 }
 
 void check_options(const SessionOptions& options) {
-  TORCH_CHECK(std::isfinite(options.timeout()) && options.timeout() > 0, "session: the timeout is ",
+  ZEROSCHED_CHECK(std::isfinite(options.timeout()) && options.timeout() > 0, "session: the timeout is ",
       options.timeout(), " s; it must be positive and finite");
-  TORCH_CHECK(std::isfinite(options.abort_timeout()) && options.abort_timeout() > 0,
+  ZEROSCHED_CHECK(std::isfinite(options.abort_timeout()) && options.abort_timeout() > 0,
       "session: the abort timeout is ", options.abort_timeout(), " s; it must be positive and finite");
-  TORCH_CHECK(!options.device() || options.device()->is_cpu() || options.device()->is_cuda(),
+  ZEROSCHED_CHECK(!options.device() || options.device()->is_cpu() || options.device()->is_cuda(),
       "session: the device is ", *options.device(), "; it must be at::kCPU or a CUDA device");
 }
 
@@ -55,7 +57,7 @@ class Session::Impl {
   Impl(int* argc, char*** argv, const SessionOptions& options) : on_failure_(options.on_failure()) {
     check_options(options);
     const std::string transport = detail::choose_transport(options.backend(), detail::has_mpi_world());
-    TORCH_CHECK(
+    ZEROSCHED_CHECK(
         !session_exists.exchange(true), "session: there is one already; at most one may exist at a time");
     const detail::InCall call("the Session's constructor");
     try {
@@ -78,9 +80,9 @@ class Session::Impl {
       return;
     }
     const detail::InCall call("the end of its Session");
-    const std::string failure = job_->failure();
+    const detail::Cause failure = job_->failure();
     const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_ && communicator_->size() > 1;
-    if (!unwinding && failure.empty()) {
+    if (!unwinding && failure.text.empty()) {
       finish();
     } else {
       give_up(failure, unwinding);
@@ -92,12 +94,12 @@ class Session::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
-  [[noreturn]] void end(const std::string& message, int exit_code = kFailureExitCode) {
+  [[noreturn]] void end(const detail::Cause& cause, int exit_code = kFailureExitCode) {
     if (on_failure_ == OnFailure::raise) {
-      job_->tell(message);
-      throw c10::Error({__func__, __FILE__, __LINE__}, message);
+      job_->tell(cause);
+      cause.raise();
     }
-    job_->end(message, exit_code);
+    job_->end(cause, exit_code);
     std::abort();  // not reached; GCC does not see that end() is [[noreturn]] through a virtual call
   }
 
@@ -121,13 +123,13 @@ class Session::Impl {
       device_ = placement.device;
       communicator_ = std::move(placement.communicator);
     } catch (const std::exception& error) {
-      const std::string failure = job_->failure();
-      if (failure.empty()) {
+      const detail::Cause failure = job_->failure();
+      if (failure.text.empty()) {
         job_->finish();  // every rank throws this, so none waits for another
         throw;
       }
       // The job can no longer be left in good order.
-      if (ends_process()) detail::report_end(root->rank(), failure);
+      if (ends_process()) detail::report_end(root->rank(), failure.text);
       end(failure);
     }
   }
@@ -139,14 +141,15 @@ class Session::Impl {
       if (ends_process()) detail::set_session_end(nullptr);
     } catch (const std::exception& error) {
       const std::string text = detail::message_of(error);
-      give_up(job_->failure().empty() ? note_of({}, text) : job_->failure(), false);
+      give_up(note_of(job_->failure(), text), false);
     }
   }
 
   // Whoever catches the exception that unwinds still reports it: the job's failure may only say that there was one.
-  void give_up(const std::string& failure, bool unwinding) noexcept {
-    const std::string text = failure.empty() ? "an exception left the scope of its Session" : failure;
-    const std::string note = note_of(failure, text);
+  void give_up(const detail::Cause& failure, bool unwinding) noexcept {
+    const std::string text =
+        failure.text.empty() ? "an exception left the scope of its Session" : failure.text;
+    const detail::Cause note = note_of(failure, text);
     if (!ends_process()) {
       job_->tell(note);
       if (!unwinding) {
@@ -186,7 +189,7 @@ int Session::local_rank() const { return impl_->communicator()->local_rank(); }
 
 void Session::abort(const std::string& message, int exit_code) {
   if (impl_->ends_process()) detail::report_end(rank(), message);
-  impl_->end("rank " + std::to_string(rank()) + ": " + message, exit_code);
+  impl_->end({"rank " + std::to_string(rank()) + ": " + message, rank()}, exit_code);
 }
 
 }  // namespace zerosched

@@ -1,7 +1,8 @@
 #include <zerosched/stop_signal.h>
 
+#include "base/check.h"
+
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <csignal>
 
@@ -23,7 +24,8 @@ void on_signal(int) { received = 1; }
 }  // namespace
 
 StopSignal::StopSignal() {
-  TORCH_CHECK(!exists.exchange(true), "stop signal: there is one already; at most one may exist at a time");
+  ZEROSCHED_CHECK(
+      !exists.exchange(true), "stop signal: there is one already; at most one may exist at a time");
   received = 0;
   struct sigaction action {};
   action.sa_handler = on_signal;

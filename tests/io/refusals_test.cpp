@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <set>
 #include <thread>
@@ -114,6 +115,25 @@ TEST_F(Refusals, APipeCalledManifestKeepsNobodyWaiting) {
   optimizer.save_checkpoint(scratch / "step_3", {}, CheckpointOptions().keep_last(1));
   expect_error(
       [&] { optimizer.load_checkpoint(scratch / "step_2"); }, {"manifest.json", "not a regular file"});
+}
+
+TEST_F(Refusals, SayWhichFolderOrFileTheyAreOf) {
+  const auto path_of = [](const std::function<void()>& call) -> std::string {
+    try {
+      call();
+    } catch (const CheckpointError& error) {
+      return error.path();
+    }
+    return "no CheckpointError";
+  };
+  const std::string in_the_way = scratch / "notes";
+  on_rank_0([&] { std::ofstream(in_the_way) << "mine"; });
+  EXPECT_EQ(path_of([&] { optimizer.save_checkpoint(in_the_way); }), in_the_way);
+  EXPECT_EQ(path_of([&] { save_checkpoint(in_the_way, {&optimizer}); }), in_the_way);
+  EXPECT_EQ(path_of([&] { optimizer.load_checkpoint(scratch / "none"); }), scratch / "none");
+  EXPECT_EQ(path_of([&] { load_checkpoint(scratch / "none", {&optimizer}); }), scratch / "none");
+  EXPECT_EQ(path_of([&] { export_safetensors(optimizer, in_the_way + "/m"); }), in_the_way + "/m");
+  EXPECT_EQ(path_of([&] { import_safetensors(optimizer, in_the_way); }), in_the_way);
 }
 
 // By a job that goes on training, while another evaluates what it saves.

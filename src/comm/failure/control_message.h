@@ -11,7 +11,7 @@ namespace zerosched::detail {
 /// What the ranks of a communicator tell each other besides data.
 struct ControlMessage {
   enum class Kind : int32_t {
-    note,       ///< the communicator has given up, `text` says why
+    note,       ///< the communicator has given up, `text` has the cause
     query,      ///< asks where the receiver is relative to collective `sequence`
     reply,      ///< answers a query; `text` says where in the library the sender is
     departure,  ///< the sender takes part in no collective from `sequence` on, `text` says why
@@ -30,7 +30,7 @@ struct ControlMessage {
   bool patient = false;  ///< query: of a collective that may take as long as all ranks are alive
   bool relayed = false;  ///< for the communicator that is bootstrapped over this one
   Progress progress;     ///< reply
-  std::string text;      ///< note, reply, departure
+  std::string text;      ///< reply, departure; note: to_bytes() of the cause
   int source = -1;       ///< set when received
 };
 

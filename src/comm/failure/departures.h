@@ -15,12 +15,13 @@ namespace zerosched::detail {
 class Departures {
  public:
   struct Departure {
+    int rank;
     int64_t sequence;  ///< of the first collective without this rank
     std::string why;   ///< a sentence that begins with the rank
   };
 
   void add(int rank, int64_t sequence, std::string why) {
-    by_rank_.try_emplace(rank, Departure{sequence, std::move(why)});
+    by_rank_.try_emplace(rank, Departure{rank, sequence, std::move(why)});
   }
   /// Whether the grace of a collective to which a rank will not come is over, which begins with the first such question.
   bool grace_is_over(std::chrono::steady_clock::time_point now) {

@@ -6,17 +6,18 @@ namespace zerosched::detail {
 
 Failure::Failure(std::shared_ptr<Failure> ancestor) : ancestor_(std::move(ancestor)) {}
 
-bool Failure::set(const std::string& message, Origin origin) {
+bool Failure::set(Cause cause, Origin origin) {
+  if (cause.text.empty()) cause.text = "the communicator was aborted";
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!message_.empty()) return false;
-    message_ = message.empty() ? "the communicator was aborted" : message;
+    if (!cause_.text.empty()) return false;
+    cause_ = cause;
   }
   for (auto* relative = this; relative != nullptr; relative = relative->ancestor_.get()) {
     if (origin == Origin::parted) break;
     const std::lock_guard<std::mutex> lock(relative->mutex_);
-    if (!relative->family_message_.empty()) continue;
-    relative->family_message_ = message_;
+    if (!relative->family_cause_.text.empty()) continue;
+    relative->family_cause_ = cause;
     relative->family_origin_ = origin;
   }
   // Last: whoever sees the failure is to find it in the family as well.
@@ -24,15 +25,15 @@ bool Failure::set(const std::string& message, Origin origin) {
   return true;
 }
 
-std::string Failure::message() const {
+Cause Failure::cause() const {
   if (!is_set()) return {};
   const std::lock_guard<std::mutex> lock(mutex_);
-  return message_;
+  return cause_;
 }
 
-std::string Failure::message_of_family() const {
+Cause Failure::cause_of_family() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return family_message_;
+  return family_cause_;
 }
 
 Failure::Origin Failure::origin_of_family() const {

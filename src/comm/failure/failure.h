@@ -1,5 +1,7 @@
 #pragma once
 
+#include "comm/failure/cause.h"
+
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -7,7 +9,7 @@
 
 namespace zerosched::detail {
 
-/// Why a communicator has given up; the first message wins. Duplicates of a communicator have failures of
+/// Why a communicator has given up; the first cause wins. Duplicates of a communicator have failures of
 /// their own, which are recorded in the one they descend from, so that whoever ends the job hears of them.
 class Failure {
  public:
@@ -17,21 +19,22 @@ class Failure {
   /// have left in the midst of collectives that none of them waits for, of which the family does not hear.
   enum class Origin { here, elsewhere, parted };
 
-  /// Whether `message` is the first.
-  bool set(const std::string& message, Origin origin = Origin::here);
+  /// Whether `cause` is the first.
+  bool set(Cause cause, Origin origin = Origin::here);
   bool is_set() const { return set_.load(std::memory_order_acquire); }
-  std::string message() const;
+  /// Without text if there is none.
+  Cause cause() const;
 
   /// The first failure of this communicator or of any that descends from it.
-  std::string message_of_family() const;
+  Cause cause_of_family() const;
   /// Of that failure; Origin::here if there is none.
   Origin origin_of_family() const;
 
  private:
   mutable std::mutex mutex_;
   std::atomic<bool> set_{false};
-  std::string message_;
-  std::string family_message_;
+  Cause cause_;
+  Cause family_cause_;
   Origin family_origin_ = Origin::here;
   std::shared_ptr<Failure> ancestor_;
 };

@@ -69,7 +69,8 @@ Investigation::Outcome Investigation::step(Investigated& group, steady_clock::ti
   return Outcome::failed;
 }
 
-std::string Investigation::verdict(const Investigated& group) const {
+Cause Investigation::verdict(const Investigated& group) const {
+  Cause cause;
   const Header* collective = nullptr;
   int collective_rank = -1;
   std::vector<int> silent;
@@ -78,7 +79,9 @@ std::string Investigation::verdict(const Investigated& group) const {
   for (int rank = 0; rank < group.size(); ++rank) {
     const auto& answer = known_[static_cast<size_t>(rank)];
     if (!answer) {
-      if (!group.departures().has_left(rank)) silent.push_back(rank);
+      if (group.departures().has_left(rank)) continue;
+      silent.push_back(rank);
+      cause.missing_ranks.push_back(rank);
       continue;
     }
     const ControlMessage::Progress& progress = answer->progress;
@@ -93,9 +96,12 @@ std::string Investigation::verdict(const Investigated& group) const {
       message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank "
               << rank << " in " << text(progress.asked)
               << "; every rank must call the same collectives in the same order";
-      return message.str();
+      cause.text = message.str();
+      cause.collective = describe(*collective);
+      return cause;
     }
     if (progress.launched <= sequence_) {
+      cause.missing_ranks.push_back(rank);
       missing << "; rank " << rank << " has not arrived";
       if (progress.has_last) {
         missing << " (its last collective was " << describe(progress.last) << ")";
@@ -108,10 +114,10 @@ std::string Investigation::verdict(const Investigated& group) const {
         waits_elsewhere = waits_elsewhere || answer->whereabouts.find(elsewhere) != std::string::npos;
     }
   }
+  cause.collective =
+      collective != nullptr ? describe(*collective) : "collective #" + std::to_string(sequence_);
   std::ostringstream message;
-  message << group.name() << ": gave up "
-          << (collective != nullptr ? describe(*collective) : "collective #" + std::to_string(sequence_))
-          << " after " << group.timeout_seconds() << " s";
+  message << group.name() << ": gave up " << cause.collective << " after " << group.timeout_seconds() << " s";
   if (!silent.empty()) {
     message << "; " << ranks_text(silent) << (silent.size() == 1 ? " does" : " do")
             << " not respond (stopped, dead or cut off";
@@ -126,7 +132,8 @@ std::string Investigation::verdict(const Investigated& group) const {
   } else if (silent.empty()) {
     message << "; every rank is in it, so it needs a longer timeout or the network does not deliver";
   }
-  return message.str();
+  cause.text = message.str();
+  return cause;
 }
 
 }  // namespace zerosched::detail

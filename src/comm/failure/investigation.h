@@ -1,5 +1,6 @@
 #pragma once
 
+#include "comm/failure/cause.h"
 #include "comm/failure/control_message.h"
 #include "comm/failure/departures.h"
 
@@ -30,11 +31,11 @@ class Investigated {
   virtual ControlMessage::Progress progress(int64_t sequence) const = 0;
   virtual void send(int peer, const ControlMessage& message) = 0;
   /// Gives up, and tells the other ranks.
-  virtual void fail(const std::string& message) = 0;
+  virtual void fail(const Cause& cause) = 0;
 };
 
 /// Finds out who is missing from a collective that does not end, so that every rank gives up with one and the
-/// same message.
+/// same cause.
 ///
 /// Whoever suspects a collective asks all ranks where they are; asked ranks answer and ask as well. After a
 /// short grace the lowest rank that answers decides and tells all; if its verdict does not come, each rank
@@ -59,7 +60,7 @@ class Investigation {
   };
 
   bool has_spoken(const Investigated& group, int rank) const;
-  std::string verdict(const Investigated& group) const;
+  Cause verdict(const Investigated& group) const;
 
   bool active_ = false;
   bool patient_ = false;

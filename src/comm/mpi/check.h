@@ -1,6 +1,7 @@
 #pragma once
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
+
 #include <mpi.h>
 
 #include <string>
@@ -21,6 +22,6 @@ inline std::string mpi_error_text(int code) {
 #define ZEROSCHED_MPI_CALL(function, ...)                                                \
   do {                                                                                   \
     const int zerosched_mpi_code = function(__VA_ARGS__);                                \
-    TORCH_CHECK(zerosched_mpi_code == MPI_SUCCESS,                                       \
+    ZEROSCHED_CHECK(zerosched_mpi_code == MPI_SUCCESS,                                   \
         #function " failed: ", ::zerosched::detail::mpi_error_text(zerosched_mpi_code)); \
   } while (false)

@@ -45,10 +45,9 @@ void ControlChannel::send(int peer, const ControlMessage& message) {
   wire.asked = message.progress.asked;
   outgoing_.emplace_back();
   auto& transfer = outgoing_.back();
-  const size_t text_bytes = std::min(message.text.size(), kMaxTextBytes);
-  transfer.bytes.resize(sizeof(wire) + text_bytes);
+  transfer.bytes.resize(sizeof(wire) + message.text.size());
   std::memcpy(transfer.bytes.data(), &wire, sizeof(wire));
-  std::memcpy(transfer.bytes.data() + sizeof(wire), message.text.data(), text_bytes);
+  std::memcpy(transfer.bytes.data() + sizeof(wire), message.text.data(), message.text.size());
   ZEROSCHED_MPI_CALL(MPI_Isend, transfer.bytes.data(), static_cast<int>(transfer.bytes.size()), MPI_BYTE,
       peer, kControlTag, comm_, &transfer.request);
 }

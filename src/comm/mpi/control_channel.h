@@ -24,9 +24,6 @@ class ControlChannel {
   std::vector<ControlMessage> receive();
   bool sending();
 
-  /// Longer notes are cut here.
-  static constexpr size_t kMaxTextBytes = size_t{16} << 10;
-
  private:
   struct Transfer {
     std::vector<char> bytes;

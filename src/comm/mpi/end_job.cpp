@@ -31,7 +31,7 @@ void end_mpi_job_on_terminate() {
     MPI_Finalized(&finalized);
     if (!finalized) MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     report_end(rank, what);
-    abort_mpi_communicators("rank " + std::to_string(rank) + ": " + what, deadlines::kHear.count());
+    abort_mpi_communicators({"rank " + std::to_string(rank) + ": " + what, rank}, deadlines::kHear.count());
     end_mpi_job(kFailureExitCode);
   });
 }

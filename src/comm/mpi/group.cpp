@@ -14,9 +14,13 @@ namespace zerosched::detail {
 
 namespace {
 
+// Longer messages are cut.
+constexpr size_t kMaxTextBytes = size_t{16} << 10;
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
 // Of a group that has failed or left, and told so. Such groups may stay, and under some mpiruns every look gives up the
 // core.
+// Longer messages are cut.
+constexpr size_t kMaxTextBytes = size_t{16} << 10;
 constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 
 }  // namespace
@@ -55,7 +59,7 @@ void Group::launch(const std::shared_ptr<Operation>& operation) {
   if (!why_left_.empty()) {
     Header header = operation->header();
     header.sequence = -1;  // none, and none to come
-    TORCH_CHECK(false, "mpi: ", describe(header), ": ", why_left_);
+    Cause{"mpi: " + describe(header) + ": " + why_left_, rank_, describe(header), {rank_}}.raise();
   }
   operation->enqueue(id_, next_sequence_++);
   queue_.push_back(operation);
@@ -85,9 +89,19 @@ void Group::leave(std::string why) {
 
 bool Group::answers_when_busy() const { return Progress::instance().has_thread(); }
 
-void Group::fail(const std::string& message) {
-  // No rank may know a longer message than what fits into a note.
-  if (failure_->set(message.substr(0, ControlChannel::kMaxTextBytes))) must_tell_ = true;
+void Group::fail(const Cause& cause) {
+  Cause sent = cause;
+  if (sent.text.size() > kMaxTextBytes) sent.text.resize(kMaxTextBytes);
+  if (failure_->set(std::move(sent))) must_tell_ = true;
+}
+
+Cause Group::own_cause(const std::string& what, const Header* collective) const {
+  Cause cause;
+  cause.rank = rank_;
+  if (collective != nullptr) cause.collective = describe(*collective);
+  cause.text = "mpi: rank " + std::to_string(rank_) + ": " +
+               (collective != nullptr ? cause.collective + ": " : std::string()) + what;
+  return cause;
 }
 
 void Group::start_queued() {
@@ -124,7 +138,7 @@ Group::Polled Group::poll() {
       }
     }
   } catch (const std::exception& error) {
-    fail("mpi: rank " + std::to_string(rank_) + ": " + message_of(error));
+    fail(own_cause(message_of(error)));
   }
   if (failed()) {
     bury();
@@ -158,8 +172,7 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
     if (operation.headers_agree() || now - operation.error_time() > deadlines::kFingerprints) {
-      fail("mpi: rank " + std::to_string(rank_) + ": " + describe(operation.header()) + ": " +
-           operation.error());
+      fail(own_cause(operation.error(), &operation.header()));
     }
   } else if (now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds)) {
     investigation_.begin(*this, operation.header().sequence, operation.patient(), now);
@@ -180,12 +193,12 @@ bool Group::poll_control(Clock::time_point now) {
     }
     switch (message.kind) {
       case ControlMessage::Kind::note:
-        fail_quietly(message.text, Failure::Origin::elsewhere);
+        fail_quietly(parse_cause(message.text), Failure::Origin::elsewhere);
         break;
       case ControlMessage::Kind::query:
         if (failed()) {
           ControlMessage note;
-          note.text = failure();
+          note.text = to_bytes(cause());
           send(message.source, note);
         } else if (has_left()) {
           // Told already.
@@ -227,9 +240,13 @@ void Group::look_for_departed(Clock::time_point now) {
   for (const auto& operation : active_) {
     const auto* departure = departures_.missing_in(operation->header().sequence);
     if (departure == nullptr) continue;
-    const std::string message = "mpi: " + describe(operation->header()) + ": " + departure->why;
+    Cause cause;
+    cause.rank = departure->rank;
+    cause.collective = describe(operation->header());
+    cause.missing_ranks = {departure->rank};
+    cause.text = "mpi: " + cause.collective + ": " + departure->why;
     if (!has_left() && waiters_ == 0 && !departures_.grace_is_over(now)) return;
-    has_left() ? fail_quietly(message, Failure::Origin::parted) : fail(message);
+    has_left() ? fail_quietly(std::move(cause), Failure::Origin::parted) : fail(cause);
     return;
   }
 }
@@ -271,7 +288,7 @@ void Group::bury() {
 void Group::tell_if_due() {
   if (!must_tell_.exchange(false)) return;
   ControlMessage note;
-  note.text = failure();
+  note.text = to_bytes(cause());
   try {
     for (int peer = 0; peer < size_; ++peer) {
       if (peer != rank_) send(peer, note);
@@ -288,7 +305,7 @@ bool Group::idle() {
 }
 
 void Group::close() {
-  fail_quietly("mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize",
+  fail_quietly({"mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize"},
       Failure::Origin::here);
   bury();
 }

@@ -18,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched::detail {
@@ -63,11 +64,11 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
   bool has_left() const { return has_left_.load(std::memory_order_acquire); }
 
   bool failed() const override { return failure_->is_set(); }
-  std::string failure() const { return failure_->message(); }
+  Cause cause() const { return failure_->cause(); }
   /// Gives up, and lets the next drive tell the other ranks.
-  void fail(const std::string& message) override;
-  /// Gives up without telling: the message came from another rank, or MPI is gone.
-  void fail_quietly(const std::string& message, Failure::Origin origin) { failure_->set(message, origin); }
+  void fail(const Cause& cause) override;
+  /// Gives up without telling: the cause came from another rank, or MPI is gone.
+  void fail_quietly(Cause cause, Failure::Origin origin) { failure_->set(std::move(cause), origin); }
 
   /// Messages for the communicator that is bootstrapped over this one.
   void relay(int peer, ControlMessage message);
@@ -118,6 +119,8 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
   void pass_receive_turn() { receive_turn_ = true; }
 
  private:
+  /// What went wrong on this rank, in `collective` if in any.
+  Cause own_cause(const std::string& what, const Header* collective = nullptr) const;
   bool poll_operations(Clock::time_point now);
   void look_into(Operation& operation, Clock::time_point now);
   bool poll_control(Clock::time_point now);

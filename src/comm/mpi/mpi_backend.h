@@ -33,13 +33,15 @@ class MpiCommunicator final : public Communicator, public ControlRelay, public M
   std::string failure() const override;
 
   /// The first failure of this communicator or of a duplicate of it, also one that is gone.
-  std::string family_failure() const { return group_->failure_state()->message_of_family(); }
+  std::string family_failure() const { return group_->failure_state()->cause_of_family().text; }
   /// Outlives the communicator.
   const std::shared_ptr<Failure>& failure_state() const { return group_->failure_state(); }
 
   void set_owner(const std::string& owner) override { group_->set_owner(owner); }
   void leave(const std::string& why) noexcept override;
-  void abandon(const std::string& message) noexcept override;
+  void fail(const Cause& cause) noexcept override;
+  Cause cause() const override;
+  void abandon(const Cause& cause) noexcept override;
   /// This rank leaves all other communicators, of which MPI_Finalize would not let any go on.
   void leave_others(const std::string& why);
 
@@ -75,8 +77,8 @@ class MpiCommunicator final : public Communicator, public ControlRelay, public M
 /// mpi_communicator() with what tests change. Collective over `parent`.
 std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options);
 
-/// Every MPI communicator of this process gives up with `message` and tells its other ranks, which get
+/// Every MPI communicator of this process gives up with `cause` and tells its other ranks, which get
 /// `seconds` to hear it.
-void abort_mpi_communicators(const std::string& message, double seconds) noexcept;
+void abort_mpi_communicators(const Cause& cause, double seconds) noexcept;
 
 }  // namespace zerosched::detail

@@ -1,5 +1,6 @@
 #include <zerosched/mpi_communicator.h>
 
+#include "base/check.h"
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
 #include "comm/mpi/check.h"
@@ -48,8 +49,8 @@ void MpiCommunicator::leave(const std::string& why) noexcept {
   Progress::instance().notify(*group_);
 }
 
-void MpiCommunicator::abandon(const std::string& message) noexcept {
-  group_->fail_quietly(message, Failure::Origin::parted);
+void MpiCommunicator::abandon(const Cause& cause) noexcept {
+  group_->fail_quietly(cause, Failure::Origin::parted);
   Progress::instance().notify(*group_);
 }
 
@@ -65,18 +66,22 @@ std::shared_ptr<Communicator> MpiCommunicator::duplicate() {
   return std::make_shared<MpiCommunicator>(std::move(group), local_rank());
 }
 
-void MpiCommunicator::abort(const std::string& message) noexcept {
-  group_->fail(message);
+void MpiCommunicator::abort(const std::string& message) noexcept { fail({message, rank()}); }
+
+void MpiCommunicator::fail(const Cause& cause) noexcept {
+  group_->fail(cause);
   Progress::instance().notify(*group_);
 }
 
-std::string MpiCommunicator::failure() const {
+std::string MpiCommunicator::failure() const { return cause().text; }
+
+Cause MpiCommunicator::cause() const {
   if (Progress::instance().is_forked()) {
-    return "mpi: this process is a child that rank " + std::to_string(rank()) +
-           " has forked, which has no part in the rank's job; leave what is collective to the rank itself";
+    return {"mpi: this process is a child that rank " + std::to_string(rank()) +
+            " has forked, which has no part in the rank's job; leave what is collective to the rank itself"};
   }
   Progress::instance().drive_if_inline();
-  return group_->failure();
+  return group_->cause();
 }
 
 bool MpiCommunicator::any_thread_may_call() const { return Progress::instance().has_thread(); }
@@ -101,7 +106,7 @@ void MpiCommunicator::patient_barrier(CollectiveLabel label) {
 
 at::Tensor MpiCommunicator::do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective) {
   if (device.is_cpu()) return allocate_on_host(numel, dtype);
-  TORCH_CHECK(
+  ZEROSCHED_CHECK(
       device.is_cuda(), "mpi: allocate: there is no memory on ", device, "; the device must be CPU or CUDA");
   const int index = device.has_index() ? device.index() : 0;
   return staging_area(index)->runtime().empty(numel, dtype, index);
@@ -197,8 +202,8 @@ std::shared_ptr<Work> MpiCommunicator::launch(
     for (const auto& staged : tensors) on_host.push_back(staged.tensor);
     return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), nullptr, more...));
   }
-  TORCH_CHECK(device.is_cuda(), "mpi: ", name_of(static_cast<Collective>(header.kind)), ": the tensor is on ",
-      device, "; this backend moves CPU and CUDA tensors");
+  ZEROSCHED_CHECK(device.is_cuda(), "mpi: ", name_of(static_cast<Collective>(header.kind)),
+      ": the tensor is on ", device, "; this backend moves CPU and CUDA tensors");
   auto staging = std::make_unique<Staging>(staging_area(device.index()), std::move(tensors));
   auto on_host = staging->host_tensors();
   return enqueue(std::make_shared<Kind>(group_, header, std::move(on_host), std::move(staging), more...));
@@ -212,7 +217,8 @@ std::shared_ptr<Work> MpiCommunicator::enqueue(std::shared_ptr<Operation> operat
 
 std::shared_ptr<StagingArea> MpiCommunicator::staging_area(int device) {
   auto& runtime = group_->runtime();
-  TORCH_CHECK(runtime.device_count() > 0, "mpi: tensors on cuda:", device, ", but ", runtime.why_no_device());
+  ZEROSCHED_CHECK(
+      runtime.device_count() > 0, "mpi: tensors on cuda:", device, ", but ", runtime.why_no_device());
   const std::lock_guard<std::mutex> lock(staging_mutex_);
   auto& area = staging_areas_[device];
   if (area == nullptr) area = std::make_shared<StagingArea>(runtime, device);
@@ -220,18 +226,19 @@ std::shared_ptr<StagingArea> MpiCommunicator::staging_area(int device) {
 }
 
 std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions options) {
-  TORCH_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0, "mpi: the timeout is ",
-      options.timeout_seconds, " s; it must be positive and finite");
+  ZEROSCHED_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0,
+      "mpi: the timeout is ", options.timeout_seconds, " s; it must be positive and finite");
   int initialized = 0;
   int finalized = 0;
   MPI_Initialized(&initialized);
   MPI_Finalized(&finalized);
-  TORCH_CHECK(initialized && !finalized, "mpi: MPI is ", finalized ? "finalised already" : "not initialised",
+  ZEROSCHED_CHECK(initialized && !finalized, "mpi: MPI is ",
+      finalized ? "finalised already" : "not initialised",
       "; call MPI_Init_thread first, or let zerosched::Session do it");
-  TORCH_CHECK(parent != MPI_COMM_NULL, "mpi: the parent communicator is MPI_COMM_NULL");
+  ZEROSCHED_CHECK(parent != MPI_COMM_NULL, "mpi: the parent communicator is MPI_COMM_NULL");
   int between_groups = 0;
   ZEROSCHED_MPI_CALL(MPI_Comm_test_inter, parent, &between_groups);
-  TORCH_CHECK(!between_groups, "mpi: the parent is an inter-communicator; pass an intra-communicator");
+  ZEROSCHED_CHECK(!between_groups, "mpi: the parent is an inter-communicator; pass an intra-communicator");
 
   auto& progress = Progress::instance();
   progress.start();
@@ -251,8 +258,8 @@ std::shared_ptr<Communicator> make_mpi_communicator(MPI_Comm parent, MpiOptions 
   return std::make_shared<MpiCommunicator>(std::move(group), local_rank);
 }
 
-void abort_mpi_communicators(const std::string& message, double seconds) noexcept {
-  Progress::instance().abort_all(message, seconds);
+void abort_mpi_communicators(const Cause& cause, double seconds) noexcept {
+  Progress::instance().abort_all(cause, seconds);
 }
 
 }  // namespace detail

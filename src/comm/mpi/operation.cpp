@@ -47,7 +47,7 @@ void Operation::wait() {
     return usable() && (progress.has_thread() || group_->ended_up_to(header_.sequence));
   };
   if (!through()) {
-    TORCH_CHECK(!group_->failed(), group_->failure());
+    if (group_->failed()) group_->cause().raise();
     const BlockedTimer timer;
     const GroupWaiter in_group(*group_);
     const WaitsIn here(header_, group_->owner());
@@ -55,7 +55,7 @@ void Operation::wait() {
     for (Backoff backoff(Backoff::Kind::waiting);;) {
       const bool moved = progress.drive();
       if (through()) break;
-      TORCH_CHECK(!group_->failed(), group_->failure());
+      if (group_->failed()) group_->cause().raise();
       backoff.pause(moved);
     }
   }

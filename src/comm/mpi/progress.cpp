@@ -1,6 +1,7 @@
 #include "comm/mpi/progress.h"
 
 #include "base/backoff.h"
+#include "base/check.h"
 #include "base/keeps_denormals.h"
 #include "base/message_of.h"
 #include "base/start_thread.h"
@@ -84,7 +85,7 @@ void Progress::notify(Group& group) noexcept {
       try {
         group.failed() || group.has_left() ? static_cast<void>(group.poll()) : group.start_queued();
       } catch (const std::exception& error) {
-        group.fail("mpi: rank " + std::to_string(group.rank()) + ": " + message_of(error));
+        group.fail({"mpi: rank " + std::to_string(group.rank()) + ": " + message_of(error), group.rank()});
       }
     }
   }
@@ -108,7 +109,7 @@ void Progress::drive_if_inline() noexcept {
 }
 
 Progress::Waiter::Waiter() {
-  TORCH_CHECK(instance().may_call_mpi(),
+  ZEROSCHED_CHECK(instance().may_call_mpi(),
       "mpi: MPI was initialised below MPI_THREAD_SERIALIZED, so only the thread that initialised it can wait "
       "for "
       "a collective; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
@@ -214,7 +215,7 @@ void Progress::shut_down() {
   finalized_.store(true, std::memory_order_release);
 }
 
-void Progress::abort_all(const std::string& message, double seconds) noexcept {
+void Progress::abort_all(const Cause& cause, double seconds) noexcept {
   using std::chrono::steady_clock;
   const auto end = steady_clock::now() + std::chrono::duration<double>(seconds);
   bool told = false;
@@ -225,7 +226,7 @@ void Progress::abort_all(const std::string& message, double seconds) noexcept {
       if (lock.owns_lock()) {
         if (!told) {
           for (const auto& group : groups_) {
-            if (!group->has_left()) group->fail(message);
+            if (!group->has_left()) group->fail(cause);
           }
           told = true;
         }

@@ -52,8 +52,8 @@ class Progress {
     Waiter& operator=(const Waiter&) = delete;
   };
 
-  /// Gives up all groups with `message`, tells the other ranks and allows `seconds` for it. Never throws.
-  void abort_all(const std::string& message, double seconds) noexcept;
+  /// Gives up all groups with `cause`, tells the other ranks and allows `seconds` for it. Never throws.
+  void abort_all(const Cause& cause, double seconds) noexcept;
 
   /// Whether MPI is not there any more; nor is it in a child that this process has forked.
   bool finalized() const { return finalized_.load(std::memory_order_acquire) || is_forked(); }

@@ -1,7 +1,8 @@
 #include "comm/mpi/reduce_tree.h"
 
+#include "base/check.h"
+
 #include <c10/util/BFloat16.h>
-#include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
 namespace zerosched::detail {
@@ -75,7 +76,7 @@ void add_range(at::ScalarType dtype, Addend a, Addend b, void* out, bool last, i
     case at::kHalf:
       return add_narrow<c10::Half>(a, b, out, last, count);
     default:
-      TORCH_CHECK(false, "mpi: no sums of ", dtype);
+      ZEROSCHED_CHECK(false, "mpi: no sums of ", dtype);
   }
 }
 

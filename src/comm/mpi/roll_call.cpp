@@ -4,6 +4,7 @@
 #include "base/leak.h"
 #include "base/ranks_text.h"
 #include "base/running_time.h"
+#include "comm/failure/cause.h"
 #include "comm/failure/deadlines.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/tags.h"
@@ -28,8 +29,8 @@ using Seconds = std::chrono::duration<double>;
 /// its own time is over, rank 0 asks all ranks, waits for a grace and tells everyone who has not answered.
 /// The barrier may still end until then, and nobody has given up.
 ///
-/// An empty message to rank 0 means "here", one from rank 0 is the question. Any other is why the sender has
-/// given up: the verdict, or that there was none.
+/// An empty message to rank 0 means "here", one from rank 0 is the question. Any other is the cause for which the
+/// sender has given up: the verdict, or that there was none.
 class RollCall {
  public:
   RollCall(MPI_Comm parent, double timeout_seconds)
@@ -77,46 +78,52 @@ class RollCall {
       asked_ = running_now();
     }
     if (!asked_ || running_now() - *asked_ < deadlines::answer(timeout_)) return;
-    const std::string text = verdict();
-    for (int peer = 1; peer < size_; ++peer) send(peer, text);
+    const Cause cause = verdict();
+    for (int peer = 1; peer < size_; ++peer) send(peer, to_bytes(cause));
     const auto start = running_now();
     Backoff backoff(Backoff::Kind::waiting);
     while (sending() && running_now() - start < deadlines::kToldAtStart) backoff.pause(false);
-    TORCH_CHECK(false, text);
+    cause.raise();
   }
 
   void follow() {
-    while (const auto text = receive(0)) {
-      TORCH_CHECK(text->empty(), *text);
+    while (const auto bytes = receive(0)) {
+      if (!bytes->empty()) parse_cause(*bytes).raise();
       answer();
     }
     if (!time_is_over()) return;
     answer();
     const Seconds patience = Seconds(timeout_) + deadlines::verdict(timeout_);
     if (running_now() - start_ < patience) return;
-    const std::string text = c10::str("mpi: rank 0 has not called mpi_communicator() after ", timeout_,
+    Cause cause;
+    cause.text = c10::str("mpi: rank 0 has not called mpi_communicator() after ", timeout_,
         " s, so nobody says which others have not; every rank of the parent communicator must call it");
-    send(0, text);
-    TORCH_CHECK(false, text);
+    cause.missing_ranks = {0};
+    send(0, to_bytes(cause));
+    cause.raise();
   }
 
   void answer() {
     if (!std::exchange(answered_, true)) send(0, "");
   }
 
-  std::string verdict() const {
-    std::vector<int> missing;
+  Cause verdict() const {
+    Cause cause;
+    std::vector<int>& missing = cause.missing_ranks;
     for (int rank = 0; rank < size_; ++rank) {
       if (!here_[static_cast<size_t>(rank)]) missing.push_back(rank);
     }
     const std::string after = " after " + c10::str(timeout_) + " s";
     if (missing.empty()) {
-      return "mpi: every rank has called mpi_communicator(), but a barrier among them has not ended" + after +
-             "; some of their hosts do not reach each other, or they need a longer timeout";
+      cause.text = "mpi: every rank has called mpi_communicator(), but a barrier among them has not ended" +
+                   after + "; some of their hosts do not reach each other, or they need a longer timeout";
+    } else {
+      cause.text = "mpi: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") +
+                   " not called mpi_communicator()" + after + " (" +
+                   (missing.size() == 1 ? "it is" : "they are") +
+                   " stopped, dead or busy before it); every rank of the parent communicator must call it";
     }
-    return "mpi: " + ranks_text(missing) + (missing.size() == 1 ? " has" : " have") +
-           " not called mpi_communicator()" + after + " (" + (missing.size() == 1 ? "it is" : "they are") +
-           " stopped, dead or busy before it); every rank of the parent communicator must call it";
+    return cause;
   }
 
   // Listens to all ranks, or to one after the other: there may be many, and receives from any source may be
@@ -127,8 +134,8 @@ class RollCall {
   }
 
   void hear_from(int peer) {
-    while (const auto text = receive(peer)) {
-      TORCH_CHECK(text->empty(), *text);
+    while (const auto bytes = receive(peer)) {
+      if (!bytes->empty()) parse_cause(*bytes).raise();
       here_[static_cast<size_t>(peer)] = told_ = true;
     }
   }

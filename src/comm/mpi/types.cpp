@@ -1,5 +1,6 @@
 #include "comm/mpi/types.h"
 
+#include "base/check.h"
 #include "comm/mpi/check.h"
 
 namespace zerosched::detail {
@@ -19,7 +20,7 @@ MPI_Datatype reducible_type(at::ScalarType dtype) {
     case at::kByte:
       return MPI_UINT8_T;
     default:
-      TORCH_CHECK(false, "mpi: no reduction for ", dtype);
+      ZEROSCHED_CHECK(false, "mpi: no reduction for ", dtype);
   }
 }
 

@@ -1,8 +1,7 @@
 #include "comm/nccl/api.h"
 
+#include "base/check.h"
 #include "comm/nccl/alternative.h"
-
-#include <c10/util/Exception.h>
 
 #include <dlfcn.h>
 
@@ -29,7 +28,7 @@ void resolve(void* library, const char* name, Function& function) {
 template <typename Function>
 void require(void* library, const char* name, Function& function) {
   resolve(library, name, function);
-  TORCH_CHECK(function != nullptr, "nccl: the NCCL that was found has no ", name, "; install NCCL ",
+  ZEROSCHED_CHECK(function != nullptr, "nccl: the NCCL that was found has no ", name, "; install NCCL ",
       nccl_version_text(kOldestNcclVersion), " or newer; or without NCCL: ", kHostStagedAlternative);
 }
 
@@ -45,8 +44,8 @@ std::string nccl_version_text(int version) {
 void check_nccl_version(const NcclApi& api) {
   int version = 0;
   const ncclResult_t result = api.get_version(&version);
-  TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetVersion failed: ", api.get_error_string(result));
-  TORCH_CHECK(version >= kOldestNcclVersion, "nccl: NCCL ", nccl_version_text(version),
+  ZEROSCHED_CHECK(result == ncclSuccess, "nccl: ncclGetVersion failed: ", api.get_error_string(result));
+  ZEROSCHED_CHECK(version >= kOldestNcclVersion, "nccl: NCCL ", nccl_version_text(version),
       " is too old; install NCCL ", nccl_version_text(kOldestNcclVersion),
       " or newer; or without NCCL: ", kHostStagedAlternative);
 }
@@ -60,7 +59,7 @@ NcclApi load_nccl(const std::vector<std::string>& libraries) {
     const char* reason = dlerror();
     reasons += std::string(reasons.empty() ? "" : "; ") + (reason == nullptr ? name : reason);
   }
-  TORCH_CHECK(library != nullptr, "nccl: NCCL was not found (", reasons,
+  ZEROSCHED_CHECK(library != nullptr, "nccl: NCCL was not found (", reasons,
       "); install it (the wheel nvidia-nccl-cu13, or the "
       "package libnccl2) and name its folder in LD_LIBRARY_PATH; or without NCCL: ",
       kHostStagedAlternative);

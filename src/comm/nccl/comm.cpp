@@ -1,6 +1,7 @@
 #include "comm/nccl/comm.h"
 
 #include "base/backoff.h"
+#include "base/check.h"
 #include "base/leak.h"
 #include "comm/failure/deadlines.h"
 
@@ -31,8 +32,9 @@ void NcclComm::start(int size, int rank, const ncclUniqueId& id) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 1;
     const ncclResult_t result = api_.comm_init_rank_config(comm, size, id, rank, &config);
-    return result == ncclInProgress ? settle(*comm, result, [this] { TORCH_CHECK(!given_up_, "given up"); })
-                                    : result;
+    return result == ncclInProgress
+               ? settle(*comm, result, [this] { ZEROSCHED_CHECK(!given_up_, "given up"); })
+               : result;
   });
 }
 
@@ -45,7 +47,7 @@ void NcclComm::start_split(const std::shared_ptr<NcclComm>& parent, int rank) {
     const ncclComm_t whole = parent->comm_;
     if (whole == nullptr) return ncclInvalidUsage;
     const ncclResult_t result = api_.comm_split(whole, 0, rank, comm, nullptr);
-    return parent->settle(whole, result, [this] { TORCH_CHECK(!given_up_, "given up"); });
+    return parent->settle(whole, result, [this] { ZEROSCHED_CHECK(!given_up_, "given up"); });
   });
 }
 
@@ -68,7 +70,7 @@ void NcclComm::join(const char* name, std::function<ncclResult_t(ncclComm_t*)> f
       }
     }
     if (comm != nullptr) self->api_.comm_abort(comm);
-    TORCH_CHECK(false, error);
+    ZEROSCHED_CHECK(false, error);
   });
 }
 
@@ -107,7 +109,7 @@ void NcclComm::call(
   }
   if (result == ncclSuccess) return;
   give_up();  // a communicator that was aborted meanwhile explains the error
-  TORCH_CHECK(false, text_of(name, result));
+  ZEROSCHED_CHECK(false, text_of(name, result));
 }
 
 // An abort waits longer for the lock, which the caller holds, than passes here between two calls of `give_up`.
@@ -192,7 +194,7 @@ void NcclComm::finalize() {
   for (void* window : windows) deregister_window(window);
   call(
       "ncclCommFinalize", [this](ncclComm_t comm) { return api_.comm_finalize(comm); },
-      [this] { TORCH_CHECK(comm_.load() != nullptr, "ncclCommFinalize was given up"); });
+      [this] { ZEROSCHED_CHECK(comm_.load() != nullptr, "ncclCommFinalize was given up"); });
   if (const ncclComm_t comm = take(); comm != nullptr) {
     const device::DeviceScope scope(runtime_, device_);
     api_.comm_destroy(comm);

@@ -89,8 +89,17 @@ ControlMessage::Progress NcclGroup::progress(int64_t sequence) const {
 
 void NcclGroup::send(int peer, const ControlMessage& message) { relay_->relay(peer, message); }
 
-void NcclGroup::fail(const std::string& message) {
-  host_->abort(message);
+Cause NcclGroup::own_cause(const std::string& what, const Header* collective) const {
+  Cause cause;
+  cause.rank = rank();
+  if (collective != nullptr) cause.collective = describe(*collective);
+  cause.text = "nccl: rank " + std::to_string(rank()) + ": " +
+               (collective != nullptr ? cause.collective + ": " : std::string()) + what;
+  return cause;
+}
+
+void NcclGroup::fail(const Cause& cause) {
+  zerosched::detail::fail(*host_, cause);
   const std::lock_guard<std::mutex> lock(mutex_);
   look_now_ = true;
   changed_.notify_all();
@@ -121,7 +130,8 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
     {
       // Before the call, which may wait for ranks that ask where this one is.
       const std::lock_guard<std::mutex> lock(mutex_);
-      TORCH_CHECK(why_left_.empty(), "nccl: ", describe(header), ": ", why_left_);
+      if (!why_left_.empty())
+        Cause{"nccl: " + describe(header) + ": " + why_left_, rank(), describe(header), {rank()}}.raise();
       header.group = id_;
       header.sequence = history_.next();
       history_.add(header);
@@ -136,8 +146,7 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
   } catch (const c10::Error& error) {
     forget(header.sequence);
     // The other ranks are in this collective or will be, without us.
-    fail("nccl: rank " + std::to_string(rank()) + ": " + describe(header) + ": " +
-         error.what_without_backtrace());
+    fail(own_cause(error.what_without_backtrace(), &header));
     check();
     throw;
   }

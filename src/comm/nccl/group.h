@@ -51,7 +51,7 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   bool has_ended(int64_t sequence) const override;
   ControlMessage::Progress progress(int64_t sequence) const override;
   void send(int peer, const ControlMessage& message) override;
-  void fail(const std::string& message) override;
+  void fail(const Cause& cause) override;
 
   void set_owner(const std::string& owner);
   /// Tells the other ranks that this one launches no more; the first reason counts. An empty one is made one here.
@@ -91,6 +91,8 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
 
   using Time = std::chrono::steady_clock::time_point;
 
+  /// What went wrong on this rank, in `collective` if in any.
+  Cause own_cause(const std::string& what, const Header* collective = nullptr) const;
   /// Lets go of what has ended; whether there was anything to ask the device for.
   bool reap();
   void forget(int64_t sequence);

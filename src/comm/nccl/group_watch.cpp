@@ -11,6 +11,7 @@
 
 #include <zerosched/exit_codes.h>
 
+#include <optional>
 #include <utility>
 
 #include <unistd.h>
@@ -44,7 +45,7 @@ void NcclGroup::watch() {
       step(now);
       if (closing && finish_closing(now)) return;
     } catch (const std::exception& error) {
-      fail("nccl: rank " + std::to_string(rank()) + ": " + message_of(error));
+      fail(own_cause(message_of(error)));
     }
   }
 }
@@ -60,12 +61,12 @@ void NcclGroup::step(Time now) {
   memory_->reap();
   if (finalize_ || abort_) return;  // which free the communicator
   if (const std::string error = comm_->async_error(); !error.empty()) {
-    std::string where;
+    std::optional<Header> oldest;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (!in_flight_.empty()) where = describe(in_flight_.front().header) + ": ";
+      if (!in_flight_.empty()) oldest = in_flight_.front().header;
     }
-    fail("nccl: rank " + std::to_string(rank()) + ": " + where + error);
+    fail(own_cause(error, oldest ? &*oldest : nullptr));
     return;
   }
   listen(now);
@@ -141,21 +142,24 @@ void NcclGroup::listen(Time now) {
 
 // A collective to which a rank will not come. Where this rank has left as well nobody waits for it, but the device.
 void NcclGroup::look_for_departed(Time now) {
-  std::string message;
+  Cause cause;
   bool has_left = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const InFlight& entry : in_flight_) {
       const auto* departure = departures_.missing_in(entry.header.sequence);
       if (departure == nullptr) continue;
-      message = "nccl: " + describe(entry.header) + ": " + departure->why;
+      cause.rank = departure->rank;
+      cause.collective = describe(entry.header);
+      cause.missing_ranks = {departure->rank};
+      cause.text = "nccl: " + cause.collective + ": " + departure->why;
       has_left = !why_left_.empty();
       break;
     }
   }
-  if (message.empty() || (!has_left && !departures_.grace_is_over(now))) return;
+  if (cause.text.empty() || (!has_left && !departures_.grace_is_over(now))) return;
   auto* member = has_left ? dynamic_cast<Member*>(host_.get()) : nullptr;
-  member != nullptr ? member->abandon(message) : fail(message);
+  member != nullptr ? member->abandon(cause) : fail(cause);
 }
 
 // NCCL itself neither notices a rank that does not come nor one that is in another collective: both hang.

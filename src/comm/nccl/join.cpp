@@ -1,5 +1,6 @@
 #include "comm/nccl/join.h"
 
+#include "base/check.h"
 #include "base/message_of.h"
 #include "base/random_id.h"
 #include "base/running_time.h"
@@ -30,21 +31,21 @@ struct Invitation {
 
 void check_host(const Communicator& host) {
   const auto* relay = dynamic_cast<const ControlRelay*>(&host);
-  TORCH_CHECK(relay != nullptr || host.size() == 1, "nccl: a ", host.backend(),
+  ZEROSCHED_CHECK(relay != nullptr || host.size() == 1, "nccl: a ", host.backend(),
       " communicator cannot bootstrap NCCL; pass an MPI communicator");
-  TORCH_CHECK(relay == nullptr || relay->any_thread_may_call(),
+  ZEROSCHED_CHECK(relay == nullptr || relay->any_thread_may_call(),
       "nccl: the bootstrap communicator can be used by one thread only, and NCCL's failures are looked for "
       "by another; ask MPI_Init_thread for MPI_THREAD_MULTIPLE");
 }
 
 int choose_device(const Communicator& host, std::optional<at::Device> wanted, device::Runtime& runtime) {
   const int count = runtime.device_count();
-  TORCH_CHECK(
+  ZEROSCHED_CHECK(
       count > 0, "nccl: ", runtime.why_no_device(), "; or without a GPU per rank: ", kHostStagedAlternative);
   if (!wanted) return device_of_local_rank(host, runtime);
-  TORCH_CHECK(wanted->is_cuda(), "nccl: the device is ", *wanted, "; it must be a CUDA device");
+  ZEROSCHED_CHECK(wanted->is_cuda(), "nccl: the device is ", *wanted, "; it must be a CUDA device");
   const int index = wanted->has_index() ? wanted->index() : device_of_local_rank(host, runtime);
-  TORCH_CHECK(index < count, "nccl: the device is ", *wanted, ", but there are ", count, " GPUs");
+  ZEROSCHED_CHECK(index < count, "nccl: the device is ", *wanted, ", but there are ", count, " GPUs");
   return index;
 }
 
@@ -54,7 +55,7 @@ Invitation invite(Communicator& host, const NcclApi& api, bool splits) {
     if (host.rank() != 0) return;
     if (!splits) {
       const ncclResult_t result = api.get_unique_id(&invitation.nccl);
-      TORCH_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
+      ZEROSCHED_CHECK(result == ncclSuccess, "nccl: ncclGetUniqueId failed: ", api.get_error_string(result));
     }
     invitation.group = random_id();
   });
@@ -72,14 +73,14 @@ void connect(Communicator& host, const NcclComm& comm, double timeout_seconds) {
     try {
       comm.started(deadlines::kFirstErrorOfNccl.count());
     } catch (const c10::Error& error) {
-      TORCH_CHECK(
+      ZEROSCHED_CHECK(
           false, "nccl: ", error.what_without_backtrace(), "; or without NCCL: ", kHostStagedAlternative);
     }
   });
   try {
     while (!comm.started(kLookSeconds)) {
       host.check();
-      TORCH_CHECK(running_now() < end, "the ranks did not connect within ", timeout_seconds,
+      ZEROSCHED_CHECK(running_now() < end, "the ranks did not connect within ", timeout_seconds,
           " s; NCCL_DEBUG=INFO shows which network NCCL tries, NCCL_SOCKET_IFNAME names another");
     }
   } catch (const c10::Error& error) {
@@ -105,9 +106,9 @@ std::shared_ptr<NcclComm> make_comm(Communicator& host, const NcclOptions& optio
 
 std::shared_ptr<NcclGroup> join_nccl(
     Communicator& bootstrap, std::optional<at::Device> device, NcclOptions options, NcclGroup* parent) {
-  TORCH_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0, "nccl: the timeout is ",
-      options.timeout_seconds, " s; it must be positive and finite");
-  TORCH_CHECK(std::isfinite(options.abort_timeout_seconds) && options.abort_timeout_seconds > 0,
+  ZEROSCHED_CHECK(std::isfinite(options.timeout_seconds) && options.timeout_seconds > 0,
+      "nccl: the timeout is ", options.timeout_seconds, " s; it must be positive and finite");
+  ZEROSCHED_CHECK(std::isfinite(options.abort_timeout_seconds) && options.abort_timeout_seconds > 0,
       "nccl: the abort timeout is ", options.abort_timeout_seconds, " s; it must be positive and finite");
   const std::shared_ptr<Communicator> host = bootstrap.duplicate();
   if (options.runtime == nullptr) options.runtime = &device::cuda();
@@ -120,7 +121,7 @@ std::shared_ptr<NcclGroup> join_nccl(
     check_nccl_version(*options.api);
   });
   const std::string shared = shared_device(*host, runtime, index);
-  TORCH_CHECK(shared.empty(), "nccl: ", shared,
+  ZEROSCHED_CHECK(shared.empty(), "nccl: ", shared,
       ", and NCCL needs a GPU per rank; start no more ranks on a node than it has "
       "GPUs; or with ranks that share one: ",
       kHostStagedAlternative);
@@ -136,7 +137,7 @@ std::shared_ptr<NcclGroup> join_nccl(
     return group;
   } catch (const std::exception& error) {
     // A split that other ranks do not come to keeps its parent's communicator for ever.
-    if (splits && !comm->ended_starting()) parent->fail(message_of(error));
+    if (splits && !comm->ended_starting()) parent->fail({message_of(error), host->rank()});
     comm->give_up_start();
     throw;
   }

@@ -34,7 +34,9 @@ class NcclCommunicator final : public Communicator, public Member {
   std::string failure() const override;
   void set_owner(const std::string& owner) override;
   void leave(const std::string& why) noexcept override;
-  void abandon(const std::string& message) noexcept override;
+  void fail(const Cause& cause) noexcept override;
+  Cause cause() const override;
+  void abandon(const Cause& cause) noexcept override;
 
  private:
   at::Tensor do_allocate(int64_t numel, at::ScalarType dtype, at::Device device, Collective use) override;

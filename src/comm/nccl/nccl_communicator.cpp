@@ -1,5 +1,6 @@
 #include <zerosched/nccl_communicator.h>
 
+#include "base/check.h"
 #include "base/start_thread.h"
 #include "base/while_running.h"
 #include "comm/nccl/group.h"
@@ -7,8 +8,6 @@
 #include "comm/nccl/nccl_backend.h"
 #include "comm/nccl/types.h"
 #include "comm/nccl/work.h"
-
-#include <c10/util/Exception.h>
 
 #include <utility>
 
@@ -58,30 +57,35 @@ std::shared_ptr<Communicator> NcclCommunicator::duplicate() {
       join_nccl(group_->host(), device, group_->options(), group_.get()), local_rank());
 }
 
-void NcclCommunicator::abort(const std::string& message) noexcept { group_->fail(message); }
+void NcclCommunicator::abort(const std::string& message) noexcept { fail({message, rank()}); }
+
+void NcclCommunicator::fail(const Cause& cause) noexcept { group_->fail(cause); }
 
 std::string NcclCommunicator::failure() const { return group_->host().failure(); }
+
+Cause NcclCommunicator::cause() const { return zerosched::detail::cause(group_->host()); }
 
 void NcclCommunicator::set_owner(const std::string& owner) { group_->set_owner(owner); }
 
 void NcclCommunicator::leave(const std::string& why) noexcept { group_->leave(why); }
 
-void NcclCommunicator::abandon(const std::string& message) noexcept {
-  if (auto* member = dynamic_cast<Member*>(&group_->host())) member->abandon(message);
+void NcclCommunicator::abandon(const Cause& cause) noexcept {
+  if (auto* member = dynamic_cast<Member*>(&group_->host())) member->abandon(cause);
 }
 
 bool NcclCommunicator::on_host(const at::Tensor& tensor, Collective kind) const {
   const at::Device device = group_->runtime().device_of(tensor);
   if (device.is_cpu()) return true;
-  TORCH_CHECK(device.is_cuda() && device.index() == group_->device(), "nccl: ", name_of(kind), " on rank ",
-      rank(), ": the tensor is on ", device, ", but this communicator is on cuda:", group_->device());
+  ZEROSCHED_CHECK(device.is_cuda() && device.index() == group_->device(), "nccl: ", name_of(kind),
+      " on rank ", rank(), ": the tensor is on ", device,
+      ", but this communicator is on cuda:", group_->device());
   return false;
 }
 
 at::Tensor NcclCommunicator::do_allocate(
     int64_t numel, at::ScalarType dtype, at::Device device, Collective use) {
   if (device.is_cpu()) return group_->host().allocate(numel, dtype, device, use);
-  TORCH_CHECK(device.is_cuda() && (!device.has_index() || device.index() == group_->device()),
+  ZEROSCHED_CHECK(device.is_cuda() && (!device.has_index() || device.index() == group_->device()),
       "nccl: allocate on rank ", rank(), ": the device is ", device,
       ", but this communicator is on cuda:", group_->device());
   // NCCL 2.28 registers nothing for rings that reduce and scatter (coll_reg.cc), its symmetric kernels would want the
@@ -94,7 +98,7 @@ std::shared_ptr<Work> NcclCommunicator::do_reduce_scatter(
     const at::Tensor& flat, const at::Tensor& shard_out, CollectiveLabel label) {
   constexpr auto kind = Collective::reduce_scatter;
   const bool host = on_host(flat, kind);
-  TORCH_CHECK(on_host(shard_out, kind) == host, "nccl: reduce_scatter on rank ", rank(),
+  ZEROSCHED_CHECK(on_host(shard_out, kind) == host, "nccl: reduce_scatter on rank ", rank(),
       ": the flat tensor is on ", group_->runtime().device_of(flat), ", the shard on ",
       group_->runtime().device_of(shard_out));
   if (host) return group_->host().reduce_scatter(flat, shard_out, label);
@@ -179,7 +183,7 @@ std::shared_ptr<Communicator> make_nccl_communicator(
 
 std::shared_ptr<Communicator> nccl_communicator(const std::shared_ptr<Communicator>& bootstrap,
     std::optional<at::Device> device, const NcclCommunicatorOptions& options) {
-  TORCH_CHECK(bootstrap != nullptr, "nccl: the bootstrap communicator is null");
+  ZEROSCHED_CHECK(bootstrap != nullptr, "nccl: the bootstrap communicator is null");
   detail::NcclOptions all;
   all.timeout_seconds = options.timeout();
   all.abort_timeout_seconds = options.abort_timeout();

@@ -1,12 +1,12 @@
 #include <zerosched/nccl_communicator.h>
 
-#include <c10/util/Exception.h>
+#include "base/check.h"
 
 namespace zerosched {
 
 std::shared_ptr<Communicator> nccl_communicator(
     const std::shared_ptr<Communicator>&, std::optional<at::Device>, const NcclCommunicatorOptions&) {
-  TORCH_CHECK(false,
+  ZEROSCHED_CHECK(false,
       "nccl: this zerosched was built without the NCCL communicator; build it with -DZEROSCHED_CUDA=ON and "
       "NCCL's "
       "header (nccl.h), or use the backend \"mpi\"");

@@ -1,8 +1,9 @@
 #pragma once
 
+#include "base/check.h"
+
 #include <zerosched/communicator.h>
 
-#include <c10/util/Exception.h>
 #include <nccl.h>
 
 namespace zerosched::detail {
@@ -25,7 +26,7 @@ inline ncclDataType_t nccl_reducible_type(at::ScalarType dtype) {
     case at::kByte:
       return ncclUint8;
     default:
-      TORCH_CHECK(false, "nccl: no reduction for ", dtype);
+      ZEROSCHED_CHECK(false, "nccl: no reduction for ", dtype);
   }
 }
 

@@ -1,11 +1,11 @@
 #include "kernels/kernels.h"
+#include "base/check.h"
 
 #include "kernels/cpu/variant.h"
 #include "kernels/gradient_dtypes.h"
 #include "kernels/summation.h"
 
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <atomic>
@@ -97,7 +97,7 @@ c10::ScalarType state_dtype(c10::ScalarType param_dtype) {
 
 bool update(Rule rule, const UpdateRange& range, const StepScalars& scalars) {
   const c10::ScalarType state = state_dtype(range.param_dtype);
-  TORCH_CHECK(is_supported(range.param_dtype) && can_update(range.param_dtype, range.grad_dtype),
+  ZEROSCHED_CHECK(is_supported(range.param_dtype) && can_update(range.param_dtype, range.grad_dtype),
       "no update kernel for ", c10::toString(range.param_dtype), " parameters with ",
       c10::toString(range.grad_dtype), " gradients.");
   const auto param_bytes = range.numel * static_cast<int64_t>(c10::elementSize(range.param_dtype));
@@ -129,7 +129,7 @@ double sum_of_squares(c10::ScalarType dtype, const void* data, int64_t numel) {
 }
 
 double sum_of_powers(c10::ScalarType dtype, const void* data, int64_t numel, double p) {
-  TORCH_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
+  ZEROSCHED_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
   return add_tiles(p, numel, [&](int64_t begin, int64_t count) {
     return active().sum_powers_of_tile(p, dtype, at(data, begin, dtype), count);
   });
@@ -154,7 +154,8 @@ double max_abs(c10::ScalarType dtype, const void* data, int64_t numel) {
 
 bool copy_gradient(c10::ScalarType to_dtype, void* to, c10::ScalarType from_dtype, const void* from,
     int64_t numel, double weight) {
-  TORCH_CHECK(is_supported(to_dtype) && is_supported(from_dtype) && converts_gradient(from_dtype, to_dtype),
+  ZEROSCHED_CHECK(
+      is_supported(to_dtype) && is_supported(from_dtype) && converts_gradient(from_dtype, to_dtype),
       "no kernel copies ", c10::toString(from_dtype), " gradients to ", c10::toString(to_dtype), ".");
   const bool out_of_cache = numel * static_cast<int64_t>(c10::elementSize(to_dtype)) >= kCopyOutOfCacheBytes;
   std::atomic<bool> finite{true};
@@ -168,7 +169,7 @@ bool copy_gradient(c10::ScalarType to_dtype, void* to, c10::ScalarType from_dtyp
 }
 
 void clamp_gradient(c10::ScalarType dtype, void* data, int64_t numel, double limit) {
-  TORCH_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
+  ZEROSCHED_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
   for_each_range(numel, [&](int64_t begin, int64_t count) {
     active().clamp_gradient(dtype, at(data, begin, dtype), count, limit);
   });

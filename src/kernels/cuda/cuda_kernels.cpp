@@ -1,11 +1,11 @@
 #include "kernels/cuda/cuda_kernels.h"
 
+#include "base/check.h"
 #include "kernels/element_types.h"
 #include "kernels/gradient_dtypes.h"
 #include "kernels/kernels.h"
 #include "kernels/summation.h"
 
-#include <c10/util/Exception.h>
 #include <cuda_runtime_api.h>
 
 #include <cmath>
@@ -19,7 +19,7 @@ namespace {
 using c10::ScalarType;
 
 void check(cudaError_t error, const char* what) {
-  TORCH_CHECK(error == cudaSuccess, "CUDA: ", what, " failed: ", cudaGetErrorString(error), " (",
+  ZEROSCHED_CHECK(error == cudaSuccess, "CUDA: ", what, " failed: ", cudaGetErrorString(error), " (",
       cudaGetErrorName(error),
       "). The cause may be an earlier kernel: run with CUDA_LAUNCH_BLOCKING=1 to see which.");
 }
@@ -33,8 +33,8 @@ int64_t multiprocessors() {
 }
 
 void check_aligned(const void* pointer, const char* what) {
-  TORCH_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, "a CUDA kernel's ", what, " is at ", pointer,
-      ", but must be aligned to 16 bytes.");
+  ZEROSCHED_CHECK(reinterpret_cast<uintptr_t>(pointer) % 16 == 0, "a CUDA kernel's ", what, " is at ",
+      pointer, ", but must be aligned to 16 bytes.");
 }
 
 /// Calls function(Param()) with the type of elements of a dtype.
@@ -51,7 +51,7 @@ void with_element_type(ScalarType dtype, const Function& function) {
     case ScalarType::Half:
       return function(Float16());
     default:
-      TORCH_CHECK(false, "no CUDA kernel for ", c10::toString(dtype), ".");
+      ZEROSCHED_CHECK(false, "no CUDA kernel for ", c10::toString(dtype), ".");
   }
 }
 
@@ -73,9 +73,9 @@ std::vector<PackSlot> pack_slots(ScalarType dtype, const PackSource* sources, in
   slots.reserve(static_cast<size_t>(count));
   int64_t end = 0;
   for (const PackSource* source = sources; source != sources + count; ++source) {
-    TORCH_CHECK(converts_gradient(source->dtype, dtype), "no kernel packs ", c10::toString(source->dtype),
+    ZEROSCHED_CHECK(converts_gradient(source->dtype, dtype), "no kernel packs ", c10::toString(source->dtype),
         " gradients into a ", c10::toString(dtype), " bucket.");
-    TORCH_CHECK(source->begin >= end && source->numel > 0, "slot ", source - sources,
+    ZEROSCHED_CHECK(source->begin >= end && source->numel > 0, "slot ", source - sources,
         " of a bucket to pack is [", source->begin, ", ", source->begin + source->numel,
         "), but slots are ascending, and the one before ends at ", end, ".");
     end = source->begin + source->numel;
@@ -97,7 +97,7 @@ void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int6
 
 void update(Rule rule, const StepScalars& scalars, ScalarType param_dtype, ScalarType grad_dtype,
     const ShardUpdate& shard, Stream stream) {
-  TORCH_CHECK(is_supported(param_dtype) && can_update(param_dtype, grad_dtype), "no update kernel for ",
+  ZEROSCHED_CHECK(is_supported(param_dtype) && can_update(param_dtype, grad_dtype), "no update kernel for ",
       c10::toString(param_dtype), " parameters with ", c10::toString(grad_dtype), " gradients.");
   if (shard.span_count == 0) return;
   for (const void* state : shard.state) check_aligned(state, "state");
@@ -137,7 +137,7 @@ void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t sp
 
 void sum_of_powers(ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream) {
-  TORCH_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
+  ZEROSCHED_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
   add_powers(p, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
@@ -171,7 +171,7 @@ void max_abs(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_coun
 
 void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
     double limit, Stream stream) {
-  TORCH_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
+  ZEROSCHED_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
     launch_clamp_gradient<decltype(grad)>(spans, span_count, range_numel, limit, multiprocessors(), stream);
@@ -182,7 +182,7 @@ void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t sp
 void pack(ScalarType dtype, const PackBucket& bucket, const PackSource* sources, int64_t source_count,
     Stream stream) {
   check_aligned(bucket.buffer, "bucket");
-  TORCH_CHECK(bucket.slice_numel * static_cast<int64_t>(c10::elementSize(dtype)) % 16 == 0,
+  ZEROSCHED_CHECK(bucket.slice_numel * static_cast<int64_t>(c10::elementSize(dtype)) % 16 == 0,
       "the slices of a bucket have ", bucket.slice_numel, " elements of ", c10::toString(dtype),
       ", but must be aligned to 16 bytes.");
   const std::vector<PackSlot> slots = pack_slots(dtype, sources, source_count);

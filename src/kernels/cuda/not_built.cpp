@@ -1,13 +1,12 @@
 // In place of cuda_kernels.cpp where CUDA is not built.
+#include "base/check.h"
 #include "kernels/cuda/cuda_kernels.h"
-
-#include <c10/util/Exception.h>
 
 namespace zerosched::kernels::cuda {
 namespace {
 
 [[noreturn]] void not_built() {
-  TORCH_CHECK(
+  ZEROSCHED_CHECK(
       false, "zerosched was built without CUDA: configure it with -DZEROSCHED_CUDA=ON, or train on the CPU.");
 }
 
