@@ -4,6 +4,7 @@
 
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
+#include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
 #include "io/checkpoint_list.h"
 

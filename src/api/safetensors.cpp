@@ -2,6 +2,7 @@
 
 #include "api/checkpoint_error.h"
 #include "comm/failure/whereabouts.h"
+#include "engine/engine.h"
 #include "io/module_file.h"
 
 namespace zerosched {

@@ -54,7 +54,7 @@ ShardedOptimizer::ShardedOptimizer(Trainable what, std::shared_ptr<Communicator>
         "not know the module's buffers, such as BatchNorm's running statistics: they are neither broadcast, "
         "nor "
         "saved in checkpoints and exports, nor loaded. Give it both: ",
-        engine_->algorithm().name(), "(*module, groups, communicator).");
+        engine_->state().algorithm().name(), "(*module, groups, communicator).");
   }
   // Groups are checked by now, so LibTorch's own checks, which one rank could fail alone, all pass.
   for (const ParameterGroup& group : what.groups()) {

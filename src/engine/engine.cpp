@@ -69,7 +69,8 @@ std::shared_ptr<StepOutcome> Engine::run_step(const GroupOptions& options, std::
 std::shared_ptr<StepOutcome> Engine::make_step(
     const GroupOptions& options, std::optional<double> loss_scale) {
   const int64_t changed = reducer_->changed_gradient();
-  ZEROSCHED_CHECK(changed < 0, "the gradient of parameter '", model_.names[static_cast<size_t>(changed)],
+  ZEROSCHED_CHECK(changed < 0, "the gradient of parameter '",
+      state_->model().names[static_cast<size_t>(changed)],
       "' was changed between clipping and step(), which uses what was clipped. Clip last.");
 
   const bool checks_gradients = !loss_scale && sharding_.non_finite() == NonFinite::error;
@@ -98,7 +99,7 @@ std::shared_ptr<StepOutcome> Engine::make_step(
     }
     const PhaseTimer timer(timings_.norm);
     measure_grad_norm(sharding_.max_grad_norm(), skips || checks_gradients);
-    if (skips && model_.device.is_cuda() && !algorithm_->takes_loss()) {
+    if (skips && state_->model().device.is_cuda() && !state_->algorithm().takes_loss()) {
       // The update changes nothing if it overflows; the host need not know before the next step.
       updater_->expect_norm();
       undecided_ = {next, outcome, /*warns=*/!loss_scale};
@@ -106,12 +107,12 @@ std::shared_ptr<StepOutcome> Engine::make_step(
       skip();
     }
     // On a device a step that overflows changes nothing, and is told later.
-    if (checks_gradients && !model_.device.is_cuda() && updater_->overflows()) {
+    if (checks_gradients && !state_->model().device.is_cuda() && updater_->overflows()) {
       const int64_t parameter = reducer_->not_finite_parameter();
       throw_not_finite(parameter < 0 ? "" : not_finite_gradient(parameter));
     }
   }
-  if (steps && algorithm_->takes_loss()) {
+  if (steps && state_->algorithm().takes_loss()) {
     const LossMeasure measure = measure_loss(options);
     if (skips && !std::isfinite(measure.loss)) {
       skip();
@@ -121,11 +122,11 @@ std::shared_ptr<StepOutcome> Engine::make_step(
     }
   }
   if (steps) {
-    finite_ = update_and_gather(checks_gradients) && finite_;
+    if (!update_and_gather(checks_gradients)) state_->set_finite(false);
     if (undecided_) {
       outcome->decide = [this] { decide(); };
     } else {
-      groups_ = std::move(next);
+      state_->groups() = std::move(next);
       outcome->set(StepOutcome::Kind::taken);
     }
   } else {
@@ -145,7 +146,7 @@ void Engine::decide() {
     ++skipped_steps_;
     if (step.warns) warn_of_skip();
   } else {
-    groups_ = step.next;
+    state_->groups() = step.next;
   }
   step.outcome->set(overflows ? StepOutcome::Kind::skipped : StepOutcome::Kind::taken);
 }
@@ -157,13 +158,13 @@ std::vector<GroupState> Engine::prepare(const GroupOptions& options, const LossM
   const auto copies = steering_->with_values(options, current_.values);
   std::vector<GroupState> next;
   std::vector<kernels::StepScalars> scalars;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    PreparedStep prepared = measure == nullptr
-                                ? algorithm_->prepare(*copies[g], groups_[g])
-                                : algorithm_->prepare_by_loss(*copies[g], groups_[g], *measure);
+  for (size_t g = 0; g < state_->groups().size(); ++g) {
+    PreparedStep prepared =
+        measure == nullptr ? state_->algorithm().prepare(*copies[g], state_->groups()[g])
+                           : state_->algorithm().prepare_by_loss(*copies[g], state_->groups()[g], *measure);
     prepared.scalars.grad_scale = grad_scale_ * current_.clip;
-    prepared.scalars.clamp_low = model_.clamps[g].low;
-    prepared.scalars.clamp_high = model_.clamps[g].high;
+    prepared.scalars.clamp_low = state_->model().clamps[g].low;
+    prepared.scalars.clamp_high = state_->model().clamps[g].high;
     scalars.push_back(prepared.scalars);
     next.push_back(prepared.next);
   }
@@ -176,7 +177,7 @@ std::vector<GroupState> Engine::prepare(const GroupOptions& options, const LossM
 // and as an update is several times as fast as a gather of the same bucket, none after it has to wait. Alone, nothing is
 // gathered.
 size_t Engine::updated_together(size_t position) const {
-  if (!model_.device.is_cuda()) return 1;
+  if (!state_->model().device.is_cuda()) return 1;
   return communicator_->size() == 1 ? reducer_->order().size() : position + 1;
 }
 
@@ -196,7 +197,7 @@ bool Engine::update_and_gather(bool checks_gradients) {
     {
       const PhaseTimer timer(timings_.update);
       // What is not finite in other ranks' parts of the bucket is theirs to tell.
-      const bool bad = checks_gradients && !model_.device.is_cuda() &&
+      const bool bad = checks_gradients && !state_->model().device.is_cuda() &&
                        reducer_->not_finite_sources(buckets.front()).count > 0 &&
                        not_finite_in_shard(buckets.front()) >= 0;
       const bool are_finite = !bad && updater_->update(buckets);
@@ -207,15 +208,15 @@ bool Engine::update_and_gather(bool checks_gradients) {
     // Launching counts as waiting: a backend may move data right away.
     const PhaseTimer timer(timings_.wait_all_gather);
     for (const int64_t bucket : buckets) {
-      gathers.push_back(
-          communicator_->all_gather(parameters_->buffer(bucket), {"parameters", bucket, reducer_->round()}));
+      gathers.push_back(communicator_->all_gather(
+          state_->parameters().buffer(bucket), {"parameters", bucket, reducer_->round()}));
     }
   }
   {
     const PhaseTimer timer(timings_.wait_all_gather);
     for (const auto& gather : gathers) gather->wait();  // rule 7
   }
-  parameters_->mark_written();
+  state_->parameters().mark_written();
   if (gathers_) {
     const PhaseTimer timer(timings_.wait_all_gather);
     launch_gathers();
@@ -232,7 +233,7 @@ void Engine::end_round(const GroupOptions& options, double loss_scale, bool skip
   if (late_reports_) {
     late_reports_->send(current_.report ? at::Tensor() : reducer_->report_on_device(),
         skips ? at::Tensor() : updater_->norm_on_device(),
-        {(undecided_ ? undecided_->next : groups_).front().k, own, used, {}, false});
+        {(undecided_ ? undecided_->next : state_->groups()).front().k, own, used, {}, false});
   }
   last_values_ = std::move(used);
   last_clip_ = current_.clip;

@@ -3,22 +3,19 @@
 #include "base/owner_process.h"
 #include "comm/agree.h"
 #include "engine/buffer_sync.h"
-#include "engine/checkpoint_series.h"
 #include "engine/device_kernels.h"
-#include "engine/executor.h"
-#include "engine/flat_parameters.h"
 #include "engine/gradient_hook.h"
 #include "engine/gradient_reducer.h"
 #include "engine/late_reports.h"
-#include "engine/model.h"
+#include "engine/optimizer_state.h"
 #include "engine/parameter_claim.h"
 #include "engine/parameter_gathers.h"
+#include "engine/savable.h"
 #include "engine/shard_updater.h"
 #include "engine/steering.h"
 #include "engine/step_outcome.h"
 #include "engine/step_timings.h"
 #include "engine/untrained.h"
-#include "layout/layout.h"
 #include "optim/algorithm.h"
 
 #include <zerosched/parameter_group.h>
@@ -63,13 +60,13 @@ struct DeviceBackend {
 /// On a GPU all of this is queued, and every wait is one of the caller's stream; executor.h has the rules.
 ///
 /// Functions say in sharded_optimizer.h what they do and whether they are collective.
-class Engine {
+class Engine final : public Savable {
  public:
   /// Collective. The options in `defaults` are those of groups that have none.
   Engine(const Trainable& what, std::shared_ptr<Communicator> communicator,
       const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
       std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices = {});
-  ~Engine();
+  ~Engine() override;
 
   /// Where hooks, which come before step(), find the options. Until then nothing is told of them in advance.
   void watch_options(std::function<GroupOptions()> source) { options_source_ = std::move(source); }
@@ -99,14 +96,10 @@ class Engine {
   void leave_no_sync();
   double grad_norm();
   std::map<std::string, double> grad_norms();
-  int64_t state_bytes() const;
+  int64_t state_bytes() const { return state_->byte_count(); }
   std::map<std::string, at::Tensor> full_state(const std::string& which);
-  void reset_from_parameters();
   const Timings& timings() const { return timings_; }
   TimingReport timing_report();
-  const std::shared_ptr<Communicator>& communicator() const { return communicator_; }
-  /// Throws what a hook or a peer has reported since the last call. Local.
-  void check() const;
   /// Throws if another optimizer has replaced this one. Local.
   void check_not_replaced() const { claim_->check_not_replaced(); }
   void check_can_step() const;
@@ -118,39 +111,17 @@ class Engine {
   /// False: ready() has nothing to do. Local.
   bool may_be_in_flight() const { return gathers_ != nullptr && gathers_->may_be_in_flight(); }
 
-  /// Begins a use of the parameters and the state, in a stream that comes after all uses before, and after all of y has
-  /// been gathered: what every call from outside begins with that may touch either. The result ends it. Local.
-  [[nodiscard]] std::unique_ptr<device::DeviceScope> enter();
-
-  // What src/io saves and replaces, after enter().
-  Executor& executor() const { return *executor_; }
-  const Model& model() const { return model_; }
-  const Layout& layout() const { return layout_; }
-  const Algorithm& algorithm() const { return *algorithm_; }
-  const std::vector<GroupState>& groups() const { return groups_; }
-  /// This rank's shard of tensor `index` of Algorithm::state(): flat, bucket.shard_numel elements.
-  const at::Tensor& state(int64_t bucket, size_t index) const {
-    return state_[static_cast<size_t>(bucket)][index];
-  }
-  /// Why the state cannot be saved now; empty if it can. Local.
-  std::string why_not_savable() const;
-  /// Throws on every rank if parameters were written by others since the optimizer last wrote them, or if ranks have
-  /// stepped with unlike options. `caller` begins the message: "save_checkpoint: ". Collective.
-  void check_in_step(const std::string& caller);
-  /// Whether every number of this rank's state is known to be finite. Local.
-  bool is_finite() const { return finite_; }
-  /// Why the state cannot be replaced now; empty if it can. Local.
-  std::string why_not_replaceable() const;
-  /// To be called once the tensors of state() have been overwritten: takes over the scalars of the groups,
-  /// and puts x or y, as the mode asks, into the parameters. Collective.
-  void state_was_replaced(std::vector<GroupState> groups, bool finite);
-  /// Of the checkpoints that this optimizer saves.
-  CheckpointSeries& series() { return series_; }
-  /// A bucket's parameters at `point`: flat, world_size slices, in the parameters' dtype. Collective.
-  at::Tensor gathered(int64_t bucket, Point point);
-  /// To be called before the whole module is used as one: buffers become the same on all ranks, and what is not
-  /// trained is warned of. Collective.
-  void settle_module();
+  OptimizerState& state() override { return *state_; }
+  const std::shared_ptr<Communicator>& communicator() const override { return communicator_; }
+  void check() const override;
+  [[nodiscard]] std::unique_ptr<device::DeviceScope> enter() override;
+  std::string why_not_savable() const override;
+  std::string why_not_replaceable() const override;
+  void check_in_step(const std::string& caller) override;
+  void settle_module() override;
+  at::Tensor gathered(int64_t bucket, Point point) override;
+  void state_was_replaced(std::vector<GroupState> groups, bool is_finite) override;
+  void reset_from_parameters() override;
 
  private:
   /// What is known of the step that is being made. Begins with the first gradient, ends with the step.
@@ -245,20 +216,14 @@ class Engine {
 
   // engine_modes.cpp
   void set_point(Point point);
-  void write_point(Point point);
-  void write_shard(int64_t bucket, Point point, const at::Tensor& out) const;
 
-  // engine_state.cpp
+  // engine_lifetime.cpp
   void make_parts(
       const Trainable& what, const torch::optim::OptimizerOptions& defaults, const DeviceBackend& devices);
+
+  // engine_state.cpp
   void register_hooks();
   void register_missing_hooks();
-  std::map<std::string, at::Tensor> gathered_state(const std::string& which);
-  void broadcast_parameters();
-  void put_into_boxes();
-  void put_state_into_boxes();
-  bool state_is_finite() const;
-  void start_state_at_parameters();
 
   // engine_forward.cpp
   template <typename Wait>
@@ -277,17 +242,11 @@ class Engine {
 
   OwnerProcess process_;
   std::shared_ptr<Communicator> communicator_;
-  std::unique_ptr<Algorithm> algorithm_;
   ShardingOptions sharding_;
-  Model model_;
-  Layout layout_;
-  std::unique_ptr<Executor> executor_;  ///< before what lives on its device
-  std::unique_ptr<FlatParameters> parameters_;
+  std::unique_ptr<OptimizerState> state_;  ///< before what lives on its device
   std::unique_ptr<GradientReducer> reducer_;
-  std::vector<ShardState> state_;
   std::unique_ptr<ShardUpdater> updater_;
   std::unique_ptr<ParameterGathers> gathers_;  ///< if they overlap forward
-  std::vector<GroupState> groups_;
   std::unique_ptr<Steering> steering_;
   std::unique_ptr<LateReports> late_reports_;  ///< on a device
   std::function<GroupOptions()> options_source_;
@@ -296,13 +255,11 @@ class Engine {
   std::unique_ptr<BufferSync> buffer_sync_;
   std::unique_ptr<Untrained> untrained_;
   std::unique_ptr<ParameterClaim> claim_;
-  CheckpointSeries series_;
   int64_t first_k_ = 0;  ///< steps that were done before this optimizer's own
   bool training_ = true;
   bool has_grad_norm_ = false;  ///< of the last step
   double last_clip_ = 1;        ///< of clip_grad_norm(), in the last step
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/weights, 1/loss scale
-  bool finite_ = true;
   Round current_;
   std::vector<double> last_values_;  ///< what the last step was made with
   bool gave_weight_ = false;         ///< in the last step

@@ -21,7 +21,7 @@
 namespace zerosched::detail {
 
 void Engine::check_frozen() const {
-  const std::string has_thawed = unfrozen(model_);
+  const std::string has_thawed = unfrozen(state_->model());
   ZEROSCHED_CHECK(has_thawed.empty(), has_thawed);
 }
 
@@ -34,26 +34,27 @@ bool Engine::looks_at_bits() const {
 
 bool Engine::may_have_been_written() {
   // On a device nobody could be told in time.
-  if (model_.device.is_cuda() && communicator_->size() > 1) return false;
-  if (!parameters_->changed().empty()) return true;
+  if (state_->model().device.is_cuda() && communicator_->size() > 1) return false;
+  if (!state_->parameters().changed().empty()) return true;
   if (looks_at_bits()) decide();  // where y is depends on it
   return looks_at_bits() && (!gathers_ || gathers_->are_shown()) && !written_by_others().empty();
 }
 
 // Compares the bits of this rank's part of every parameter with what the state says that the optimizer wrote there.
 std::string Engine::written_by_others() const {
-  if (!parameters_->replaced().empty()) return parameters_->changed();
+  if (!state_->parameters().replaced().empty()) return state_->parameters().changed();
   const Point point = training_ ? Point::y : Point::x;
-  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
-    const Bucket& bucket = layout_.buckets[b];
-    const auto where = algorithm_->interpolation(point, groups_[static_cast<size_t>(bucket.group)]);
-    const int64_t found = updater_->first_difference(
-        static_cast<int64_t>(b), parameters_->slice(static_cast<int64_t>(b), communicator_->rank()), where);
+  for (size_t b = 0; b < state_->layout().buckets.size(); ++b) {
+    const Bucket& bucket = state_->layout().buckets[b];
+    const auto number = static_cast<int64_t>(b);
+    const int64_t found = updater_->first_difference(number,
+        state_->parameters().slice(number, communicator_->rank()), state_->interpolation(number, point));
     if (found < 0) continue;
     for (const Piece& piece : bucket.pieces) {
       const bool holds = piece.slice == communicator_->rank() && piece.slice_begin <= found &&
                          found < piece.slice_begin + piece.numel;
-      if (holds) return parameters_->text_of_write(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
+      if (holds)
+        return state_->parameters().text_of_write(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
     }
   }
   return {};
@@ -62,10 +63,10 @@ std::string Engine::written_by_others() const {
 // What this rank's parameters have that rank 0's have not: a part that another rank owns may have been written here
 // alone. Collective.
 std::string Engine::unlike_rank_zero() {
-  const auto count = static_cast<int64_t>(model_.parameters.size());
+  const auto count = static_cast<int64_t>(state_->model().parameters.size());
   at::Tensor hashes = at::empty({count}, at::kLong);
   for (int64_t p = 0; p < count; ++p) {
-    const at::Tensor& parameter = model_.parameters[static_cast<size_t>(p)];
+    const at::Tensor& parameter = state_->model().parameters[static_cast<size_t>(p)];
     hashes.mutable_data_ptr<int64_t>()[p] =
         static_cast<int64_t>(XXH3_64bits(parameter.const_data_ptr(), parameter.nbytes()));
   }
@@ -73,7 +74,7 @@ std::string Engine::unlike_rank_zero() {
   communicator_->broadcast(hashes, 0, {"parameter hashes"})->wait();
   for (int64_t p = 0; p < count; ++p) {
     if (own.const_data_ptr<int64_t>()[p] == hashes.const_data_ptr<int64_t>()[p]) continue;
-    return parameters_->text_of_write(p) +
+    return state_->parameters().text_of_write(p) +
            " (Its values are not rank 0's: one of the two ranks has written it.)";
   }
   return {};
@@ -83,9 +84,9 @@ void Engine::check_writes(const std::string& caller) {
   const auto by_caller = [&](const std::string& error) { return error.empty() ? error : caller + error; };
   agree(*communicator_, by_caller(written_by_others()));
   // On a device all of the model would have to come to the host.
-  if (communicator_->size() > 1 && model_.device.is_cpu())
+  if (communicator_->size() > 1 && state_->model().device.is_cpu())
     agree(*communicator_, by_caller(unlike_rank_zero()));
-  parameters_->accept();
+  state_->parameters().accept();
 }
 
 void Engine::check_values_of_last_step() {
@@ -120,14 +121,15 @@ std::string Engine::not_finite_text(const std::string& what, int64_t step) const
 }
 
 std::string Engine::not_finite_gradient(int64_t parameter) const {
-  return not_finite_text("the gradient of parameter '" + model_.names[static_cast<size_t>(parameter)] + "'",
-      groups_.front().k + 1);
+  return not_finite_text(
+      "the gradient of parameter '" + state_->model().names[static_cast<size_t>(parameter)] + "'",
+      state_->groups().front().k + 1);
 }
 
 // Gradients of this rank that are not finite. If they were told with the gradients, or if a norm that every rank is going
 // to see will tell, then no rank steps; else the others are told as of any error.
 void Engine::agree_not_finite(bool norm_follows) {
-  if (model_.device.is_cuda()) return;
+  if (state_->model().device.is_cuda()) return;
   const int64_t parameter = reducer_->not_finite_parameter();
   const std::string error = parameter < 0 ? "" : not_finite_gradient(parameter);
   if (current_.report->not_finite > 0 || current_.overflows) throw_not_finite(error);
@@ -139,11 +141,12 @@ void Engine::throw_not_finite(const std::string& own_error) {
   const InCall call("step()");  // also on ranks that have joined
   std::string error = own_error;
   const bool sums = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
-  for (size_t b = 0; b < layout_.buckets.size() && error.empty() && !sums; ++b) {
+  for (size_t b = 0; b < state_->layout().buckets.size() && error.empty() && !sums; ++b) {
     const int64_t parameter = not_finite_in_shard(static_cast<int64_t>(b));
     if (parameter >= 0) error = not_finite_gradient(parameter);
   }
-  const std::string overflow = not_finite_text("the norm of the averaged gradient", groups_.front().k + 1);
+  const std::string overflow =
+      not_finite_text("the norm of the averaged gradient", state_->groups().front().k + 1);
   cancel_round();
   agree(*communicator_, error);
   throw AgreedError(overflow);
@@ -153,7 +156,7 @@ void Engine::throw_not_finite(const std::string& own_error) {
 void Engine::warn_of_skip() const {
   const int64_t parameter = reducer_->not_finite_parameter();
   if (skipped_steps_ > 1 || (parameter < 0 && communicator_->rank() != 0)) return;
-  const int64_t step = groups_.front().k + 1;
+  const int64_t step = state_->groups().front().k + 1;
   TORCH_WARN("zerosched: rank ", communicator_->rank(), ": step ", step, " was left out: ",
       parameter < 0 ? not_finite_text("the averaged gradient", step) : not_finite_gradient(parameter),
       " skipped_steps() counts them; this is said once.");
@@ -171,12 +174,12 @@ int64_t Engine::not_finite_in_shard(int64_t bucket) const {
 
 // An owner finds out what the gradient's source will say as well, or what the sum, or its square, has made.
 void Engine::fail_not_finite(int64_t bucket) {
-  finite_ = false;
+  state_->set_finite(false);
   const NotFiniteSources sources = reducer_->not_finite_sources(bucket);
   const int64_t parameter = not_finite_in_shard(bucket);
-  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+  const Bucket& layout = state_->layout().buckets[static_cast<size_t>(bucket)];
   const int64_t named = parameter >= 0 ? parameter : layout.slots.front().parameter;
-  const std::string name = "parameter '" + model_.names[static_cast<size_t>(named)] + "'";
+  const std::string name = "parameter '" + state_->model().names[static_cast<size_t>(named)] + "'";
   std::string what = "the gradient of " + name;
   if (parameter < 0) {
     what = "the state in the bucket of " + name + ", by overflow,";
@@ -187,7 +190,7 @@ void Engine::fail_not_finite(int64_t bucket) {
   } else if (sources.count == 0 && communicator_->size() > 1) {
     what = "the sum over ranks of the gradient of " + name;
   }
-  fail(not_finite_text(what, groups_.front().k + 1));
+  fail(not_finite_text(what, state_->groups().front().k + 1));
 }
 
 }  // namespace zerosched::detail

@@ -21,7 +21,7 @@ void Engine::wait_for_y(const Wait& wait) {
 }
 
 std::unique_ptr<device::DeviceScope> Engine::enter() {
-  auto use = executor_->enter();
+  auto use = state_->executor().enter();
   decide();
   wait_for_y([](ParameterGathers& gathers) { gathers.wait_all(); });
   return use;
@@ -35,7 +35,7 @@ void Engine::settle() {
 void Engine::ready(at::TensorList tensors) {
   if (!may_be_in_flight()) return;
   // Throws in a stream that is being captured, which is no failure of this rank: a graph would not wait when replayed.
-  const auto use = executor_->visit();
+  const auto use = state_->executor().visit();
   wait_for_y([&](ParameterGathers& gathers) { gathers.wait(tensors); });
 }
 

@@ -84,18 +84,18 @@ void Engine::tell_others(Call call, const std::vector<double>& own_values, doubl
 
 void Engine::join(const GroupOptions& options) {
   check_can_step();
-  if (communicator_->size() == 1 || layout_.buckets.empty()) return;
+  if (communicator_->size() == 1 || state_->layout().buckets.empty()) return;
   tell_peers_of_errors([&] {
     ZEROSCHED_CHECK(sharding_.gradients() == GradientInput::local,
         "join() with GradientInput::already_averaged: the trainer's own averaging waits for every rank.");
     ZEROSCHED_CHECK(!reducer_->in_flight() && !current_.collected && !reducer_->holds_accumulated(),
         "join() with gradients that no step has used: call step() or zero_grad() first.");
-    ZEROSCHED_CHECK(!model_.device.is_cuda() || gave_weight_,
+    ZEROSCHED_CHECK(!state_->model().device.is_cuda() || gave_weight_,
         "join() on a GPU: every rank has to give every step its step_weight(), 1 will do, so that steps look "
         "for ranks "
         "that have joined.");
     const at::NoGradGuard no_grad;
-    const auto use = executor_->enter();
+    const auto use = state_->executor().enter();
     for (;;) {
       settle();  // of the step before, which the others have waited for in theirs
       reducer_->set_joined();
@@ -143,7 +143,8 @@ void Engine::follow(const GroupOptions& options) {
 
 void Engine::zero_grad(bool set_to_none) {
   check();
-  const auto use = executor_->enter();  // not for y: a trainer drops gradients between step and forward
+  const auto use =
+      state_->executor().enter();  // not for y: a trainer drops gradients between step and forward
   tell_peers_of_errors([&] {
     const bool reduces = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
     if (reduces && reducer_->in_flight() && !current_.collected) {

@@ -27,87 +27,85 @@ Engine::Engine(const Trainable& what, std::shared_ptr<Communicator> communicator
     const torch::optim::OptimizerOptions& defaults, const ShardingOptions& sharding,
     std::unique_ptr<Algorithm> algorithm, const DeviceBackend& devices)
     : communicator_(std::move(communicator)),
-      algorithm_(std::move(algorithm)),
       sharding_(sharding),
-      groups_(what.groups().size()),
       exceptions_at_start_(std::uncaught_exceptions()) {
   const at::NoGradGuard no_grad;
+  Model model;
+  Layout layout;
   agree_on(*communicator_, [&] {
-    check_options(what.groups(), defaults, sharding, *algorithm_);
-    model_ = inspect(what, *devices.runtime);
-    ParameterClaim::check(model_.parameters, model_.names);
+    check_options(what.groups(), defaults, sharding, *algorithm);
+    model = inspect(what, *devices.runtime);
+    ParameterClaim::check(model.parameters, model.names);
     const Wire wire = std::strcmp(communicator_->backend(), "nccl") == 0 ? Wire::nccl
                       : communicator_->host_count() > 1                  ? Wire::network
                                                                          : Wire::host;
-    layout_ = make_layout(model_.specs,
+    layout = make_layout(model.specs,
         {sharding.bucket_bytes().value_or(default_bucket_bytes(wire, communicator_->size())),
             sharding.first_bucket_bytes(), sharding.reduce_dtype().value_or(c10::ScalarType::Undefined)},
         communicator_->size());
   });
-  check_same_on_all_ranks(*communicator_, describe(model_, what.groups(), defaults, sharding, *algorithm_));
+  check_same_on_all_ranks(*communicator_, describe(model, what.groups(), defaults, sharding, *algorithm));
   if (communicator_->size() > 1) {
-    name_ = optimizer_name(algorithm_->name(), ++constructed, model_.names);
+    name_ = optimizer_name(algorithm->name(), ++constructed, model.names);
     set_owner(*communicator_, name_);
   }
+  state_ = std::make_unique<OptimizerState>(
+      communicator_, std::move(algorithm), std::move(model), std::move(layout), what.groups().size());
   tell_peers_outside_round([&] { make_parts(what, defaults, devices); });
 }
 
 void Engine::make_parts(
     const Trainable& what, const torch::optim::OptimizerOptions& defaults, const DeviceBackend& devices) {
   settle_others();
-  std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model_.frozen);
-  kept_equal.insert(kept_equal.end(), model_.buffers.begin(), model_.buffers.end());
+  const Model& model = state_->model();
+  const Layout& layout = state_->layout();
+  std::vector<at::Tensor> kept_equal = ParameterClaim::unclaimed(model.frozen);
+  kept_equal.insert(kept_equal.end(), model.buffers.begin(), model.buffers.end());
   if (sharding_.broadcast_parameters()) {
     broadcast_values(*communicator_, kept_equal);
   } else {
-    std::vector<at::Tensor> all = model_.parameters;
+    std::vector<at::Tensor> all = model.parameters;
     all.insert(all.end(), kept_equal.begin(), kept_equal.end());
     check_same_values(*communicator_, all);
   }
   claim_ = std::make_unique<ParameterClaim>(
-      model_.parameters, model_.names, [this] { hand_over(); }, [this] { settle(); });
+      model.parameters, model.names, [this] { hand_over(); }, [this] { settle(); });
   DeviceExecutor* on_device = nullptr;
-  if (model_.device.is_cuda()) {
-    auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model_.device.index());
+  if (model.device.is_cuda()) {
+    auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model.device.index());
     on_device = executor.get();
-    executor_ = std::move(executor);
+    state_->set_executor(std::move(executor));
   } else {
-    executor_ = std::make_unique<HostExecutor>();
+    state_->set_executor(std::make_unique<HostExecutor>());
   }
-  const auto use = executor_->enter();
-  parameters_ =
-      std::make_unique<FlatParameters>(model_.parameters, model_.names, layout_, *communicator_, *executor_);
-  if (sharding_.broadcast_parameters()) broadcast_parameters();
-  put_into_boxes();
-
+  Executor& executor = state_->executor();
+  const auto use = executor.enter();
   std::vector<const torch::optim::OptimizerOptions*> options;
   for (const ParameterGroup& group : what.groups())
     options.push_back(group.has_options() ? &group.options() : &defaults);
-  algorithm_->settle(options);
-  state_ = make_state(layout_, algorithm_->state().size(), *executor_);
-  start_state_at_parameters();
-  steering_ = std::make_unique<Steering>(*algorithm_, options);
+  state_->allocate(options, sharding_.broadcast_parameters());
+  steering_ = std::make_unique<Steering>(state_->algorithm(), options);
   DeviceKernels& kernels = devices.kernels == nullptr ? DeviceKernels::library() : *devices.kernels;
   std::unique_ptr<GradientPacker> packer;
   if (communicator_->size() > 1 && sharding_.gradients() == GradientInput::local) {
-    packer = on_device == nullptr ? make_host_packer(layout_, communicator_->rank())
-                                  : make_device_packer(layout_, *on_device, kernels);
+    packer = on_device == nullptr ? make_host_packer(layout, communicator_->rank())
+                                  : make_device_packer(layout, *on_device, kernels);
   }
-  reducer_ = std::make_unique<GradientReducer>(model_.parameters, model_.names, layout_, communicator_,
-      sharding_, *executor_, std::move(packer), steering_->count(), [this] { return own_report(); });
-  const ShardParts parts{
-      *algorithm_, layout_, groups_.size(), communicator_->rank(), *parameters_, state_, *reducer_};
+  reducer_ = std::make_unique<GradientReducer>(model.parameters, model.names, layout, communicator_,
+      sharding_, executor, std::move(packer), steering_->count(), [this] { return own_report(); });
+  const ShardParts parts{state_->algorithm(), layout, state_->groups().size(), communicator_->rank(),
+      state_->parameters(), state_->shards(), *reducer_};
   if (on_device != nullptr) late_reports_ = std::make_unique<LateReports>(*on_device);
   updater_ = on_device == nullptr ? make_host_updater(parts)
                                   : make_device_updater(parts, *on_device, *communicator_, kernels,
                                         late_reports_->not_finite_flag());
+  state_->set_updater(*updater_);
   if (sharding_.overlap_forward()) {
     gathers_ = std::make_unique<ParameterGathers>(
-        model_.parameters, *parameters_, layout_, *communicator_, *executor_, sharding_.check_ready());
+        model.parameters, state_->parameters(), layout, *communicator_, executor, sharding_.check_ready());
   }
-  buffer_sync_ =
-      std::make_unique<BufferSync>(model_, *communicator_, *executor_, sharding_.broadcast_buffers());
-  untrained_ = std::make_unique<Untrained>(what, model_, *communicator_);
+  buffer_sync_ = std::make_unique<BufferSync>(model, *communicator_, executor, sharding_.broadcast_buffers());
+  untrained_ = std::make_unique<Untrained>(what, model, *communicator_);
   register_hooks();
 }
 
@@ -122,9 +120,9 @@ Engine::~Engine() {
     finish_in_flight();
   }
   leave_ranks(unwinding);
-  parameters_->release();
+  state_->parameters().release();
   try {
-    executor_->leave();
+    state_->executor().leave();
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: the device failed before the optimizer was destroyed: ", message_of(error));
   }

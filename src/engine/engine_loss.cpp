@@ -13,7 +13,7 @@
 namespace zerosched::detail {
 
 void Engine::set_loss(const at::Tensor& loss) {
-  if (!algorithm_->takes_loss()) return;
+  if (!state_->algorithm().takes_loss()) return;
   check();
   tell_peers_of_errors([&] {
     ZEROSCHED_CHECK(loss.defined() && loss.numel() == 1,
@@ -29,7 +29,7 @@ LossMeasure Engine::measure_loss(const GroupOptions& options) {
   // As gradients are weighed; alone, or averaged by the trainer, they are not.
   const bool weighed = communicator_->size() > 1 && sharding_.gradients() == GradientInput::local;
   const double weight = own.has_joined ? 0 : weighed ? own.weight : 1;
-  ZEROSCHED_CHECK(weight == 0 || current_.loss, algorithm_->name(),
+  ZEROSCHED_CHECK(weight == 0 || current_.loss, state_->algorithm().name(),
       " makes its step size of the loss: call step(loss), or set_loss(loss) before GradScaler::step().");
 
   {
@@ -39,9 +39,9 @@ LossMeasure Engine::measure_loss(const GroupOptions& options) {
   const PhaseTimer timer(timings_.norm);
   const auto copies = steering_->with_values(options, current_.values);
   std::vector<double> weights;
-  for (size_t g = 0; g < groups_.size(); ++g)
-    weights.push_back(algorithm_->inner_product_weight(*copies[g], groups_[g]));
-  const at::Tensor terms = executor_->to_host(updater_->loss_terms(weights));
+  for (size_t g = 0; g < state_->groups().size(); ++g)
+    weights.push_back(state_->algorithm().inner_product_weight(*copies[g], state_->groups()[g]));
+  const at::Tensor terms = state_->executor().to_host(updater_->loss_terms(weights));
 
   at::Tensor sums = at::empty({3}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
@@ -59,7 +59,7 @@ LossMeasure Engine::measure_loss(const GroupOptions& options) {
 void Engine::check_loss(const LossMeasure& measure) {
   if (std::isfinite(measure.loss)) return;
   cancel_round();
-  throw AgreedError(not_finite_text("the loss of some rank", groups_.front().k + 1));
+  throw AgreedError(not_finite_text("the loss of some rank", state_->groups().front().k + 1));
 }
 
 }  // namespace zerosched::detail

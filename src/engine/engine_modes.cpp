@@ -20,32 +20,16 @@ void Engine::set_point(Point point) {
         "zero_grad() first.";
   }
   if (error.empty()) error = reducer_->stray();
-  if (error.empty()) error = executor_->why_not_enterable();
+  if (error.empty()) error = state_->executor().why_not_enterable();
   agree(*communicator_, error);
   tell_peers_outside_round([&] {
     check_in_step("");
-    write_point(point);
+    const at::NoGradGuard no_grad;
+    const auto use = enter();
+    state_->write_parameters(point);
   });
   training_ = point == Point::y;
   reducer_->set_training(training_);
-}
-
-void Engine::write_point(Point point) {
-  const at::NoGradGuard no_grad;
-  const auto use = enter();
-  std::vector<std::shared_ptr<Work>> gathers;
-  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
-    write_shard(b, point, parameters_->slice(b, communicator_->rank()));
-    gathers.push_back(communicator_->all_gather(
-        parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
-  }
-  for (const auto& gather : gathers) gather->wait();  // rule 7
-  parameters_->mark_written();
-}
-
-void Engine::write_shard(int64_t bucket, Point point, const at::Tensor& out) const {
-  const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(bucket)].group);
-  updater_->interpolate(bucket, out, algorithm_->interpolation(point, groups_[group]));
 }
 
 // In train mode parameters may yet be on their way to y.

@@ -15,9 +15,9 @@ void Engine::settle_module() {
   const at::NoGradGuard no_grad;
   tell_peers_outside_round([&] {
     const auto use = enter();
-    ParameterClaim::settle(model_.frozen);  // what of the module other optimizers train
+    ParameterClaim::settle(state_->model().frozen);  // what of the module other optimizers train
     buffer_sync_->run();
-    untrained_->run(groups_.front().k > first_k_, [this] { return reducer_->used_so_far(); });
+    untrained_->run(state_->groups().front().k > first_k_, [this] { return reducer_->used_so_far(); });
   });
 }
 
@@ -29,7 +29,7 @@ void Engine::hand_over() noexcept {
     at::Tensor in_flight = at::full({1}, reducer_->in_flight() ? 1 : 0, at::kLong);
     communicator_->all_reduce(in_flight, ReduceOp::max, {"gradients of a replaced optimizer"})->wait();
     if (in_flight.item<int64_t>() == 0) return;
-    const auto use = executor_->enter();
+    const auto use = state_->executor().enter();
     reducer_->drop(true, /*everywhere=*/true);
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: gradients in flight when an optimizer was replaced: ", message_of(error));
@@ -40,8 +40,8 @@ void Engine::hand_over() noexcept {
 // need not keep this one from being made.
 void Engine::settle_others() noexcept {
   try {
-    ParameterClaim::settle(model_.parameters);
-    ParameterClaim::settle(model_.frozen);
+    ParameterClaim::settle(state_->model().parameters);
+    ParameterClaim::settle(state_->model().frozen);
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: parameters on their way when an optimizer was constructed: ", message_of(error));
   }
@@ -52,7 +52,7 @@ void Engine::finish_deciding(bool wait) noexcept {
   if (!undecided_) return;
   const auto outcome = undecided_->outcome;
   try {
-    const auto use = executor_->enter();
+    const auto use = state_->executor().enter();
     if (wait && communicator_->failure().empty()) decide();
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
@@ -62,7 +62,7 @@ void Engine::finish_deciding(bool wait) noexcept {
 
 void Engine::finish_gathers() noexcept {
   try {
-    const auto use = executor_->enter();
+    const auto use = state_->executor().enter();
     if (gathers_ && communicator_->failure().empty()) gathers_->wait_all();
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: parameters on their way at an optimizer's end: ", message_of(error));
@@ -72,7 +72,7 @@ void Engine::finish_gathers() noexcept {
 // Peers may have launched buckets that this rank has not: completes what was begun.
 void Engine::finish_in_flight() noexcept {
   try {
-    const auto use = executor_->enter();
+    const auto use = state_->executor().enter();
     if (communicator_->failure().empty() && reducer_->in_flight()) reducer_->drop(true);
   } catch (const std::exception& error) {
     TORCH_WARN("zerosched: gradients in flight at an optimizer's end: ", message_of(error));
@@ -86,7 +86,7 @@ void Engine::leave_ranks(bool unwinding) noexcept {
   const std::string rank = "rank " + std::to_string(communicator_->rank());
   if (!unwinding) {
     leave(*communicator_, rank + " has ended this optimizer, " + name_ + ", after " +
-                              std::to_string(groups_.front().k - first_k_ + skipped_steps_) +
+                              std::to_string(state_->groups().front().k - first_k_ + skipped_steps_) +
                               " steps; every rank must make the same number of steps, or use join()");
     return;
   }

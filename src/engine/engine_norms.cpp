@@ -31,14 +31,14 @@ double Engine::make_norm_clip(double max_norm, double norm_type) {
   for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
   kernels::StepScalars scalars;
   scalars.grad_scale = current_.average / current_.unscaled.value_or(1) * current_.clip;
-  updater_->begin_step(std::vector<kernels::StepScalars>(groups_.size(), scalars));
+  updater_->begin_step(std::vector<kernels::StepScalars>(state_->groups().size(), scalars));
   const at::Tensor terms = updater_->norm_terms(norm_type);
   const bool is_maximum = std::isinf(norm_type);
   communicator_
       ->all_reduce(
           terms, is_maximum ? ReduceOp::max : ReduceOp::sum, {"gradient norm", -1, reducer_->round()})
       ->wait();
-  const double sum = *executor_->to_host(terms).const_data_ptr<double>();
+  const double sum = *state_->executor().to_host(terms).const_data_ptr<double>();
   const double norm = (is_maximum          ? sum
                           : norm_type == 2 ? std::sqrt(sum)
                                            : std::pow(sum, 1 / norm_type)) *
@@ -71,7 +71,7 @@ void Engine::make_value_clip(double clip_value) {
   for (const int64_t bucket : reducer_->order()) reducer_->wait(bucket);
   // In units of the sums that shards hold.
   const double limit = clip_value / (current_.average / current_.unscaled.value_or(1) * current_.clip);
-  updater_->begin_step(std::vector<kernels::StepScalars>(groups_.size()));
+  updater_->begin_step(std::vector<kernels::StepScalars>(state_->groups().size()));
   updater_->clamp_gradients(limit);
 }
 
@@ -94,29 +94,29 @@ double Engine::grad_norm() {
     });
   }
   // One that is known is for the log of every step, which should not end the overlap with forward.
-  const auto use = executor_->enter();
+  const auto use = state_->executor().enter();
   return updater_->norm() / last_clip_;
 }
 
 std::string Engine::why_no_norm() const {
-  if (reducer_->holds_last_round()) return executor_->why_not_enterable();
+  if (reducer_->holds_last_round()) return state_->executor().why_not_enterable();
   return "grad_norm() is of the last step(), and there is none yet, or the next backward has begun, or "
          ".grad has been changed. Call it right after step(), or set ShardingOptions::max_grad_norm.";
 }
 
 std::map<std::string, double> Engine::grad_norms() {
   check();
-  const auto count = static_cast<int64_t>(model_.names.size());
+  const auto count = static_cast<int64_t>(state_->model().names.size());
   const at::Tensor on_host = tell_peers_outside_round([&] {
     agree(*communicator_, why_no_norm());
     const auto use = enter();
     const at::Tensor squares = updater_->squares_by_parameter(count);
     communicator_->all_reduce(squares, ReduceOp::sum, {"gradient norms"})->wait();
-    return executor_->to_host(squares);
+    return state_->executor().to_host(squares);
   });
   std::map<std::string, double> norms;
   for (int64_t p = 0; p < count; ++p) {
-    norms[model_.names[static_cast<size_t>(p)]] =
+    norms[state_->model().names[static_cast<size_t>(p)]] =
         std::sqrt(on_host.const_data_ptr<double>()[p]) * grad_scale_;
   }
   return norms;

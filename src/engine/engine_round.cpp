@@ -34,7 +34,7 @@ void Engine::collect(const GroupOptions& options) {
   if (current_.collected) return;
   steering_->check(options);
   check_frozen();
-  ZEROSCHED_CHECK(finite_ || sharding_.non_finite() != NonFinite::error,
+  ZEROSCHED_CHECK(state_->is_finite() || sharding_.non_finite() != NonFinite::error,
       "the optimizer's state holds an inf or a NaN. Load a checkpoint from before, or weights, with "
       "reset_from_parameters() after it.");
   read_late_reports(false);
@@ -53,7 +53,7 @@ void Engine::read_report(const GroupOptions& options) {
       sharding_.gradients() == GradientInput::already_averaged ? 1.0 : 1.0 / communicator_->size();
   // On a device that other ranks train with too the report is not there yet, and only weights are worth waiting for.
   if (late_reports_ && communicator_->size() > 1 && !own.weight_is_given && !own.has_joined) {
-    std::string written = parameters_->changed();
+    std::string written = state_->parameters().changed();
     if (written.empty() && looks_at_bits()) written = written_by_others();
     if (!written.empty()) fail(written + kTooLateToReset);
     return;
@@ -102,7 +102,7 @@ void Engine::use_report() {
     }
   } else {
     // Since this rank's report; bits that are as they were are nothing to tell.
-    const std::string written = parameters_->changed().empty() ? "" : written_by_others();
+    const std::string written = state_->parameters().changed().empty() ? "" : written_by_others();
     if (!written.empty()) fail(written + kTooLateToReset);
   }
   if (all.joined > 0) find_leader();
@@ -132,7 +132,7 @@ void Engine::read_late_reports(bool all) {
   if (!late_reports_) return;
   for (const LateReports::Arrived& arrived : late_reports_->take(all, [this] { communicator_->check(); })) {
     if (arrived.not_finite) {
-      finite_ = false;
+      state_->set_finite(false);
       if (sharding_.non_finite() == NonFinite::error) {
         fail(not_finite_text("a gradient, or its average over ranks,", arrived.step));
       }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/engine.h"
+#include "engine/savable.h"
 
 #include <zerosched/checkpoint_data.h>
 
@@ -11,26 +11,26 @@ namespace zerosched::detail {
 
 /// An optimizer as checkpoints see it.
 struct CheckpointedOptimizer {
-  Engine* engine = nullptr;
+  Savable* optimizer = nullptr;
   GroupOptions options;  ///< of its groups now; overwritten by loading
 };
 
 /// zerosched::save_checkpoint(): of one optimizer, or of several as one. Collective over the ranks that all have.
 void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir,
     const CheckpointExtra& extra, const CheckpointOptions& how);
-/// zerosched::load_checkpoint(). Where `engine` is null that optimizer's part is passed over.
+/// zerosched::load_checkpoint(). Where `optimizer` is null that optimizer's part is passed over.
 LoadedCheckpoint load_checkpoint(
     const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir, const LoadOptions& how);
 
 /// ShardedOptimizer::save_checkpoint().
-inline void save_checkpoint(Engine& engine, const GroupOptions& options, const std::string& dir,
+inline void save_checkpoint(Savable& optimizer, const GroupOptions& options, const std::string& dir,
     const CheckpointExtra& extra, const CheckpointOptions& how) {
-  save_checkpoint({{&engine, options}}, dir, extra, how);
+  save_checkpoint({{&optimizer, options}}, dir, extra, how);
 }
 /// ShardedOptimizer::load_checkpoint().
 inline LoadedCheckpoint load_checkpoint(
-    Engine& engine, const GroupOptions& options, const std::string& dir, const LoadOptions& how) {
-  return load_checkpoint({{&engine, options}}, dir, how);
+    Savable& optimizer, const GroupOptions& options, const std::string& dir, const LoadOptions& how) {
+  return load_checkpoint({{&optimizer, options}}, dir, how);
 }
 
 }  // namespace zerosched::detail

@@ -2,8 +2,8 @@
 #include "io/module_file.h"
 
 #include "comm/agree.h"
-#include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
+#include "engine/savable.h"
 #include "io/checkpoint_names.h"
 #include "io/file.h"
 #include "io/folder_contents.h"
@@ -27,8 +27,8 @@ namespace {
 /// The file that rank 0 fills, tensor by tensor. Goes with the object unless it is finished.
 class Export {
  public:
-  Export(const Engine& engine, std::string path)
-      : executor_(engine.executor()), model_(engine.model()), path_(std::move(path)) {
+  Export(const OptimizerState& state, std::string path)
+      : executor_(state.executor()), model_(state.model()), path_(std::move(path)) {
     for (const ParameterSpec& spec : model_.specs) add(spec.name, spec.dtype, spec.sizes);
     for (size_t f = 0; f < model_.frozen.size(); ++f) add(model_.frozen_names[f], model_.frozen[f]);
     for (size_t b = 0; b < model_.buffers.size(); ++b) add(model_.buffer_names[b], model_.buffers[b]);
@@ -98,32 +98,32 @@ class Export {
 
 }  // namespace
 
-void export_safetensors(Engine& engine, const std::string& path, const std::string& point) {
-  engine.check();
-  Communicator& communicator = *engine.communicator();
+void export_safetensors(Savable& optimizer, const std::string& path, const std::string& point) {
+  optimizer.check();
+  Communicator& communicator = *optimizer.communicator();
   check_same_on_all_ranks(communicator, {"export_safetensors(\"" + path + "\", \"" + point + "\")"});
   const at::NoGradGuard no_grad;
   std::unique_ptr<Export> file;  // on rank 0
   agree_on(communicator, [&] {
     ZEROSCHED_CHECK(point == "x" || point == "y", "export_safetensors: the point is \"", point,
         "\"; expected \"x\" or \"y\".");
-    const std::string why_not = engine.why_not_savable();
+    const std::string why_not = optimizer.why_not_savable();
     ZEROSCHED_CHECK(why_not.empty(), "export_safetensors: ", why_not);
   });
-  engine.check_in_step("export_safetensors: ");
-  engine.settle_module();
+  optimizer.check_in_step("export_safetensors: ");
+  optimizer.settle_module();
   agree_on(communicator, [&] {
-    if (communicator.rank() == 0) file = std::make_unique<Export>(engine, path);
+    if (communicator.rank() == 0) file = std::make_unique<Export>(optimizer.state(), path);
   });
 
   // A disk that fills up on rank 0 must not keep it from the collectives that the others are in.
   std::string error;
-  for (size_t b = 0; b < engine.layout().buckets.size(); ++b) {
-    const at::Tensor whole = engine.gathered(static_cast<int64_t>(b), point == "x" ? Point::x : Point::y);
+  for (size_t b = 0; b < optimizer.state().layout().buckets.size(); ++b) {
+    const at::Tensor whole = optimizer.gathered(static_cast<int64_t>(b), point == "x" ? Point::x : Point::y);
     if (!file || !error.empty()) continue;
     try {
-      for (const Slot& slot : engine.layout().buckets[b].slots) {
-        const ParameterSpec& spec = engine.model().specs[static_cast<size_t>(slot.parameter)];
+      for (const Slot& slot : optimizer.state().layout().buckets[b].slots) {
+        const ParameterSpec& spec = optimizer.state().model().specs[static_cast<size_t>(slot.parameter)];
         file->write(spec.name, whole.as_strided(spec.sizes, spec.strides, slot.offset));
       }
     } catch (const std::exception& exception) {

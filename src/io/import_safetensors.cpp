@@ -1,8 +1,8 @@
 #include "io/module_file.h"
 
 #include "comm/agree.h"
-#include "engine/engine.h"
 #include "engine/equal_on_ranks.h"
+#include "engine/savable.h"
 #include "io/tensor_file.h"
 
 #include <ATen/core/grad_mode.h>
@@ -66,14 +66,14 @@ std::vector<std::string> match(const TensorFile& file, const std::vector<Target>
 
 }  // namespace
 
-void import_safetensors(Engine& engine, const std::string& path) {
-  engine.check();
-  Communicator& communicator = *engine.communicator();
+void import_safetensors(Savable& optimizer, const std::string& path) {
+  optimizer.check();
+  Communicator& communicator = *optimizer.communicator();
   check_same_on_all_ranks(communicator, {"import_safetensors(\"" + path + "\")"});
-  const std::vector<Target> targets = targets_of(engine.model());
+  const std::vector<Target> targets = targets_of(optimizer.state().model());
   std::vector<std::string> matched;
   agree_on(communicator, [&] {
-    const std::string why_not = engine.why_not_replaceable();
+    const std::string why_not = optimizer.why_not_replaceable();
     if (!why_not.empty()) throw std::runtime_error("import_safetensors: " + why_not);
     if (communicator.rank() == 0) matched = match(TensorFile(path), targets);
   });
@@ -82,12 +82,12 @@ void import_safetensors(Engine& engine, const std::string& path) {
     agree_on(communicator, [&] {
       if (communicator.rank() != 0) return;
       const TensorFile file(path);
-      const auto use = engine.enter();
+      const auto use = optimizer.enter();
       for (size_t i = 0; i < targets.size(); ++i) {
-        engine.executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
+        optimizer.state().executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
       }
     });
-    engine.reset_from_parameters();
+    optimizer.reset_from_parameters();
   } catch (const std::exception& error) {
     communicator.abort(
         "importing " + path + " failed half-way, and the parameters are lost: " + message_of(error));

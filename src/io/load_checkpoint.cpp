@@ -114,8 +114,8 @@ std::vector<std::string> parts_of(const std::string& dir, const std::string& tex
 
 Communicator& first_communicator(const std::vector<CheckpointedOptimizer>& optimizers) {
   size_t first = 0;
-  while (optimizers[first].engine == nullptr) ++first;
-  return *optimizers[first].engine->communicator();
+  while (optimizers[first].optimizer == nullptr) ++first;
+  return *optimizers[first].optimizer->communicator();
 }
 
 /// What is reported of a partial load; of several optimizers each name says of which.
@@ -139,7 +139,7 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
   prepared.top = read_manifest(communicator, prepared.dir);
   const std::vector<std::string> parts = parts_of(prepared.dir, prepared.top, optimizers.size());
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (optimizers[i].engine == nullptr && i > 0) continue;
+    if (optimizers[i].optimizer == nullptr && i > 0) continue;
     const std::string text = parts.size() == 1 ? prepared.top : read_manifest(communicator, parts[i]);
     Manifest manifest = parsed(parts[i], text, [](const std::string& whole) {
       Manifest result = parse_manifest(whole);
@@ -150,7 +150,7 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
       agree_on(
           communicator, [&] { prepared.loaded.extra = read_extra(parts[0], manifest, communicator.rank()); });
       prepared.loaded.world_size = prepared.loaded.extra.world_size;
-      if (optimizers[0].engine == nullptr) continue;
+      if (optimizers[0].optimizer == nullptr) continue;
     }
     prepared.loads.emplace_back(optimizers[i], parts[i], std::move(manifest));
     prepared.numbers.push_back(i);
@@ -178,7 +178,7 @@ bool was_replaced(Communicator& communicator, const Prepared& prepared) {
 LoadedCheckpoint load_checkpoint(
     const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir, const LoadOptions& how) {
   for (const CheckpointedOptimizer& each : optimizers) {
-    if (each.engine != nullptr) each.engine->check();
+    if (each.optimizer != nullptr) each.optimizer->check();
   }
   Communicator& communicator = first_communicator(optimizers);
   check_same_on_all_ranks(
@@ -204,7 +204,7 @@ LoadedCheckpoint load_checkpoint(
     for (OptimizerLoad& load : loads) load.settle();
   } catch (const std::exception& error) {
     for (OptimizerLoad& load : loads) {
-      load.engine().communicator()->abort(
+      load.optimizer().communicator()->abort(
           "loading " + dir + " failed half-way, and the optimizer's state is lost: " + message_of(error));
     }
     throw;

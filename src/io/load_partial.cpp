@@ -29,7 +29,7 @@ bool are_equal(const GroupState& a, const GroupState& b) {
 class Planner {
  public:
   explicit Planner(const LoadSubject& subject)
-      : subject_(subject), manifest_(subject.saved.manifest()), model_(subject.engine.model()) {
+      : subject_(subject), manifest_(subject.saved.manifest()), model_(subject.state.model()) {
     for (const ParameterSpec& parameter : manifest_.parameters) trained_[parameter.name] = &parameter;
     for (const auto& [name, first] : manifest_.tied) {
       const auto found = trained_.find(first);
@@ -41,7 +41,7 @@ class Planner {
   LoadPlan plan() {
     plan_.takes_options = false;
     for (size_t p = 0; p < model_.names.size(); ++p) plan_.parameters.push_back(source_of(p));
-    for (size_t g = 0; g < subject_.engine.groups().size(); ++g) plan_.groups.push_back(plan_group(g));
+    for (size_t g = 0; g < subject_.state.groups().size(); ++g) plan_.groups.push_back(plan_group(g));
     for (const auto& [name, target] : tensor_name::unsharded(model_)) {
       plan_.unsharded.push_back(unsharded_source(name, target));
     }
@@ -106,16 +106,16 @@ class Planner {
   // their mean in one and their sum in another.
   bool is_there(const StateTensor& tensor) const {
     const bool means_the_same = tensor.starts_at_parameters || tensor.name == "v" ||
-                                manifest_.optimizer == subject_.engine.algorithm().name();
+                                manifest_.optimizer == subject_.state.algorithm().name();
     return means_the_same && subject_.saved.tensors().count(tensor.name) > 0;
   }
 
   // Why the group cannot go on where the checkpoint's was; empty if it can.
   std::string why_anew(size_t group, GroupState& scalars) const {
-    for (const StateTensor& tensor : subject_.engine.algorithm().state()) {
+    for (const StateTensor& tensor : subject_.state.algorithm().state()) {
       if (!tensor.starts_at_parameters && !is_there(tensor)) {
         return manifest_.optimizer + " has no " + tensor.name + " that would do for " +
-               subject_.engine.algorithm().name();
+               subject_.state.algorithm().name();
       }
     }
     std::optional<GroupState> saved;
@@ -138,7 +138,7 @@ class Planner {
 
   LoadPlan::Group plan_group(size_t g) {
     LoadPlan::Group group;
-    group.scalars = subject_.engine.groups()[g];
+    group.scalars = subject_.state.groups()[g];
     group.stays = true;
     for (size_t p = 0; p < model_.names.size(); ++p) {
       const bool is_member = static_cast<size_t>(model_.specs[p].group) == g;
@@ -169,7 +169,7 @@ class Planner {
   // average starts anew.
   std::string continue_from(LoadPlan::Group& group) const {
     std::string tensors;
-    for (const StateTensor& tensor : subject_.engine.algorithm().state()) {
+    for (const StateTensor& tensor : subject_.state.algorithm().state()) {
       if (is_there(tensor)) {
         tensors += (tensors.empty() ? "" : ", ") + tensor.name;
       } else {

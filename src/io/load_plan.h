@@ -1,6 +1,6 @@
 #pragma once
 
-#include "engine/engine.h"
+#include "engine/optimizer_state.h"
 #include "io/manifest.h"
 #include "io/safetensors.h"
 #include "io/saved_state.h"
@@ -43,7 +43,7 @@ struct LoadSubject {
   const std::string& dir;
   const SavedState& saved;
   const std::vector<SafetensorsEntry>& unsharded;  ///< of module.safetensors
-  const Engine& engine;
+  const OptimizerState& state;
 };
 
 /// All of it to an optimizer of the same class, groups, names and shapes. Throws std::runtime_error at the first thing that

@@ -48,7 +48,7 @@ bool has(const std::vector<SafetensorsEntry>& entries, const std::string& name) 
 
 void check_trained(const LoadSubject& subject) {
   const Manifest& manifest = subject.saved.manifest();
-  const Model& model = subject.engine.model();
+  const Model& model = subject.state.model();
   std::map<std::string, const ParameterSpec*> saved;
   for (const ParameterSpec& parameter : manifest.parameters) saved[parameter.name] = &parameter;
   for (const ParameterSpec& own : model.specs) {
@@ -98,7 +98,7 @@ void check_state_tensors(const LoadSubject& subject) {
   const bool has_state = std::any_of(manifest.parameters.begin(), manifest.parameters.end(),
       [](const ParameterSpec& parameter) { return parameter.numel() > 0; });
   std::set<std::string> own;
-  for (const StateTensor& tensor : subject.engine.algorithm().state()) own.insert(tensor.name);
+  for (const StateTensor& tensor : subject.state.algorithm().state()) own.insert(tensor.name);
   const std::set<std::string>& saved = subject.saved.tensors();
   if (!has_state || saved == own) return;
   refuse(subject.dir, "its state is " + c10::Join(", ", saved) + ", and that of this " + manifest.optimizer +
@@ -108,22 +108,22 @@ void check_state_tensors(const LoadSubject& subject) {
 
 LoadPlan plan_whole(const LoadSubject& subject) {
   const Manifest& manifest = subject.saved.manifest();
-  const Engine& engine = subject.engine;
-  if (manifest.optimizer != engine.algorithm().name()) {
+  const OptimizerState& state = subject.state;
+  if (manifest.optimizer != state.algorithm().name()) {
     refuse(subject.dir, "was saved by " + manifest.optimizer + ", and this optimizer is " +
-                            engine.algorithm().name() + kPartial);
+                            state.algorithm().name() + kPartial);
   }
-  if (manifest.groups.size() != engine.groups().size()) {
+  if (manifest.groups.size() != state.groups().size()) {
     refuse(subject.dir, "has " + std::to_string(manifest.groups.size()) +
                             " parameter groups, and this optimizer has " +
-                            std::to_string(engine.groups().size()) + kPartial);
+                            std::to_string(state.groups().size()) + kPartial);
   }
   check_trained(subject);
-  const NamedTensors unsharded = tensor_name::unsharded(engine.model());
+  const NamedTensors unsharded = tensor_name::unsharded(state.model());
   check_unsharded(subject, unsharded);
 
   LoadPlan plan;
-  for (const std::string& name : engine.model().names)
+  for (const std::string& name : state.model().names)
     plan.parameters.push_back({LoadPlan::From::state, name});
   for (const auto& named : unsharded) plan.unsharded.push_back({LoadPlan::From::unsharded, named.first});
   for (const Manifest::Group& group : manifest.groups) plan.groups.push_back({false, false, group.state});

@@ -4,10 +4,10 @@
 
 namespace zerosched::detail {
 
-class Engine;
+class Savable;
 
 /// As those of <zerosched/safetensors.h>. Collective.
-void export_safetensors(Engine& engine, const std::string& path, const std::string& point);
-void import_safetensors(Engine& engine, const std::string& path);
+void export_safetensors(Savable& optimizer, const std::string& path, const std::string& point);
+void import_safetensors(Savable& optimizer, const std::string& path);
 
 }  // namespace zerosched::detail

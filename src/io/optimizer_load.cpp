@@ -36,22 +36,21 @@ void verify_tensors(
 }  // namespace
 
 void OptimizerLoad::prepare(const LoadOptions& how) {
-  const Engine& engine = *optimizer_.engine;
-  const std::string why_not = engine.why_not_replaceable();
+  const std::string why_not = optimizer().why_not_replaceable();
   if (!why_not.empty()) throw std::runtime_error("load_checkpoint: " + why_not);
   saved_.emplace(manifest_, dir_);
   const TensorFile module(dir_ + '/' + kModuleFileName);
-  const LoadSubject subject{dir_, *saved_, module.entries(), engine};
+  const LoadSubject subject{dir_, *saved_, module.entries(), state()};
   plan_ = how.partial() ? plan_partial(subject) : plan_whole(subject);
   if (plan_.takes_options) {
     check_options();
     check_state_tensors(subject);
   }
-  unsharded_ = tensor_name::unsharded(engine.model());
+  unsharded_ = tensor_name::unsharded(state().model());
   shards_.emplace(*saved_);
   whole_.emplace(*saved_);
   want_shards();
-  const bool is_first = engine.communicator()->rank() == 0;
+  const bool is_first = optimizer().communicator()->rank() == 0;
   if (is_first) want_unsharded();
   shards_->verify();
   whole_->verify();
@@ -59,7 +58,7 @@ void OptimizerLoad::prepare(const LoadOptions& how) {
 }
 
 void OptimizerLoad::check_options() const {
-  const Algorithm& algorithm = optimizer_.engine->algorithm();
+  const Algorithm& algorithm = state().algorithm();
   for (size_t g = 0; g < optimizer_.options.size(); ++g) {
     const auto with_saved_values = optimizer_.options[g]->clone();
     try {
@@ -74,15 +73,11 @@ void OptimizerLoad::check_options() const {
 
 void OptimizerLoad::for_own_pieces(
     const std::function<void(const Bucket&, const Piece&, const ShardState&)>& function) const {
-  const Engine& engine = *optimizer_.engine;
-  const Layout& layout = engine.layout();
+  const Layout& layout = state().layout();
   for (size_t b = 0; b < layout.buckets.size(); ++b) {
-    ShardState shard;
-    for (size_t t = 0; t < engine.algorithm().state().size(); ++t) {
-      shard[t] = engine.state(static_cast<int64_t>(b), t);
-    }
     for (const Piece& piece : layout.buckets[b].pieces) {
-      if (piece.slice == engine.communicator()->rank()) function(layout.buckets[b], piece, shard);
+      if (piece.slice == optimizer().communicator()->rank())
+        function(layout.buckets[b], piece, state().shards()[b]);
     }
   }
 }
@@ -94,10 +89,9 @@ void OptimizerLoad::want_shards() {
 }
 
 void OptimizerLoad::want_piece(const Bucket& bucket, const Piece& piece, const ShardState& shard) {
-  const Engine& engine = *optimizer_.engine;
   const auto p = static_cast<size_t>(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
   const LoadPlan::Source& source = plan_.parameters[p];
-  const auto& tensors = engine.algorithm().state();
+  const auto& tensors = state().algorithm().state();
   for (size_t t = 0; t < tensors.size(); ++t) {
     const at::Tensor to = shard[t].narrow(0, piece.slice_begin, piece.numel);
     const bool at_parameters = tensors[t].starts_at_parameters;
@@ -107,7 +101,7 @@ void OptimizerLoad::want_piece(const Bucket& bucket, const Piece& piece, const S
     } else if (source.from == From::weights && at_parameters) {
       shards_->want("x", source.name, piece.slot_begin, to);
     } else if (source.from == From::unsharded && at_parameters) {
-      unsharded_shards_.push_back({source.name, &engine.model().specs[p], piece.slot_begin, to});
+      unsharded_shards_.push_back({source.name, &state().model().specs[p], piece.slot_begin, to});
     }
   }
 }
@@ -136,7 +130,7 @@ void OptimizerLoad::verify_unsharded(bool all) const {
 }
 
 size_t OptimizerLoad::index_of_x() const {
-  const auto& tensors = optimizer_.engine->algorithm().state();
+  const auto& tensors = state().algorithm().state();
   size_t index = 0;
   while (tensors[index].name != "x") ++index;
   return index;
@@ -145,21 +139,21 @@ size_t OptimizerLoad::index_of_x() const {
 // z becomes x, the rest 0.
 void OptimizerLoad::start_anew(const Bucket& bucket, const Piece& piece, const ShardState& shard) {
   if (!plan_.groups[static_cast<size_t>(bucket.group)].starts_anew) return;
-  const auto& tensors = optimizer_.engine->algorithm().state();
+  const auto& tensors = state().algorithm().state();
   const at::Tensor x = shard[index_of_x()].narrow(0, piece.slice_begin, piece.numel);
   for (size_t t = 0; t < tensors.size(); ++t) {
     const at::Tensor to = shard[t].narrow(0, piece.slice_begin, piece.numel);
     if (!tensors[t].starts_at_parameters) {
-      engine().executor().fill(to, 0);
+      state().executor().fill(to, 0);
     } else if (tensors[t].name != "x") {
-      engine().executor().assign(to, x);
+      state().executor().assign(to, x);
     }
   }
 }
 
 void OptimizerLoad::read() {
-  Executor& executor = engine().executor();
-  const auto use = engine().enter();
+  Executor& executor = state().executor();
+  const auto use = optimizer().enter();
   shards_->read(executor);
   const TensorFile module(dir_ + '/' + kModuleFileName);
   std::map<std::string, std::vector<const UnshardedShard*>> by_name;
@@ -175,7 +169,7 @@ void OptimizerLoad::read() {
   for_own_pieces([this](const Bucket& bucket, const Piece& piece, const ShardState& shard) {
     start_anew(bucket, piece, shard);
   });
-  if (engine().communicator()->rank() != 0) return;
+  if (optimizer().communicator()->rank() != 0) return;
   HostExecutor host;
   whole_->read(host);
   for (size_t i = 0; i < unsharded_.size(); ++i) {
@@ -189,19 +183,19 @@ void OptimizerLoad::read() {
 void OptimizerLoad::settle() {
   std::vector<at::Tensor> targets;
   for (const auto& named : unsharded_) targets.push_back(named.second);
-  broadcast_values(*engine().communicator(), ParameterClaim::unclaimed(targets));
+  broadcast_values(*optimizer().communicator(), ParameterClaim::unclaimed(targets));
   std::vector<GroupState> groups;
   for (const LoadPlan::Group& group : plan_.groups) groups.push_back(group.scalars);
   const bool is_whole = plan_.takes_options;
-  engine().state_was_replaced(std::move(groups), manifest_.finite && (is_whole || engine().is_finite()));
+  optimizer().state_was_replaced(std::move(groups), manifest_.finite && (is_whole || state().is_finite()));
   // What a partial load begins is another training.
-  if (is_whole) engine().series().take_over(manifest_.series);
+  if (is_whole) state().series().take_over(manifest_.series);
 }
 
 void OptimizerLoad::take_options() const {
   if (!plan_.takes_options) return;
   for (size_t g = 0; g < optimizer_.options.size(); ++g) {
-    optimizer_.engine->algorithm().assign(*optimizer_.options[g], manifest_.groups[g].options);
+    state().algorithm().assign(*optimizer_.options[g], manifest_.groups[g].options);
   }
 }
 

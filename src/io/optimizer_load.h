@@ -20,7 +20,7 @@ class OptimizerLoad {
   OptimizerLoad(const OptimizerLoad&) = delete;
   OptimizerLoad& operator=(const OptimizerLoad&) = delete;
 
-  Engine& engine() const { return *optimizer_.engine; }
+  Savable& optimizer() const { return *optimizer_.optimizer; }
   /// Decides what is taken, and verifies the bytes that this rank needs. Throws naming what does not fit or is damaged.
   /// Local.
   void prepare(const LoadOptions& how);
@@ -51,6 +51,7 @@ class OptimizerLoad {
   void for_own_pieces(
       const std::function<void(const Bucket&, const Piece&, const ShardState&)>& function) const;
   size_t index_of_x() const;
+  OptimizerState& state() const { return optimizer().state(); }
 
   CheckpointedOptimizer optimizer_;
   const std::string dir_;
@@ -58,7 +59,7 @@ class OptimizerLoad {
   std::optional<SavedState> saved_;
   LoadPlan plan_;
   NamedTensors unsharded_;
-  std::optional<StateReader> shards_, whole_;  ///< on the engine's device; in host memory, on rank 0
+  std::optional<StateReader> shards_, whole_;  ///< on the optimizer's device; in host memory, on rank 0
   std::vector<UnshardedShard> unsharded_shards_;
   std::vector<at::Tensor> weights_;  ///< by unsharded tensor: in host memory, what whole_ reads
 };

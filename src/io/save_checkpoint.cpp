@@ -33,14 +33,14 @@ namespace {
 // A piece is read as a whole to verify its checksum, even by a rank that needs a part of it only.
 constexpr int64_t kMaxPieceNumel = int64_t{1} << 24;
 
-NamedTensors pieces_of(const Engine& engine, int64_t rank) {
+NamedTensors pieces_of(const OptimizerState& state, int64_t rank) {
   NamedTensors pieces;
-  const Layout& layout = engine.layout();
-  const auto& tensors = engine.algorithm().state();
+  const Layout& layout = state.layout();
+  const auto& tensors = state.algorithm().state();
   for (size_t b = 0; b < layout.buckets.size(); ++b) {
     const Bucket& bucket = layout.buckets[b];
     for (size_t t = 0; t < tensors.size(); ++t) {
-      const at::Tensor& shard = engine.state(static_cast<int64_t>(b), t);
+      const at::Tensor& shard = state.shards()[b][t];
       for (const Piece& piece : bucket.pieces) {
         if (piece.slice != rank) continue;
         const auto parameter = static_cast<size_t>(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
@@ -48,7 +48,7 @@ NamedTensors pieces_of(const Engine& engine, int64_t rank) {
           const int64_t numel = std::min(kMaxPieceNumel, piece.numel - done);
           const int64_t begin = piece.slot_begin + done;
           pieces.emplace_back(
-              to_text({tensors[t].name, begin, begin + numel, engine.model().names[parameter]}),
+              to_text({tensors[t].name, begin, begin + numel, state.model().names[parameter]}),
               shard.narrow(0, piece.slice_begin + done, numel));
         }
       }
@@ -57,8 +57,8 @@ NamedTensors pieces_of(const Engine& engine, int64_t rank) {
   return pieces;
 }
 
-NamedTensors unsharded(const Engine& engine, const CheckpointData& shared) {
-  NamedTensors tensors = tensor_name::unsharded(engine.model());
+NamedTensors unsharded(const OptimizerState& state, const CheckpointData& shared) {
+  NamedTensors tensors = tensor_name::unsharded(state.model());
   for (const auto& [name, tensor] : shared.tensors) tensors.emplace_back(tensor_name::kShared + name, tensor);
   return tensors;
 }
@@ -78,8 +78,8 @@ CheckpointSummary summarize(const std::vector<CheckpointedOptimizer>& optimizers
   summary.job = JobIdentity::own();
   summary.is_of_several = optimizers.size() > 1;
   for (const CheckpointedOptimizer& each : optimizers) {
-    summary.series.push_back(each.engine->series().id());
-    summary.optimizers.emplace_back(each.engine->algorithm().name());
+    summary.series.push_back(each.optimizer->state().series().id());
+    summary.optimizers.emplace_back(each.optimizer->state().algorithm().name());
   }
   return summary;
 }
@@ -87,19 +87,19 @@ CheckpointSummary summarize(const std::vector<CheckpointedOptimizer>& optimizers
 // Without what ranks have written.
 Manifest describe(
     const CheckpointedOptimizer& optimizer, const CheckpointSummary& whole, int64_t world_size) {
-  Engine& engine = *optimizer.engine;
+  const OptimizerState& state = optimizer.optimizer->state();
   Manifest manifest;
   manifest.library_version = whole.library_version;
   manifest.created = whole.created;
   manifest.job = whole.job;
-  manifest.series = engine.series().id();
+  manifest.series = state.series().id();
   manifest.world_size = world_size;
-  manifest.optimizer = engine.algorithm().name();
+  manifest.optimizer = state.algorithm().name();
   for (size_t g = 0; g < optimizer.options.size(); ++g) {
-    manifest.groups.push_back({engine.algorithm().values(*optimizer.options[g]), engine.groups()[g]});
+    manifest.groups.push_back({state.algorithm().values(*optimizer.options[g]), state.groups()[g]});
   }
-  manifest.parameters = engine.model().specs;
-  for (const TiedName& tied : engine.model().tied) manifest.tied[tied.name] = tied.first_name;
+  manifest.parameters = state.model().specs;
+  for (const TiedName& tied : state.model().tied) manifest.tied[tied.name] = tied.first_name;
   return manifest;
 }
 
@@ -117,18 +117,18 @@ void check_files_are_here(const std::string& folder, const Manifest& manifest) {
 
 // Rank 0's share is what is not cut into shards, too. `folder` ends in a slash.
 RankReport write_own(
-    const Engine& engine, int rank, const std::string& folder, const CheckpointExtra& extra) {
+    const OptimizerState& state, int rank, const std::string& folder, const CheckpointExtra& extra) {
   RankReport report;
-  report.finite = engine.is_finite();
+  report.finite = state.is_finite();
   report.local_json = extra.local.json;
-  NamedTensors tensors = pieces_of(engine, rank);
+  NamedTensors tensors = pieces_of(state, rank);
   for (const auto& [name, tensor] : extra.local.tensors)
     tensors.emplace_back(tensor_name::kLocal + name, tensor);
   const std::string name = rank_file_name(rank);
-  report.files[name] = write_tensors(folder + name, tensors, engine.executor());
+  report.files[name] = write_tensors(folder + name, tensors, state.executor());
   if (rank == 0) {
     report.files[kModuleFileName] =
-        write_tensors(folder + kModuleFileName, unsharded(engine, extra.shared), engine.executor());
+        write_tensors(folder + kModuleFileName, unsharded(state, extra.shared), state.executor());
   }
   return report;
 }
@@ -167,14 +167,14 @@ void check_arguments(const std::vector<CheckpointedOptimizer>& optimizers, const
     const CheckpointOptions& how) {
   ZEROSCHED_CHECK(
       how.keep_last() >= 0, "CheckpointOptions::keep_last must not be negative, got ", how.keep_last(), ".");
-  const Communicator& first = *optimizers.front().engine->communicator();
+  const Communicator& first = *optimizers.front().optimizer->communicator();
   for (const CheckpointedOptimizer& each : optimizers) {
-    const Communicator& own = *each.engine->communicator();
+    const Communicator& own = *each.optimizer->communicator();
     ZEROSCHED_CHECK(own.size() == first.size() && own.rank() == first.rank(),
         "save_checkpoint: optimizers of one checkpoint must be of the same ranks; this is rank ",
         first.rank(), " of ", first.size(), " in one and rank ", own.rank(), " of ", own.size(),
         " in another.");
-    const std::string why_not = each.engine->why_not_savable();
+    const std::string why_not = each.optimizer->why_not_savable();
     ZEROSCHED_CHECK(why_not.empty(), "save_checkpoint: ", why_not);
   }
   if (first.rank() == 0) check_data(extra.shared);
@@ -185,8 +185,8 @@ void check_arguments(const std::vector<CheckpointedOptimizer>& optimizers, const
 
 void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const std::string& dir,
     const CheckpointExtra& extra, const CheckpointOptions& how) {
-  for (const CheckpointedOptimizer& each : optimizers) each.engine->check();
-  Communicator& communicator = *optimizers.front().engine->communicator();
+  for (const CheckpointedOptimizer& each : optimizers) each.optimizer->check();
+  Communicator& communicator = *optimizers.front().optimizer->communicator();
   const int rank = communicator.rank();
   check_same_on_all_ranks(
       communicator, {"save_checkpoint(\"" + dir + "\") keeping the last " + std::to_string(how.keep_last())});
@@ -195,8 +195,8 @@ void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const
     folder.emplace(dir);
     check_arguments(optimizers, extra, how);
   });
-  for (const CheckpointedOptimizer& each : optimizers) each.engine->check_in_step("save_checkpoint: ");
-  for (const CheckpointedOptimizer& each : optimizers) each.engine->settle_module();
+  for (const CheckpointedOptimizer& each : optimizers) each.optimizer->check_in_step("save_checkpoint: ");
+  for (const CheckpointedOptimizer& each : optimizers) each.optimizer->settle_module();
 
   const bool several = optimizers.size() > 1;
   // "run/.step_01000.partial/", or of several "run/.step_01000.partial/optimizer_0/"
@@ -220,8 +220,9 @@ void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const
     std::vector<RankReport> own_reports;
     agree_on(communicator, [&] {
       for (size_t i = 0; i < optimizers.size(); ++i) {
-        const auto use = optimizers[i].engine->enter();
-        own_reports.push_back(write_own(*optimizers[i].engine, rank, folder_of_part(i), extra_of_part(i)));
+        const auto use = optimizers[i].optimizer->enter();
+        own_reports.push_back(
+            write_own(optimizers[i].optimizer->state(), rank, folder_of_part(i), extra_of_part(i)));
       }
     });
     std::vector<std::vector<RankReport>> reports;

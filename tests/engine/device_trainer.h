@@ -102,7 +102,7 @@ class DeviceTrainer final : public Trainer {
 
   void begin_step(int64_t step) override {
     runtime_.set_current_stream(main_);
-    at_step(step, engine().layout().buckets.size(), {main_, side_});
+    at_step(step, engine().state().layout().buckets.size(), {main_, side_});
   }
   void begin_backward() override { before_backward(); }
   void after_backward() override { runtime_.order(side_, main_); }

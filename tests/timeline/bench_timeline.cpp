@@ -54,7 +54,7 @@ Row run(const Transformer& model, int gpus, int64_t bucket_mebibytes, const Opti
   training_options.sharding.bucket_bytes(bucket_mebibytes * kMebibyte).bucket_buffers(options.buffers);
   if (options.max_grad_norm > 0) training_options.sharding.max_grad_norm(options.max_grad_norm);
   TimedTraining training(runtime, model.parts(), training_options);
-  Row row{model.name, gpus, bucket_mebibytes, training.engine().layout().buckets.size(), {}};
+  Row row{model.name, gpus, bucket_mebibytes, training.engine().state().layout().buckets.size(), {}};
   for (int step = 0; step < kSteps; ++step) row.times = training.step();
   if (!options.trace.empty()) {
     std::ofstream trace(options.trace);

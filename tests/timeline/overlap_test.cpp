@@ -72,7 +72,7 @@ StepTimes last_step(
         "layers." + std::to_string(p), kNumel, 0, machine.flops * reduce / share / 2};
   }
   TimedTraining training(runtime, parts, options);
-  EXPECT_EQ(training.engine().layout().buckets.size(), static_cast<size_t>(kBuckets));
+  EXPECT_EQ(training.engine().state().layout().buckets.size(), static_cast<size_t>(kBuckets));
   StepTimes times;
   for (int step = 0; step < kSteps; ++step) times = training.step();
   EXPECT_LT(times.host, times.backward / 4) << "the host is to be ahead";

@@ -58,7 +58,7 @@ class TimedTraining {
 
   /// Forward, backward and step().
   StepTimes step();
-  const detail::Engine& engine() const { return *engine_; }
+  detail::Engine& engine() const { return *engine_; }
 
  private:
   struct Part;
