@@ -13,9 +13,10 @@ namespace zerosched {
 /// what_without_backtrace() is the message alone.
 class ZEROSCHED_EXPORT Error : public c10::Error {
  public:
+  /// Made where it is thrown.
   explicit Error(const std::string& message);
+  /// Made at `where`.
   Error(c10::SourceLocation where, const std::string& message);
-  Error(const Error&) = default;
   ~Error() override;
 };
 
@@ -23,9 +24,9 @@ class ZEROSCHED_EXPORT Error : public c10::Error {
 /// communicator throws it from then on.
 class ZEROSCHED_EXPORT CommunicationError : public Error {
  public:
+  /// Of what the functions below return.
   CommunicationError(
       const std::string& message, int rank, std::string collective, std::vector<int> missing_ranks);
-  CommunicationError(const CommunicationError&) = default;
   ~CommunicationError() override;
 
   /// The rank whose error it was, or that has left; -1 if it is nobody's: a network's, or that of ranks who are not here.
@@ -44,8 +45,8 @@ class ZEROSCHED_EXPORT CommunicationError : public Error {
 /// A checkpoint, or a file with weights, that cannot be written, read or taken up. What was there before is as it was.
 class ZEROSCHED_EXPORT CheckpointError : public Error {
  public:
+  /// About `path`.
   CheckpointError(const std::string& message, std::string path);
-  CheckpointError(const CheckpointError&) = default;
   ~CheckpointError() override;
 
   /// The folder or file that the call was given. The message names the file in it that is at fault.

@@ -16,7 +16,7 @@ namespace {
 constexpr auto kPatience = std::chrono::seconds(1);
 
 // Never destroyed: threads look at it while static destructors run.
-struct Life {
+struct ProcessLife {
   std::mutex mutex;
   std::condition_variable changed;
   int inside = 0;     // under mutex: threads that hold a WhileRunning
@@ -24,8 +24,8 @@ struct Life {
   OwnerProcess owner;
 };
 
-Life& life() {
-  static auto* life = new Life;
+ProcessLife& life() {
+  static auto* life = new ProcessLife;
   return *life;
 }
 

@@ -9,14 +9,14 @@ namespace zerosched::detail {
 
 namespace {
 
-struct Registry {
+struct SeriesRegistry {
   std::mutex mutex;
   std::map<std::string, int> optimizers;  ///< how many have each series
 };
 
 // Never destroyed: optimizers may live until the process ends.
-Registry& registry() {
-  static auto& registry = *new Registry;
+SeriesRegistry& registry() {
+  static auto& registry = *new SeriesRegistry;
   return registry;
 }
 
@@ -38,14 +38,14 @@ void CheckpointSeries::take_over(const std::string& id) {
 }
 
 bool CheckpointSeries::lives(const std::string& id) {
-  Registry& all = registry();
+  SeriesRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   return all.optimizers.count(id) > 0;
 }
 
 void CheckpointSeries::enter(int change) const {
   if (id_.empty()) return;
-  Registry& all = registry();
+  SeriesRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   if ((all.optimizers[id_] += change) <= 0) all.optimizers.erase(id_);
 }

@@ -26,33 +26,33 @@ int64_t DeviceKernels::sum_of_squares_workspace_numel(int64_t range_numel, int64
   return cuda::sum_of_squares_workspace_numel(range_numel, span_count);
 }
 
-void DeviceKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void DeviceKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* sum, cuda::Stream stream) {
   cuda::sum_of_squares(grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
-void DeviceKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
+void DeviceKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* sum, cuda::Stream stream) {
   cuda::sum_of_powers(grad_dtype, p, spans, span_count, range_numel, workspace, sum, stream);
 }
 
 void DeviceKernels::inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
-    const cuda::GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    const cuda::SpanOnDevice* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
     cuda::Stream stream) {
   cuda::inner_product(grad_dtype, weight, z, x, spans, span_count, range_numel, workspace, sum, stream);
 }
 
-void DeviceKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void DeviceKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* squares, cuda::Stream stream) {
   cuda::squares_by_parameter(grad_dtype, spans, span_count, range_numel, workspace, squares, stream);
 }
 
-void DeviceKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
+void DeviceKernels::max_abs(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* largest, cuda::Stream stream) {
   cuda::max_abs(grad_dtype, spans, span_count, range_numel, workspace, largest, stream);
 }
 
-void DeviceKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void DeviceKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double limit, cuda::Stream stream) {
   cuda::clamp_gradient(grad_dtype, spans, span_count, range_numel, limit, stream);
 }

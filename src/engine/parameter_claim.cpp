@@ -15,7 +15,7 @@ struct Entry {
   std::string name;  ///< as the owner calls the parameter
 };
 
-struct Registry {
+struct ClaimRegistry {
   std::mutex mutex;  ///< also of every claim's own state
   std::unordered_map<const c10::TensorImpl*, Entry> entries;
 
@@ -26,15 +26,15 @@ struct Registry {
 };
 
 // Never destroyed: optimizers may live until the process ends.
-Registry& registry() {
-  static auto& registry = *new Registry;
+ClaimRegistry& registry() {
+  static auto& registry = *new ClaimRegistry;
   return registry;
 }
 
 }  // namespace
 
 void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names) {
-  Registry& all = registry();
+  ClaimRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   const Entry* first = nullptr;  // of all parameters that have an owner
   size_t first_index = 0, shared = 0;
@@ -59,7 +59,7 @@ void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std:
 ParameterClaim::ParameterClaim(const std::vector<at::Tensor>& parameters,
     const std::vector<std::string>& names, std::function<void()> replaced, std::function<void()> settle)
     : count_(parameters.size()), replaced_(std::move(replaced)), settle_(std::move(settle)) {
-  Registry& all = registry();
+  ClaimRegistry& all = registry();
   std::function<void()> tell_predecessor;
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
@@ -75,7 +75,7 @@ ParameterClaim::ParameterClaim(const std::vector<at::Tensor>& parameters,
 }
 
 ParameterClaim::~ParameterClaim() {
-  Registry& all = registry();
+  ClaimRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (is_replaced_) return;
   for (auto entry = all.entries.begin(); entry != all.entries.end();) {
@@ -92,7 +92,7 @@ void ParameterClaim::check_not_replaced() const {
 }
 
 void ParameterClaim::settle(const std::vector<at::Tensor>& tensors) {
-  Registry& all = registry();
+  ClaimRegistry& all = registry();
   std::map<const ParameterClaim*, std::function<void()>> owners;
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
@@ -112,7 +112,7 @@ std::vector<at::Tensor> ParameterClaim::unclaimed(const std::vector<at::Tensor>&
 }
 
 bool ParameterClaim::is_claimed(const at::Tensor& tensor) {
-  Registry& all = registry();
+  ClaimRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   return all.find(tensor) != nullptr;
 }

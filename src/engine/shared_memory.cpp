@@ -10,14 +10,14 @@ namespace zerosched::detail {
 namespace {
 
 /// The addresses [begin, end) from a tensor's first element to its last, gaps between them included.
-struct Range {
+struct ByteRange {
   uintptr_t begin, end;
   bool is_trained;
   const char* kind;
   const std::string* name;
 };
 
-void add(std::vector<Range>& ranges, const std::vector<at::Tensor>& tensors,
+void add(std::vector<ByteRange>& ranges, const std::vector<at::Tensor>& tensors,
     const std::vector<std::string>& names, bool is_trained, const char* kind) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const at::Tensor& tensor = tensors[i];
@@ -31,7 +31,7 @@ void add(std::vector<Range>& ranges, const std::vector<at::Tensor>& tensors,
   }
 }
 
-[[noreturn]] void refuse(const Range& trained, const Range& other) {
+[[noreturn]] void refuse(const ByteRange& trained, const ByteRange& other) {
   ZEROSCHED_CHECK(false, "parameter '", *trained.name, "' and ", other.kind, " '", *other.name,
       "' are two tensors in the same memory (tied by set_data(), or views of one another). The optimizer "
       "moves "
@@ -42,16 +42,16 @@ void add(std::vector<Range>& ranges, const std::vector<at::Tensor>& tensors,
 }  // namespace
 
 void check_no_shared_memory(const Model& model) {
-  std::vector<Range> ranges;
+  std::vector<ByteRange> ranges;
   add(ranges, model.parameters, model.names, true, "parameter");
   add(ranges, model.frozen, model.frozen_names, false, "parameter");
   add(ranges, model.buffers, model.buffer_names, false, "buffer");
   std::stable_sort(
-      ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+      ranges.begin(), ranges.end(), [](const ByteRange& a, const ByteRange& b) { return a.begin < b.begin; });
   // Of what began before, the range that reaches furthest: of all, and of what is trained.
-  const Range* furthest = nullptr;
-  const Range* furthest_trained = nullptr;
-  for (const Range& range : ranges) {
+  const ByteRange* furthest = nullptr;
+  const ByteRange* furthest_trained = nullptr;
+  for (const ByteRange& range : ranges) {
     if (furthest_trained != nullptr && furthest_trained->end > range.begin) refuse(*furthest_trained, range);
     if (range.is_trained && furthest != nullptr && furthest->end > range.begin) refuse(range, *furthest);
     if (furthest == nullptr || range.end > furthest->end) furthest = &range;

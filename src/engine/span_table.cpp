@@ -23,7 +23,7 @@ SpanTable::SpanTable(const ShardParts& parts, DeviceExecutor& executor)
         static_cast<std::byte*>(parts.parameters.slice(static_cast<int64_t>(b), parts.rank).data_ptr()));
   }
   table_ = executor.empty(
-      scalar_bytes_ + most_spans_ * static_cast<int64_t>(sizeof(cuda::GradientSpan)), at::kByte);
+      scalar_bytes_ + most_spans_ * static_cast<int64_t>(sizeof(cuda::SpanOnDevice)), at::kByte);
   if (!direct()) collect();
 }
 
@@ -35,7 +35,7 @@ const kernels::StepScalars* SpanTable::scalars(int64_t group) const {
 
 void SpanTable::upload(const std::vector<kernels::StepScalars>& scalars) {
   if (direct()) collect();
-  const auto span_bytes = static_cast<int64_t>(spans_.size() * sizeof(cuda::GradientSpan));
+  const auto span_bytes = static_cast<int64_t>(spans_.size() * sizeof(cuda::SpanOnDevice));
   const int64_t byte_count = scalar_bytes_ + (is_uploaded_ ? 0 : span_bytes);
   PinnedBuffer& buffer = uploads_.free_buffer(static_cast<int64_t>(table_.nbytes()));  // rule 5
   std::memcpy(buffer.memory(), scalars.data(), static_cast<size_t>(scalar_bytes_));
@@ -80,10 +80,10 @@ void SpanTable::add(const GradientSpan& span, size_t bucket) {
 }
 
 SpanRun SpanTable::run_of(const Part& first, const Part& last) const {
-  const auto* table = reinterpret_cast<const cuda::GradientSpan*>(
+  const auto* table = reinterpret_cast<const cuda::SpanOnDevice*>(
       static_cast<const std::byte*>(table_.const_data_ptr()) + scalar_bytes_);
   const int64_t end = last.first_span + last.span_count;
-  const cuda::GradientSpan& last_span = spans_[static_cast<size_t>(end - 1)];
+  const cuda::SpanOnDevice& last_span = spans_[static_cast<size_t>(end - 1)];
   return {first.grad_dtype, first.bucket, table + first.first_span, end - first.first_span,
       last_span.begin + last_span.numel - spans_[static_cast<size_t>(first.first_span)].begin};
 }

@@ -3,7 +3,7 @@
 #include "engine/executor.h"
 #include "engine/pinned_buffer.h"
 #include "engine/shard_updater.h"
-#include "kernels/cuda/gradient_span.h"
+#include "kernels/cuda/span_on_device.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -16,7 +16,7 @@ namespace zerosched::detail {
 struct SpanRun {
   c10::ScalarType grad_dtype;
   int64_t first_bucket;
-  const kernels::cuda::GradientSpan* spans;  ///< on the device
+  const kernels::cuda::SpanOnDevice* spans;  ///< on the device
   int64_t span_count;
   int64_t range_numel;  ///< of the state, from the first span's begin to the last one's end
 };
@@ -62,7 +62,7 @@ class SpanTable {
   std::vector<Part> table_parts_;  ///< in the order of the spans
   std::vector<size_t>
       parts_of_bucket_;  ///< by bucket: the first of its parts, and behind the last one how many there are
-  std::vector<kernels::cuda::GradientSpan> spans_;
+  std::vector<kernels::cuda::SpanOnDevice> spans_;
   bool is_uploaded_ = false;
   PinnedBuffers uploads_;
 };

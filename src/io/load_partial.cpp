@@ -136,8 +136,8 @@ class Planner {
     return {};
   }
 
-  LoadPlan::Group plan_group(size_t g) {
-    LoadPlan::Group group;
+  LoadPlan::PlannedGroup plan_group(size_t g) {
+    LoadPlan::PlannedGroup group;
     group.scalars = subject_.state.groups()[g];
     group.stays = true;
     for (size_t p = 0; p < model_.names.size(); ++p) {
@@ -167,7 +167,7 @@ class Planner {
 
   // Names of the tensors that are taken. One that starts at the parameters, z, starts at x where there is none; then the
   // average starts anew.
-  std::string continue_from(LoadPlan::Group& group) const {
+  std::string continue_from(LoadPlan::PlannedGroup& group) const {
     std::string tensors;
     for (const StateTensor& tensor : subject_.state.algorithm().state()) {
       if (is_there(tensor)) {

@@ -23,7 +23,7 @@ struct LoadPlan {
     From from = From::nowhere;
     std::string name;
   };
-  struct Group {
+  struct PlannedGroup {
     /// Those that are not taken from the checkpoint start anew: z becomes x, and the rest 0. Else the state continues, and
     /// `scalars` are the checkpoint's.
     bool starts_anew = false;
@@ -33,7 +33,7 @@ struct LoadPlan {
 
   std::vector<Source> parameters;  ///< by parameter of the optimizer
   std::vector<Source> unsharded;   ///< by tensor, as tensor_name::unsharded() has them
-  std::vector<Group> groups;
+  std::vector<PlannedGroup> groups;
   bool takes_options = true;
   std::map<std::string, std::string> taken, not_taken;  ///< of a partial load: what, and why not, by name
 };

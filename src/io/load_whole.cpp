@@ -126,7 +126,8 @@ LoadPlan plan_whole(const LoadSubject& subject) {
   for (const std::string& name : state.model().names)
     plan.parameters.push_back({LoadPlan::From::state, name});
   for (const auto& named : unsharded) plan.unsharded.push_back({LoadPlan::From::unsharded, named.first});
-  for (const Manifest::Group& group : manifest.groups) plan.groups.push_back({false, false, group.state});
+  for (const Manifest::SavedGroup& group : manifest.groups)
+    plan.groups.push_back({false, false, group.state});
   return plan;
 }
 

@@ -21,7 +21,7 @@ constexpr int64_t kMostSteps = int64_t{1} << 53;
 // Less than the manifest itself may have.
 constexpr size_t kMaxAddedDepth = 150;
 
-json to_json_group(const Manifest::Group& group) {
+json to_json_group(const Manifest::SavedGroup& group) {
   json options = json::array();
   for (const auto& [name, value] : group.options) options.push_back({name, to_json_number(value)});
   return {{"options", options}, {"k", group.state.k}, {"weight_sum", to_json_number(group.state.weight_sum)},
@@ -30,8 +30,8 @@ json to_json_group(const Manifest::Group& group) {
       {"y_weight", to_json_number(group.state.y_weight)}};
 }
 
-Manifest::Group parse_group(const json& value) {
-  Manifest::Group group;
+Manifest::SavedGroup parse_group(const json& value) {
+  Manifest::SavedGroup group;
   const json& options = member(value, "options");
   if (!options.is_array()) fail_manifest("'options' is not an array");
   for (const json& option : options) {

@@ -39,11 +39,11 @@ struct Manifest {
   bool finite = true;              ///< no inf or NaN is known to be in the state
   std::string series;              ///< see CheckpointSeries; empty in what older versions saved
   std::optional<JobIdentity> job;  ///< that saved it
-  struct Group {
+  struct SavedGroup {
     OptionValues options;
     GroupState state;
   };
-  std::vector<Group> groups;
+  std::vector<SavedGroup> groups;
   std::vector<ParameterSpec> parameters;      ///< in registration order
   std::map<std::string, std::string> tied;    ///< other name -> the one it is kept under
   std::map<std::string, ManifestFile> files;  ///< by name

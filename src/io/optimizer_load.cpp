@@ -185,7 +185,7 @@ void OptimizerLoad::settle() {
   for (const auto& named : unsharded_) targets.push_back(named.second);
   broadcast_values(*optimizer().communicator(), ParameterClaim::unclaimed(targets));
   std::vector<GroupState> groups;
-  for (const LoadPlan::Group& group : plan_.groups) groups.push_back(group.scalars);
+  for (const LoadPlan::PlannedGroup& group : plan_.groups) groups.push_back(group.scalars);
   const bool is_whole = plan_.takes_options;
   optimizer().state_was_replaced(std::move(groups), manifest_.finite && (is_whole || state().is_finite()));
   // What a partial load begins is another training.

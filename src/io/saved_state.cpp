@@ -27,7 +27,7 @@ SavedState::SavedState(const Manifest& manifest, const std::string& dir) : manif
   }
   for (auto& named : pieces_) {
     std::sort(named.second.begin(), named.second.end(),
-        [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+        [](const SavedPiece& a, const SavedPiece& b) { return a.begin < b.begin; });
   }
   check_coverage();
 }
@@ -36,8 +36,8 @@ void SavedState::check_coverage() const {
   for (const std::string& tensor : tensors_) {
     for (const ParameterSpec& parameter : manifest_.parameters) {
       const auto found = pieces_.find({tensor, parameter.name});
-      const std::vector<Piece> none;
-      const std::vector<Piece>& pieces = found == pieces_.end() ? none : found->second;
+      const std::vector<SavedPiece> none;
+      const std::vector<SavedPiece>& pieces = found == pieces_.end() ? none : found->second;
       int64_t covered = 0;
       size_t in_order = 0;
       for (; in_order < pieces.size() && pieces[in_order].begin == covered; ++in_order) {
@@ -59,7 +59,7 @@ void StateReader::want(
   const auto& pieces = saved_.pieces_.at({tensor, parameter});
   // The last piece that begins at or before the first element wanted.
   auto piece = std::upper_bound(pieces.begin(), pieces.end(), begin,
-                   [](int64_t element, const SavedState::Piece& each) { return element < each.begin; }) -
+                   [](int64_t element, const SavedState::SavedPiece& each) { return element < each.begin; }) -
                1;
   for (; piece != pieces.end() && piece->begin < end; ++piece) {
     const int64_t from = std::max(piece->begin, begin);
@@ -72,7 +72,7 @@ void StateReader::verify() const {
   for (const auto& [file_name, parts] : parts_) {
     const TensorFile file(saved_.dir_ + '/' + file_name);
     file.check_byte_count(saved_.manifest_.files.at(file_name).byte_count);
-    std::set<const SavedState::Piece*> verified;
+    std::set<const SavedState::SavedPiece*> verified;
     for (const Part& part : parts) {
       if (!verified.insert(part.piece).second) continue;
       const SafetensorsEntry& entry = file.entry(part.piece->tensor);

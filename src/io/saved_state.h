@@ -26,7 +26,7 @@ class SavedState {
  private:
   friend class StateReader;
 
-  struct Piece {
+  struct SavedPiece {
     int64_t begin = 0, end = 0;
     const std::string* file = nullptr;  ///< in the manifest
     std::string tensor;
@@ -39,7 +39,7 @@ class SavedState {
   const std::string& dir_;
   std::set<std::string> tensors_;
   /// By tensor and parameter; sorted by begin.
-  std::map<std::pair<std::string, std::string>, std::vector<Piece>> pieces_;
+  std::map<std::pair<std::string, std::string>, std::vector<SavedPiece>> pieces_;
 };
 
 /// Reads parts of a saved state, each file once.
@@ -59,7 +59,7 @@ class StateReader {
  private:
   /// Elements [begin, begin + to.numel()) of a saved piece, and where they belong.
   struct Part {
-    const SavedState::Piece* piece = nullptr;
+    const SavedState::SavedPiece* piece = nullptr;
     int64_t begin = 0;
     at::Tensor to;
   };

@@ -60,20 +60,20 @@ ZEROSCHED_ELEMENT Real zero_if_finite(Real zero, Real value) {
 /// lerp(a, b, w) as a + w (b - a) below w = 0.5 and b - (1 - w) (b - a) above, like at::lerp: from the nearer
 /// end. Exact to the bit, signed zeros included, at w = 0, at w = 1 and where a = b.
 template <typename Real>
-struct Interpolation {
+struct Lerp {
   using Bits = typename BitsOf<Real>::type;
   Bits near_is_b;
   Bits far_is_b;  // at w = 0 and w = 1 the near end stands in for the far one, which then has no influence
   Real minus_weight_of_far;
 
-  ZEROSCHED_ELEMENT explicit Interpolation(double weight_of_b)
+  ZEROSCHED_ELEMENT explicit Lerp(double weight_of_b)
       : near_is_b(weight_of_b < 0.5 ? Bits(0) : ~Bits(0)),
         far_is_b(weight_of_b == 0 || weight_of_b == 1 ? near_is_b : ~near_is_b),
         minus_weight_of_far(static_cast<Real>(weight_of_b < 0.5 ? -weight_of_b : -(1 - weight_of_b))) {}
 };
 
 template <typename Real>
-ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Interpolation<Real>& how) {
+ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Lerp<Real>& how) {
   const Real near = select(how.near_is_b, a, b);
   const Real far = select(how.far_is_b, a, b);
   return fused_multiply_add(how.minus_weight_of_far, near - far, near);
@@ -83,16 +83,16 @@ ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const Interpolation<R
 /// instructions of a Schedule-Free step. Every weight of an ordinary step is one: 1 - beta1 and, from the
 /// third step, c.
 template <typename Real>
-struct InterpolationNearA {
+struct LerpNearA {
   Real minus_weight_of_b;
 
   static ZEROSCHED_ELEMENT bool covers(double weight_of_b) { return weight_of_b > 0 && weight_of_b < 0.5; }
-  ZEROSCHED_ELEMENT explicit InterpolationNearA(double weight_of_b)
+  ZEROSCHED_ELEMENT explicit LerpNearA(double weight_of_b)
       : minus_weight_of_b(static_cast<Real>(-weight_of_b)) {}
 };
 
 template <typename Real>
-ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const InterpolationNearA<Real>& how) {
+ZEROSCHED_ELEMENT Real interpolate_element(Real a, Real b, const LerpNearA<Real>& how) {
   return fused_multiply_add(how.minus_weight_of_b, a - b, a);
 }
 

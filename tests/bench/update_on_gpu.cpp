@@ -37,7 +37,7 @@ class Shards {
       : case_(c),
         y_(bytes_of(c.param)),
         g_(bytes_of(c.grad)),
-        spans_(static_cast<size_t>(c.launches * c.spans) * sizeof(gpu::GradientSpan)),
+        spans_(static_cast<size_t>(c.launches * c.spans) * sizeof(gpu::SpanOnDevice)),
         scalars_(sizeof(StepScalars)),
         step_(an_ordinary_step()) {
     spread(y_, bytes_of(c.param), random_block(c.param, 2, 0, false));
@@ -49,7 +49,7 @@ class Shards {
       spread(state_.back(), bytes_of(state),
           random_block(state, static_cast<uint32_t>(4 + i), is_v ? c.zero_rows : 0, is_v));
     }
-    std::vector<gpu::GradientSpan> table;
+    std::vector<gpu::SpanOnDevice> table;
     const int64_t numel = c.numel / c.spans;
     for (int64_t begin = 0; begin < c.numel * c.launches; begin += numel) {
       table.push_back({g_.data<char>() + begin * static_cast<int64_t>(c10::elementSize(c.grad)), begin, numel,
@@ -61,7 +61,7 @@ class Shards {
 
   void update(cudaStream_t stream) const {
     for (int64_t launch = 0; launch < case_.launches; ++launch) {
-      gpu::ShardUpdate shard{{}, case_.numel, spans_.data<gpu::GradientSpan>() + launch * case_.spans,
+      gpu::ShardUpdate shard{{}, case_.numel, spans_.data<gpu::SpanOnDevice>() + launch * case_.spans,
           case_.spans, scalars_.data<StepScalars>(), nullptr};
       for (size_t i = 0; i < state_.size(); ++i) shard.state[i] = state_[i].data();
       gpu::update(case_.rule, step_, case_.param, case_.grad, shard, stream);

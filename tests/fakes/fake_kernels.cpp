@@ -22,7 +22,7 @@ void* at_element(void* base, int64_t index, c10::ScalarType dtype) {
 }
 
 // Not 0 in the bits of any of the types of gradients.
-bool is_used(const cuda::GradientSpan& span, c10::ScalarType dtype) {
+bool is_used(const cuda::SpanOnDevice& span, c10::ScalarType dtype) {
   if (span.used == nullptr) return true;
   const auto* bytes = static_cast<const std::byte*>(span.used);
   return std::any_of(
@@ -106,7 +106,7 @@ void FakeKernels::interpolate(c10::ScalarType param_dtype, void* out, const void
 
 int64_t FakeKernels::sum_of_squares_workspace_numel(int64_t, int64_t span_count) { return span_count + 1; }
 
-void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
   enqueue("sum_of_squares", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
@@ -115,7 +115,7 @@ void FakeKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::Gradien
   });
 }
 
-void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::GradientSpan* spans,
+void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
   enqueue("sum_of_powers", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
@@ -126,7 +126,7 @@ void FakeKernels::sum_of_powers(c10::ScalarType grad_dtype, double p, const cuda
 }
 
 void FakeKernels::inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
-    const cuda::GradientSpan* spans, int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
+    const cuda::SpanOnDevice* spans, int64_t span_count, int64_t, double*, double* sum, cuda::Stream stream) {
   enqueue("inner_product", stream, [=] {
     const c10::ScalarType state = kernels::state_dtype(grad_dtype);
     for (const auto* span = spans; span != spans + span_count; ++span) {
@@ -138,7 +138,7 @@ void FakeKernels::inner_product(c10::ScalarType grad_dtype, double weight, const
   });
 }
 
-void FakeKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void FakeKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t, double*, double* squares, cuda::Stream stream) {
   enqueue("squares_by_parameter", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
@@ -148,7 +148,7 @@ void FakeKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::G
   });
 }
 
-void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
+void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans, int64_t span_count,
     int64_t, double*, double* largest, cuda::Stream stream) {
   enqueue("max_abs", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {
@@ -158,7 +158,7 @@ void FakeKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* 
   });
 }
 
-void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void FakeKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t, double limit, cuda::Stream stream) {
   enqueue("clamp_gradient", stream, [=] {
     for (const auto* span = spans; span != spans + span_count; ++span) {

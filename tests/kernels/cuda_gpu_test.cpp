@@ -18,7 +18,7 @@ namespace {
 
 using c10::ScalarType;
 using cuda::GradientNorm;
-using cuda::GradientSpan;
+using cuda::SpanOnDevice;
 using testing::all_dtypes;
 using testing::all_rules;
 using testing::Array;
@@ -44,7 +44,7 @@ struct OnDevice {
         scalars(sizeof(StepScalars)),
         norm(sizeof(GradientNorm)),
         not_finite(sizeof(int32_t)),
-        spans(shard.sizes.size() * sizeof(GradientSpan)),
+        spans(shard.sizes.size() * sizeof(SpanOnDevice)),
         sum(sizeof(double)),
         workspace(sizeof(double) * static_cast<size_t>(cuda::sum_of_squares_workspace_numel(
                                        shard.numel, static_cast<int64_t>(shard.sizes.size())))),
@@ -52,7 +52,7 @@ struct OnDevice {
         span_count(static_cast<int64_t>(shard.sizes.size())) {
     for (const Array& tensor : shard.state) state.emplace_back(tensor);
     const auto grad_bytes = static_cast<int64_t>(c10::elementSize(shard.dtypes.grad));
-    std::vector<GradientSpan> table;
+    std::vector<SpanOnDevice> table;
     for (size_t i = 0; i < shard.sizes.size(); ++i) {
       const char* flag = flags.data<char>() + static_cast<int64_t>(i) * grad_bytes;
       char* parameters =
@@ -71,30 +71,30 @@ struct OnDevice {
   }
 
   void update(const Variant& variant, const Dtypes& dtypes, cudaStream_t stream) const {
-    cuda::ShardUpdate shard{{}, numel, spans.data<GradientSpan>(), span_count, scalars.data<StepScalars>(),
+    cuda::ShardUpdate shard{{}, numel, spans.data<SpanOnDevice>(), span_count, scalars.data<StepScalars>(),
         norm.data<GradientNorm>(), not_finite.data<int32_t>()};
     for (int i = 0; i < variant.state_tensors(); ++i) shard.state[i] = state[static_cast<size_t>(i)].data();
     cuda::update(variant.rule, variant.scalars, dtypes.param, dtypes.grad, shard, stream);
   }
   void sum_of_squares(ScalarType grad_dtype, cudaStream_t stream) const {
-    cuda::sum_of_squares(grad_dtype, spans.data<GradientSpan>(), span_count, numel, workspace.data<double>(),
+    cuda::sum_of_squares(grad_dtype, spans.data<SpanOnDevice>(), span_count, numel, workspace.data<double>(),
         sum.data<double>(), stream);
   }
   double sum_of_powers(ScalarType grad_dtype, double p, const CudaStream& stream) const {
     return reduced(stream, [&] {
-      cuda::sum_of_powers(grad_dtype, p, spans.data<GradientSpan>(), span_count, numel,
+      cuda::sum_of_powers(grad_dtype, p, spans.data<SpanOnDevice>(), span_count, numel,
           workspace.data<double>(), sum.data<double>(), stream);
     });
   }
   double inner_product(ScalarType grad_dtype, double weight, const CudaStream& stream) const {
     return reduced(stream, [&] {
-      cuda::inner_product(grad_dtype, weight, state[0].data(), state[1].data(), spans.data<GradientSpan>(),
+      cuda::inner_product(grad_dtype, weight, state[0].data(), state[1].data(), spans.data<SpanOnDevice>(),
           span_count, numel, workspace.data<double>(), sum.data<double>(), stream);
     });
   }
   double max_abs(ScalarType grad_dtype, const CudaStream& stream) const {
     return reduced(stream, [&] {
-      cuda::max_abs(grad_dtype, spans.data<GradientSpan>(), span_count, numel, workspace.data<double>(),
+      cuda::max_abs(grad_dtype, spans.data<SpanOnDevice>(), span_count, numel, workspace.data<double>(),
           sum.data<double>(), stream);
     });
   }
@@ -217,7 +217,7 @@ TEST_F(CudaGpu, ClampGivesTheBitsOfTheCpu) {
       expected.g.set(expected.begins[20] + 9, -std::numeric_limits<double>::infinity());
       const OnDevice shard(expected, StepScalars(), offset);
       cuda::clamp_gradient(
-          dtype, shard.spans.data<GradientSpan>(), shard.span_count, shard.numel, 0.1, stream);
+          dtype, shard.spans.data<SpanOnDevice>(), shard.span_count, shard.numel, 0.1, stream);
       stream.wait();
       expected.clamp_on_cpu(0.1);
       EXPECT_TRUE(shard.same_bits(expected)) << c10::toString(dtype) << ", offset " << offset;
@@ -318,7 +318,7 @@ TEST_F(CudaGpu, SquaresByParameterAreThoseOfTheCpu) {
     std::vector<double> squares(sizes.size(), 0.25);
     const DeviceMemory on_device(squares.size() * sizeof(double));
     on_device.write(squares.data());
-    cuda::squares_by_parameter(dtype, shard.spans.data<GradientSpan>(), shard.span_count, shard.numel,
+    cuda::squares_by_parameter(dtype, shard.spans.data<SpanOnDevice>(), shard.span_count, shard.numel,
         shard.workspace.data<double>(), on_device.data<double>(), stream);
     stream.wait();
     on_device.read(squares.data());
@@ -350,17 +350,17 @@ TEST_F(CudaGpu, MoreThan2To31Elements) {
   ZEROSCHED_CHECK_CUDA(cudaDeviceSynchronize());  // as in DeviceMemory::write
   StepScalars step;
   step.lr = 2;
-  const DeviceMemory scalars(sizeof(step)), spans(sizeof(GradientSpan)), sum(sizeof(double)),
+  const DeviceMemory scalars(sizeof(step)), spans(sizeof(SpanOnDevice)), sum(sizeof(double)),
       workspace(sizeof(double) * static_cast<size_t>(cuda::sum_of_squares_workspace_numel(kNumel, 1)));
   scalars.write(&step);
-  const GradientSpan span{g.data(), 0, kNumel, nullptr, y.data()};
+  const SpanOnDevice span{g.data(), 0, kNumel, nullptr, y.data()};
   spans.write(&span);
   double result = 0;
   sum.write(&result);
-  cuda::sum_of_squares(ScalarType::BFloat16, spans.data<GradientSpan>(), 1, kNumel, workspace.data<double>(),
+  cuda::sum_of_squares(ScalarType::BFloat16, spans.data<SpanOnDevice>(), 1, kNumel, workspace.data<double>(),
       sum.data<double>(), stream);
   cuda::update(Rule::sgd, step, ScalarType::BFloat16, ScalarType::BFloat16,
-      {{x.data(), m.data(), nullptr}, kNumel, spans.data<GradientSpan>(), 1, scalars.data<StepScalars>(),
+      {{x.data(), m.data(), nullptr}, kNumel, spans.data<SpanOnDevice>(), 1, scalars.data<StepScalars>(),
           nullptr},
       stream);
   stream.wait();

@@ -21,7 +21,7 @@ namespace {
 
 using c10::ScalarType;
 using cuda::GradientNorm;
-using cuda::GradientSpan;
+using cuda::SpanOnDevice;
 using testing::all_dtypes;
 using testing::all_rules;
 using testing::Array;
@@ -36,7 +36,7 @@ using testing::Variant;
 struct OnDevice {
   Device y, g, flags;
   std::vector<Device> state;
-  std::vector<GradientSpan> spans;
+  std::vector<SpanOnDevice> spans;
   int64_t numel;
 
   explicit OnDevice(const Shard& shard, int64_t gradient_offset = 0, int64_t y_offset = 0)

@@ -63,20 +63,20 @@ void expect_the_same_without_selects() {
   const std::vector<Real> values = {0, 1, Real(1.1), Real(3e-5), Limits::min(), Limits::denorm_min(),
       Limits::max(), Limits::infinity(), Limits::quiet_NaN()};
   for (const double weight : {1e-320, 1e-50, 1e-3, 0.1, 0.4999999}) {
-    ASSERT_TRUE(InterpolationNearA<Real>::covers(weight));
+    ASSERT_TRUE(LerpNearA<Real>::covers(weight));
     for (const Real a : values) {
       for (const Real b : values) {
         for (const auto& [from, to] :
             {std::pair(a, b), std::pair(-a, b), std::pair(a, -b), std::pair(-a, -b)}) {
-          const Real expected = interpolate_element(from, to, Interpolation<Real>(weight));
-          const Real got = interpolate_element(from, to, InterpolationNearA<Real>(weight));
+          const Real expected = interpolate_element(from, to, Lerp<Real>(weight));
+          const Real got = interpolate_element(from, to, LerpNearA<Real>(weight));
           EXPECT_EQ(std::memcmp(&got, &expected, sizeof(got)), 0)
               << from << " to " << to << " by " << weight << ": " << got << " instead of " << expected;
         }
       }
     }
   }
-  for (const double weight : {0.0, 0.5, 0.9, 1.0}) EXPECT_FALSE(InterpolationNearA<Real>::covers(weight));
+  for (const double weight : {0.0, 0.5, 0.9, 1.0}) EXPECT_FALSE(LerpNearA<Real>::covers(weight));
 }
 
 TEST(Interpolate, WeightsNearAGiveTheSameBitsWithoutSelects) {

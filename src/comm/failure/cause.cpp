@@ -8,7 +8,7 @@ namespace zerosched::detail {
 namespace {
 
 // Before the missing ranks, the name of the collective and the text, in this order.
-struct Wire {
+struct WireCause {
   int32_t rank;
   uint32_t missing_count;
   uint32_t collective_bytes;
@@ -17,7 +17,7 @@ struct Wire {
 }  // namespace
 
 std::string to_bytes(const Cause& cause) {
-  const Wire wire{cause.rank, static_cast<uint32_t>(cause.missing_ranks.size()),
+  const WireCause wire{cause.rank, static_cast<uint32_t>(cause.missing_ranks.size()),
       static_cast<uint32_t>(cause.collective.size())};
   std::string bytes(sizeof(wire), '\0');
   std::memcpy(bytes.data(), &wire, sizeof(wire));
@@ -30,7 +30,7 @@ std::string to_bytes(const Cause& cause) {
 
 Cause parse_cause(std::string_view bytes) {
   Cause cause;
-  Wire wire;
+  WireCause wire;
   if (bytes.size() >= sizeof(wire)) {
     std::memcpy(&wire, bytes.data(), sizeof(wire));
     auto rest = bytes.substr(sizeof(wire));

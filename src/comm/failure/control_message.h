@@ -17,7 +17,7 @@ struct ControlMessage {
     departure,  ///< the sender takes part in no collective from `sequence` on, `text` says why
   };
   /// What a rank has launched.
-  struct Progress {
+  struct Position {
     int64_t launched = 0;    ///< how many collectives
     bool has_last = false;   ///< `last` is the newest of them
     bool has_asked = false;  ///< `asked` is the one asked for; false if not launched yet or long ago
@@ -29,7 +29,7 @@ struct ControlMessage {
   int64_t sequence = -1;
   bool patient = false;  ///< query: of a collective that may take as long as all ranks are alive
   bool relayed = false;  ///< for the communicator that is bootstrapped over this one
-  Progress progress;     ///< reply
+  Position position;     ///< reply
   std::string text;      ///< reply, departure; note: to_bytes() of the cause
   int source = -1;       ///< set when received
 };

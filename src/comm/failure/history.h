@@ -20,17 +20,17 @@ class History {
   int64_t next() const { return headers_.empty() ? 0 : headers_.back().sequence + 1; }
 
   /// Where this rank is, relative to collective `sequence`.
-  ControlMessage::Progress progress(int64_t sequence) const {
-    ControlMessage::Progress progress;
-    if (headers_.empty()) return progress;
-    progress.launched = next();
-    progress.has_last = true;
-    progress.last = headers_.back();
-    if (sequence >= headers_.front().sequence && sequence < progress.launched) {
-      progress.has_asked = true;
-      progress.asked = headers_[static_cast<size_t>(sequence - headers_.front().sequence)];
+  ControlMessage::Position position(int64_t sequence) const {
+    ControlMessage::Position position;
+    if (headers_.empty()) return position;
+    position.launched = next();
+    position.has_last = true;
+    position.last = headers_.back();
+    if (sequence >= headers_.front().sequence && sequence < position.launched) {
+      position.has_asked = true;
+      position.asked = headers_[static_cast<size_t>(sequence - headers_.front().sequence)];
     }
-    return progress;
+    return position;
   }
 
  private:

@@ -18,7 +18,7 @@ void Investigation::begin(Investigated& group, int64_t sequence, bool patient, s
   patient_ = patient;
   asked_at_ = now;
   known_.assign(static_cast<size_t>(group.size()), std::nullopt);
-  known_[static_cast<size_t>(group.rank())] = Answer{group.progress(sequence), whereabouts()};
+  known_[static_cast<size_t>(group.rank())] = Answer{group.position(sequence), whereabouts()};
   ControlMessage query;
   query.kind = ControlMessage::Kind::query;
   query.sequence = sequence;
@@ -32,7 +32,7 @@ void Investigation::on_query(Investigated& group, const ControlMessage& query, s
   ControlMessage reply;
   reply.kind = ControlMessage::Kind::reply;
   reply.sequence = query.sequence;
-  reply.progress = group.progress(query.sequence);
+  reply.position = group.position(query.sequence);
   reply.text = whereabouts();
   group.send(query.source, reply);
   begin(group, query.sequence, query.patient, now);
@@ -40,7 +40,7 @@ void Investigation::on_query(Investigated& group, const ControlMessage& query, s
 
 void Investigation::on_reply(const ControlMessage& reply) {
   if (!active_ || reply.sequence != sequence_) return;
-  known_[static_cast<size_t>(reply.source)] = Answer{reply.progress, reply.text};
+  known_[static_cast<size_t>(reply.source)] = Answer{reply.position, reply.text};
 }
 
 bool Investigation::has_spoken(const Investigated& group, int rank) const {
@@ -84,27 +84,27 @@ Cause Investigation::verdict(const Investigated& group) const {
       cause.missing_ranks.push_back(rank);
       continue;
     }
-    const ControlMessage::Progress& progress = answer->progress;
-    if (progress.has_asked && collective == nullptr) {
-      collective = &progress.asked;
+    const ControlMessage::Position& position = answer->position;
+    if (position.has_asked && collective == nullptr) {
+      collective = &position.asked;
       collective_rank = rank;
-    } else if (progress.has_asked && !matches(*collective, progress.asked)) {
+    } else if (position.has_asked && !matches(*collective, position.asked)) {
       // Headers that read alike differ in what only the long form shows.
-      const bool alike = describe(*collective) == describe(progress.asked);
+      const bool alike = describe(*collective) == describe(position.asked);
       const auto text = alike ? describe_in_full : describe;
       std::ostringstream message;
       message << group.name() << ": rank " << collective_rank << " is in " << text(*collective) << ", rank "
-              << rank << " in " << text(progress.asked)
+              << rank << " in " << text(position.asked)
               << "; every rank must call the same collectives in the same order";
       cause.text = message.str();
       cause.collective = describe(*collective);
       return cause;
     }
-    if (progress.launched <= sequence_) {
+    if (position.launched <= sequence_) {
       cause.missing_ranks.push_back(rank);
       missing << "; rank " << rank << " has not arrived";
-      if (progress.has_last) {
-        missing << " (its last collective was " << describe(progress.last) << ")";
+      if (position.has_last) {
+        missing << " (its last collective was " << describe(position.last) << ")";
       } else {
         missing << " (it has called no collective yet)";
       }

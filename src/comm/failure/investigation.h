@@ -28,7 +28,7 @@ class Investigated {
   /// Whether collective `sequence` has ended on this rank.
   virtual bool has_ended(int64_t sequence) const = 0;
   /// Where this rank is, relative to collective `sequence`.
-  virtual ControlMessage::Progress progress(int64_t sequence) const = 0;
+  virtual ControlMessage::Position position(int64_t sequence) const = 0;
   virtual void send(int peer, const ControlMessage& message) = 0;
   /// Gives up, and tells the other ranks.
   virtual void fail(const Cause& cause) = 0;
@@ -55,7 +55,7 @@ class Investigation {
  private:
   /// Where a rank is.
   struct Answer {
-    ControlMessage::Progress progress;
+    ControlMessage::Position position;
     std::string whereabouts;
   };
 

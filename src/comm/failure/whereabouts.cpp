@@ -12,7 +12,7 @@ namespace zerosched::detail {
 namespace {
 
 // Of one thread, under the registry's mutex.
-struct Place {
+struct ThreadPlace {
   const char* outermost = nullptr;
   const Header* header = nullptr;
   std::shared_ptr<const std::string> owner;
@@ -20,20 +20,20 @@ struct Place {
 };
 
 // Never destroyed: other threads look while static destructors run.
-struct Registry {
+struct PlaceRegistry {
   std::mutex mutex;
-  std::vector<Place*> inside;
+  std::vector<ThreadPlace*> inside;
   std::string gave_up;  ///< what a thread waited for last, if that failed
 };
 
-Registry& registry() {
-  static auto* registry = new Registry;
+PlaceRegistry& registry() {
+  static auto* registry = new PlaceRegistry;
   return *registry;
 }
 
 std::atomic<bool> has_given_up{false};
 
-thread_local Place place;
+thread_local ThreadPlace place;
 thread_local const char* innermost = nullptr;
 
 template <typename Change>
@@ -51,12 +51,12 @@ void change_place(const Change& change) {
   place.is_listed = is_inside;
 }
 
-std::string collective_of(const Place& place) {
+std::string collective_of(const ThreadPlace& place) {
   const std::string text = describe(*place.header);
   return place.owner == nullptr ? text : text + " of " + *place.owner;
 }
 
-std::string text_of(const Place& place) {
+std::string text_of(const ThreadPlace& place) {
   if (place.header == nullptr) return std::string("is in ") + place.outermost;
   return "waits in " + collective_of(place);
 }
@@ -105,7 +105,7 @@ void forget_what_was_given_up() noexcept {
 std::string whereabouts() {
   const std::lock_guard<std::mutex> lock(registry().mutex);
   std::string text;
-  for (const Place* place : registry().inside) text += (text.empty() ? "" : " and ") + text_of(*place);
+  for (const ThreadPlace* place : registry().inside) text += (text.empty() ? "" : " and ") + text_of(*place);
   return text.empty() ? registry().gave_up : text;
 }
 

@@ -8,7 +8,7 @@
 
 namespace zerosched::detail {
 
-AllGather::AllGather(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+AllGather::AllGather(std::shared_ptr<MpiGroup> group, const Header& header, std::vector<at::Tensor> tensors,
     std::unique_ptr<Staging> staging, int64_t stride)
     : PhasedOperation(std::move(group), header, std::move(tensors), std::move(staging)), stride_(stride) {}
 

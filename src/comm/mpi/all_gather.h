@@ -12,7 +12,7 @@ namespace zerosched::detail {
 class AllGather final : public PhasedOperation {
  public:
   /// `stride`: of the window that holds the tensor (LocalRanks::stride_at); 0: none.
-  AllGather(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+  AllGather(std::shared_ptr<MpiGroup> group, const Header& header, std::vector<at::Tensor> tensors,
       std::unique_ptr<Staging> staging, int64_t stride);
 
  private:

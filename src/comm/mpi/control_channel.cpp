@@ -12,7 +12,7 @@ namespace zerosched::detail {
 namespace {
 
 // The fixed part of a message on the wire; text follows.
-struct Wire {
+struct WireMessage {
   uint64_t group;
   int64_t sequence;
   int64_t launched;
@@ -20,7 +20,7 @@ struct Wire {
   uint8_t patient, relayed, has_last, has_asked;
   Header last, asked;
 };
-static_assert(std::is_trivially_copyable_v<Wire>);
+static_assert(std::is_trivially_copyable_v<WireMessage>);
 
 }  // namespace
 
@@ -31,18 +31,18 @@ ControlChannel::~ControlChannel() {
 }
 
 void ControlChannel::send(int peer, const ControlMessage& message) {
-  Wire wire;
+  WireMessage wire;
   std::memset(&wire, 0, sizeof(wire));
   wire.group = group_;
   wire.sequence = message.sequence;
-  wire.launched = message.progress.launched;
+  wire.launched = message.position.launched;
   wire.kind = static_cast<int32_t>(message.kind);
   wire.patient = message.patient;
   wire.relayed = message.relayed;
-  wire.has_last = message.progress.has_last;
-  wire.has_asked = message.progress.has_asked;
-  wire.last = message.progress.last;
-  wire.asked = message.progress.asked;
+  wire.has_last = message.position.has_last;
+  wire.has_asked = message.position.has_asked;
+  wire.last = message.position.last;
+  wire.asked = message.position.asked;
   outgoing_.emplace_back();
   auto& transfer = outgoing_.back();
   transfer.bytes.resize(sizeof(wire) + message.text.size());
@@ -75,7 +75,7 @@ std::vector<ControlMessage> ControlChannel::receive() {
       ++transfer;
       continue;
     }
-    Wire wire;
+    WireMessage wire;
     if (transfer->bytes.size() >= sizeof(wire)) {
       std::memcpy(&wire, transfer->bytes.data(), sizeof(wire));
       // MPI may reuse the context of a freed communicator: what a late message says there is not for us.
@@ -85,11 +85,11 @@ std::vector<ControlMessage> ControlChannel::receive() {
         message.sequence = wire.sequence;
         message.patient = wire.patient != 0;
         message.relayed = wire.relayed != 0;
-        message.progress.launched = wire.launched;
-        message.progress.has_last = wire.has_last != 0;
-        message.progress.has_asked = wire.has_asked != 0;
-        message.progress.last = wire.last;
-        message.progress.asked = wire.asked;
+        message.position.launched = wire.launched;
+        message.position.has_last = wire.has_last != 0;
+        message.position.has_asked = wire.has_asked != 0;
+        message.position.last = wire.last;
+        message.position.asked = wire.asked;
         message.text.assign(transfer->bytes.data() + sizeof(wire), transfer->bytes.size() - sizeof(wire));
         message.source = transfer->source;
         messages.push_back(std::move(message));

@@ -25,7 +25,7 @@ constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 
 }  // namespace
 
-Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
+MpiGroup::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
     std::shared_ptr<LocalRanks> local_ranks, std::shared_ptr<Failure> failure)
     : comm_(comm),
       id_(id),
@@ -47,14 +47,14 @@ Group::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
   forget_what_was_given_up();
 }
 
-Group::~Group() = default;
+MpiGroup::~MpiGroup() = default;
 
-std::string Group::name() const {
+std::string MpiGroup::name() const {
   const auto who = owner();
   return who == nullptr ? "mpi" : "mpi: " + *who;
 }
 
-void Group::launch(const std::shared_ptr<Operation>& operation) {
+void MpiGroup::launch(const std::shared_ptr<Operation>& operation) {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   if (!why_left_.empty()) {
     Header header = operation->header();
@@ -66,17 +66,17 @@ void Group::launch(const std::shared_ptr<Operation>& operation) {
   forget_what_was_given_up();
 }
 
-void Group::set_owner(const std::string& owner) {
+void MpiGroup::set_owner(const std::string& owner) {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   owner_ = std::make_shared<const std::string>(owner);
 }
 
-std::shared_ptr<const std::string> Group::owner() const {
+std::shared_ptr<const std::string> MpiGroup::owner() const {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   return owner_;
 }
 
-void Group::leave(std::string why) {
+void MpiGroup::leave(std::string why) {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   if (!why_left_.empty()) return;
   if (why.empty()) {
@@ -87,15 +87,15 @@ void Group::leave(std::string why) {
   has_left_.store(true, std::memory_order_release);
 }
 
-bool Group::answers_when_busy() const { return Progress::instance().has_thread(); }
+bool MpiGroup::answers_when_busy() const { return Progress::instance().has_thread(); }
 
-void Group::fail(const Cause& cause) {
+void MpiGroup::fail(const Cause& cause) {
   Cause sent = cause;
   if (sent.text.size() > kMaxTextBytes) sent.text.resize(kMaxTextBytes);
   if (failure_->set(std::move(sent))) must_tell_ = true;
 }
 
-Cause Group::own_cause(const std::string& what, const Header* collective) const {
+Cause MpiGroup::own_cause(const std::string& what, const Header* collective) const {
   Cause cause;
   cause.rank = rank_;
   if (collective != nullptr) cause.collective = describe(*collective);
@@ -104,7 +104,7 @@ Cause Group::own_cause(const std::string& what, const Header* collective) const 
   return cause;
 }
 
-void Group::start_queued() {
+void MpiGroup::start_queued() {
   for (;;) {
     std::shared_ptr<Operation> operation;
     {
@@ -119,7 +119,7 @@ void Group::start_queued() {
   }
 }
 
-Group::Polled Group::poll() {
+MpiGroup::Polled MpiGroup::poll() {
   Polled polled;
   const auto now = running_now();
   try {
@@ -148,7 +148,7 @@ Group::Polled Group::poll() {
   return polled;
 }
 
-bool Group::poll_operations(Clock::time_point now) {
+bool MpiGroup::poll_operations(Clock::time_point now) {
   bool moved = false;
   receive_turn_ = true;
   older_has_not_started_ = false;
@@ -167,7 +167,7 @@ bool Group::poll_operations(Clock::time_point now) {
   return moved;
 }
 
-void Group::look_into(Operation& operation, Clock::time_point now) {
+void MpiGroup::look_into(Operation& operation, Clock::time_point now) {
   if (operation.mismatch()) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
@@ -179,7 +179,7 @@ void Group::look_into(Operation& operation, Clock::time_point now) {
   }
 }
 
-bool Group::poll_control(Clock::time_point now) {
+bool MpiGroup::poll_control(Clock::time_point now) {
   pass_on_relayed();
   const bool afterwards = failed() ? !must_tell_ && !sending_ : has_told_departure_ && idle();
   if (now - last_control_ < (afterwards ? kControlIntervalAfterwards : kControlInterval)) return false;
@@ -218,7 +218,7 @@ bool Group::poll_control(Clock::time_point now) {
   return !messages.empty();
 }
 
-void Group::tell_departure() {
+void MpiGroup::tell_departure() {
   if (has_told_departure_) return;
   ControlMessage message;
   message.kind = ControlMessage::Kind::departure;
@@ -235,7 +235,7 @@ void Group::tell_departure() {
 }
 
 // A collective to which a rank will not come. Where this rank has left as well nobody waits for it.
-void Group::look_for_departed(Clock::time_point now) {
+void MpiGroup::look_for_departed(Clock::time_point now) {
   if (departures_.count() == 0 || failed()) return;
   for (const auto& operation : active_) {
     const auto* departure = departures_.missing_in(operation->header().sequence);
@@ -251,19 +251,19 @@ void Group::look_for_departed(Clock::time_point now) {
   }
 }
 
-void Group::relay(int peer, ControlMessage message) {
+void MpiGroup::relay(int peer, ControlMessage message) {
   message.relayed = true;
   message.source = peer;
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   relayed_out_.push_back(std::move(message));
 }
 
-std::vector<ControlMessage> Group::take_relayed() {
+std::vector<ControlMessage> MpiGroup::take_relayed() {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   return std::exchange(relayed_in_, {});
 }
 
-void Group::pass_on_relayed() {
+void MpiGroup::pass_on_relayed() {
   std::deque<ControlMessage> messages;
   {
     const std::lock_guard<std::mutex> lock(queue_mutex_);
@@ -275,7 +275,7 @@ void Group::pass_on_relayed() {
 
 // MPI may still read and write the buffers of collectives that did not end: nobody can take them back, as a
 // cancelled collective is not something MPI has. So they are never freed.
-void Group::bury() {
+void MpiGroup::bury() {
   {
     const std::lock_guard<std::mutex> lock(queue_mutex_);
     active_.insert(active_.end(), queue_.begin(), queue_.end());  // copies to the host may be under way
@@ -285,7 +285,7 @@ void Group::bury() {
   active_.clear();
 }
 
-void Group::tell_if_due() {
+void MpiGroup::tell_if_due() {
   if (!must_tell_.exchange(false)) return;
   ControlMessage note;
   note.text = to_bytes(cause());
@@ -299,22 +299,22 @@ void Group::tell_if_due() {
   }
 }
 
-bool Group::idle() {
+bool MpiGroup::idle() {
   const std::lock_guard<std::mutex> lock(queue_mutex_);
   return queue_.empty() && active_.empty() && relayed_out_.empty() && !sending_;
 }
 
-void Group::close() {
+void MpiGroup::close() {
   fail_quietly({"mpi: MPI was finalised while this communicator was in use; destroy it before MPI_Finalize"},
       Failure::Origin::here);
   bury();
 }
 
-void Group::free() {
+void MpiGroup::free() {
   if (comm_ != MPI_COMM_NULL && !failed()) MPI_Comm_free(&comm_);
 }
 
-char* Group::take_buffer() {
+char* MpiGroup::take_buffer() {
   if (free_buffers_.empty()) {
     buffers_.push_back(std::unique_ptr<char[]>(new char[static_cast<size_t>(options_.message_bytes)]));
     return buffers_.back().get();
@@ -324,6 +324,6 @@ char* Group::take_buffer() {
   return buffer;
 }
 
-bool Group::take_receive_turn() { return std::exchange(receive_turn_, false); }
+bool MpiGroup::take_receive_turn() { return std::exchange(receive_turn_, false); }
 
 }  // namespace zerosched::detail

@@ -25,15 +25,15 @@ namespace zerosched::detail {
 
 /// The state behind one MPI communicator: its queue of collectives, those in flight, and what is needed to
 /// give up. Calls marked "driver" are made under the progress lock (see Progress); the others by anyone.
-class Group final : public Investigated, public std::enable_shared_from_this<Group> {
+class MpiGroup final : public Investigated, public std::enable_shared_from_this<MpiGroup> {
  public:
   /// Takes over `comm`, a communicator of the library's own. `id` is the same on every rank and differs from
   /// that of any other group of the job.
-  Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts, std::shared_ptr<LocalRanks> local_ranks,
-      std::shared_ptr<Failure> failure);
-  ~Group() override;
-  Group(const Group&) = delete;
-  Group& operator=(const Group&) = delete;
+  MpiGroup(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
+      std::shared_ptr<LocalRanks> local_ranks, std::shared_ptr<Failure> failure);
+  ~MpiGroup() override;
+  MpiGroup(const MpiGroup&) = delete;
+  MpiGroup& operator=(const MpiGroup&) = delete;
 
   std::string name() const override;
   int rank() const override { return rank_; }
@@ -98,7 +98,7 @@ class Group final : public Investigated, public std::enable_shared_from_this<Gro
   bool answers_when_busy() const override;
   const Departures& departures() const override { return departures_; }
   bool has_ended(int64_t sequence) const override { return ended_up_to(sequence); }
-  ControlMessage::Progress progress(int64_t sequence) const override { return history_.progress(sequence); }
+  ControlMessage::Position position(int64_t sequence) const override { return history_.position(sequence); }
   void send(int peer, const ControlMessage& message) override { control_.send(peer, message); }
   /// MPI is about to be finalised: gives up, without MPI.
   void close();

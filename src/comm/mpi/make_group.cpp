@@ -70,12 +70,12 @@ Hosts find_hosts(MPI_Comm comm, const MpiOptions& options) {
   return Hosts(host_of_rank);
 }
 
-std::shared_ptr<Group> make_group(
+std::shared_ptr<MpiGroup> make_group(
     MPI_Comm parent, const MpiOptions& options, const Hosts& hosts, std::shared_ptr<Failure> failure) {
   const MPI_Comm comm = duplicate_of(parent);
   uint64_t id = random_id();
   ZEROSCHED_MPI_CALL(MPI_Bcast, &id, 1, MPI_UINT64_T, 0, comm);
-  auto group = std::make_shared<Group>(
+  auto group = std::make_shared<MpiGroup>(
       comm, id, options, hosts, make_local_ranks(comm, options, hosts), std::move(failure));
   Progress::instance().add(group);
   return group;

@@ -11,7 +11,7 @@ Hosts find_hosts(MPI_Comm comm, const MpiOptions& options);
 
 /// A group of the ranks of `parent`, on a duplicate of it, that Progress drives. Collective, and blocks: all ranks must be
 /// known to be here.
-std::shared_ptr<Group> make_group(
+std::shared_ptr<MpiGroup> make_group(
     MPI_Comm parent, const MpiOptions& options, const Hosts& hosts, std::shared_ptr<Failure> failure);
 
 }  // namespace zerosched::detail

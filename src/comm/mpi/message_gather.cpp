@@ -17,7 +17,7 @@ constexpr int kMinPerFlow = 2, kMaxPerFlow = 64;
 
 }  // namespace
 
-MessageGather::MessageGather(Group& group, int64_t slice_bytes, std::vector<GatherLane> sends,
+MessageGather::MessageGather(MpiGroup& group, int64_t slice_bytes, std::vector<GatherLane> sends,
     std::vector<GatherLane> receives, int64_t sequence)
     : group_(group), slice_bytes_(slice_bytes), sequence_(sequence) {
   for (auto& lane : receives) flows_.push_back({std::move(lane), false});

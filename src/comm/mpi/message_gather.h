@@ -9,7 +9,7 @@
 
 namespace zerosched::detail {
 
-class Group;
+class MpiGroup;
 
 /// What a rank sends to and takes from one other in a MessageGather: whole slices, all of one size.
 struct GatherLane {
@@ -20,12 +20,12 @@ struct GatherLane {
 /// Slices that go as they are, straight into place: so it must be known that all ranks send slices of one size, because
 /// Open MPI 4.1 writes a message that is fetched from its sender (CMA) beyond a receive too short for it.
 ///
-/// Messages are of a size that MPI sends without asking the receiver (Group::message_bytes), which keeps both directions
+/// Messages are of a size that MPI sends without asking the receiver (MpiGroup::message_bytes), which keeps both directions
 /// of every connection busy.
 class MessageGather final : public Stage {
  public:
   /// `sequence` numbers the collective, of which no other stage exchanges messages with the same peers.
-  MessageGather(Group& group, int64_t slice_bytes, std::vector<GatherLane> sends,
+  MessageGather(MpiGroup& group, int64_t slice_bytes, std::vector<GatherLane> sends,
       std::vector<GatherLane> receives, int64_t sequence);
 
   bool poll() override;
@@ -42,7 +42,7 @@ class MessageGather final : public Stage {
   void start();
   void post(size_t index);
 
-  Group& group_;
+  MpiGroup& group_;
   int64_t slice_bytes_;
   int64_t sequence_;
   bool started_ = false;

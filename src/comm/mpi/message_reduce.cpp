@@ -23,7 +23,7 @@ constexpr int64_t kCreditsPerWindow = 4;
 
 }  // namespace
 
-MessageReduce::MessageReduce(Group& group, ReducePlan plan, int64_t sequence)
+MessageReduce::MessageReduce(MpiGroup& group, ReducePlan plan, int64_t sequence)
     : group_(group),
       plan_(std::move(plan)),
       sequence_(sequence),

@@ -11,7 +11,7 @@
 
 namespace zerosched::detail {
 
-class Group;
+class MpiGroup;
 
 /// What a rank gives to and takes from others in a MessageReduce. Every slice has the same number of elements.
 struct ReducePlan {
@@ -38,13 +38,13 @@ struct ReducePlan {
 /// Sums of slices by messages: every rank sends each peer what that is to sum, and sums what arrives for itself, chunk
 /// by chunk, while the chunk is in cache.
 ///
-/// Messages are of a size that MPI sends without asking the receiver (Group::message_bytes), because what it does
+/// Messages are of a size that MPI sends without asking the receiver (MpiGroup::message_bytes), because what it does
 /// beyond that keeps one direction of a TCP connection idle. So receivers say how many they have room for: a few MB,
 /// whatever the number of ranks, and of several reduce-scatters in flight for the oldest first.
 class MessageReduce final : public Stage {
  public:
   /// `sequence` numbers the collective, of which no other stage exchanges messages with the same peers.
-  MessageReduce(Group& group, ReducePlan plan, int64_t sequence);
+  MessageReduce(MpiGroup& group, ReducePlan plan, int64_t sequence);
 
   bool poll() override;
   bool done() const override {
@@ -90,7 +90,7 @@ class MessageReduce final : public Stage {
   const char* chunk_of(const std::vector<const char*>& slices, int64_t index, bool partial) const;
   int64_t bytes_of(bool partial) const { return partial ? partial_bytes(plan_.dtype) : element_bytes_; }
 
-  Group& group_;
+  MpiGroup& group_;
   ReducePlan plan_;
   int64_t sequence_;
   bool started_ = false;

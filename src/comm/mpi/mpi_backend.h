@@ -19,7 +19,7 @@ namespace zerosched::detail {
 class MpiCommunicator final : public Communicator, public ControlRelay, public Member {
  public:
   /// Takes over `group`.
-  MpiCommunicator(std::shared_ptr<Group> group, int local_rank);
+  MpiCommunicator(std::shared_ptr<MpiGroup> group, int local_rank);
 
   /// Leaves. The MPI communicator is given back once every rank has left and its collectives have ended, without anyone's
   /// waiting for it; one that failed never is, because collectives are still pending on it. In a child that fork() has
@@ -69,7 +69,7 @@ class MpiCommunicator final : public Communicator, public ControlRelay, public M
   std::shared_ptr<Work> enqueue(std::shared_ptr<Operation> operation);
   std::shared_ptr<StagingArea> staging_area(int device);
 
-  std::shared_ptr<Group> group_;
+  std::shared_ptr<MpiGroup> group_;
   std::mutex staging_mutex_;
   std::map<int, std::shared_ptr<StagingArea>> staging_areas_;  // under staging_mutex_, by device
 };

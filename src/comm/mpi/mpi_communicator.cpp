@@ -33,7 +33,7 @@ StagedTensor in_and_out(const at::Tensor& tensor) {
 
 }  // namespace
 
-MpiCommunicator::MpiCommunicator(std::shared_ptr<Group> group, int local_rank)
+MpiCommunicator::MpiCommunicator(std::shared_ptr<MpiGroup> group, int local_rank)
     : Communicator(group->rank(), group->size(), local_rank), group_(std::move(group)) {}
 
 MpiCommunicator::~MpiCommunicator() {

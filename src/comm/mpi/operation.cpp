@@ -18,18 +18,18 @@ namespace {
 /// Lives while the calling thread is blocked in a collective of the group.
 class GroupWaiter {
  public:
-  explicit GroupWaiter(Group& group) : group_(group) { group_.count_waiter(1); }
+  explicit GroupWaiter(MpiGroup& group) : group_(group) { group_.count_waiter(1); }
   ~GroupWaiter() { group_.count_waiter(-1); }
   GroupWaiter(const GroupWaiter&) = delete;
   GroupWaiter& operator=(const GroupWaiter&) = delete;
 
  private:
-  Group& group_;
+  MpiGroup& group_;
 };
 
 }  // namespace
 
-Operation::Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+Operation::Operation(std::shared_ptr<MpiGroup> group, const Header& header, std::vector<at::Tensor> tensors,
     std::unique_ptr<Staging> staging)
     : group_(std::move(group)), header_(header), tensors_(std::move(tensors)), staging_(std::move(staging)) {}
 

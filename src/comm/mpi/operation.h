@@ -15,10 +15,10 @@
 
 namespace zerosched::detail {
 
-class Group;
+class MpiGroup;
 using Clock = std::chrono::steady_clock;
 
-/// One collective of a Group, from queue to end: the exchange of headers and, in subclasses, the data.
+/// One collective of an MpiGroup, from queue to end: the exchange of headers and, in subclasses, the data.
 /// start() and poll() run under the progress lock and never block; wait() and done() are anyone's.
 ///
 /// Headers go round as in a dissemination barrier: in round k to the rank 2^k further, after the header of
@@ -29,7 +29,7 @@ using Clock = std::chrono::steady_clock;
 class Operation : public Work {
  public:
   /// `tensors` are in host memory: those of `staging` if there is one.
-  Operation(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+  Operation(std::shared_ptr<MpiGroup> group, const Header& header, std::vector<at::Tensor> tensors,
       std::unique_ptr<Staging> staging = nullptr);
 
   void wait() override;
@@ -64,7 +64,7 @@ class Operation : public Work {
   /// Returns whether anything moved; sets data_done() at the end.
   virtual bool poll_data() = 0;
   void set_data_done() { data_done_ = true; }
-  Group& group() { return *group_; }
+  MpiGroup& group() { return *group_; }
   const at::Tensor& tensor(size_t i) const { return tensors_[i]; }
 
  private:
@@ -83,7 +83,7 @@ class Operation : public Work {
   /// Whether wait() may return: tensors of a device are then on their way, and the stream waits for them.
   bool usable() const { return staging_ != nullptr ? staging_->sent_back() : ended(); }
 
-  std::shared_ptr<Group> group_;
+  std::shared_ptr<MpiGroup> group_;
   Header header_;
   std::vector<at::Tensor> tensors_;
   std::unique_ptr<Staging> staging_;

@@ -47,7 +47,7 @@ void Progress::start() {
   started_ = true;
 }
 
-void Progress::add(std::shared_ptr<Group> group) {
+void Progress::add(std::shared_ptr<MpiGroup> group) {
   {
     const std::lock_guard<std::mutex> lock(drive_mutex_);
     groups_.push_back(std::move(group));
@@ -57,7 +57,7 @@ void Progress::add(std::shared_ptr<Group> group) {
   wake_.notify_one();
 }
 
-void Progress::release(const std::shared_ptr<Group>& group) {
+void Progress::release(const std::shared_ptr<MpiGroup>& group) {
   if (finalized()) return;
   group->leave({});
   {
@@ -69,7 +69,7 @@ void Progress::release(const std::shared_ptr<Group>& group) {
   notify(*group);
 }
 
-void Progress::leave_all_but(const Group& last, const std::string& why) {
+void Progress::leave_all_but(const MpiGroup& last, const std::string& why) {
   const std::lock_guard<std::mutex> lock(drive_mutex_);
   for (const auto& group : groups_) {
     if (group.get() != &last) group->leave(why);
@@ -78,7 +78,7 @@ void Progress::leave_all_but(const Group& last, const std::string& why) {
   if (may_call_mpi()) drive_locked(busy);
 }
 
-void Progress::notify(Group& group) noexcept {
+void Progress::notify(MpiGroup& group) noexcept {
   if (may_call_mpi()) {
     const std::unique_lock<std::mutex> lock(drive_mutex_, std::try_to_lock);
     if (lock.owns_lock() && !finalized()) {

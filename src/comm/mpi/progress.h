@@ -29,15 +29,15 @@ class Progress {
   /// Whether the calling thread is that one.
   static bool on_thread() noexcept;
 
-  void add(std::shared_ptr<Group> group);
+  void add(std::shared_ptr<MpiGroup> group);
   /// Has this rank leave the group, and lets it go once all ranks have: until then those that have not may still send
   /// something there.
-  void release(const std::shared_ptr<Group>& group);
+  void release(const std::shared_ptr<MpiGroup>& group);
   /// Has this rank leave all groups but this one. They stay: whoever holds them finds out at the next call.
-  void leave_all_but(const Group& last, const std::string& why);
+  void leave_all_but(const MpiGroup& last, const std::string& why);
 
   /// Something was queued or is to be told: starts it if the lock is free, else lets its holder do so.
-  void notify(Group& group) noexcept;
+  void notify(MpiGroup& group) noexcept;
   /// One round over all groups; returns whether anything moved.
   bool drive();
   /// What a call that only looks at a state does where no thread keeps that state fresh.
@@ -68,7 +68,7 @@ class Progress {
 
   OwnerProcess owner_;
   std::mutex drive_mutex_;
-  std::vector<std::shared_ptr<Group>> groups_, released_;  // under drive_mutex_
+  std::vector<std::shared_ptr<MpiGroup>> groups_, released_;  // under drive_mutex_
 
   std::mutex wake_mutex_;
   std::condition_variable wake_;

@@ -9,7 +9,7 @@
 
 namespace zerosched::detail {
 
-ReduceScatter::ReduceScatter(std::shared_ptr<Group> group, const Header& header,
+ReduceScatter::ReduceScatter(std::shared_ptr<MpiGroup> group, const Header& header,
     std::vector<at::Tensor> tensors, std::unique_ptr<Staging> staging, int64_t stride)
     : PhasedOperation(std::move(group), header, std::move(tensors), std::move(staging)), stride_(stride) {}
 

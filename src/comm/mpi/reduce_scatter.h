@@ -14,7 +14,7 @@ namespace zerosched::detail {
 class ReduceScatter final : public PhasedOperation {
  public:
   /// `stride`: of the window that holds tensor 0 (LocalRanks::stride_at); 0: none.
-  ReduceScatter(std::shared_ptr<Group> group, const Header& header, std::vector<at::Tensor> tensors,
+  ReduceScatter(std::shared_ptr<MpiGroup> group, const Header& header, std::vector<at::Tensor> tensors,
       std::unique_ptr<Staging> staging, int64_t stride);
 
  private:

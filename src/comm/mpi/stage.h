@@ -2,7 +2,7 @@
 
 namespace zerosched::detail {
 
-/// A part of a collective's data that moves on its own. Driver only (see Group).
+/// A part of a collective's data that moves on its own. Driver only (see MpiGroup).
 class Stage {
  public:
   Stage() = default;

@@ -54,7 +54,7 @@ class Staging {
  public:
   /// Queues the copies to the host, behind what the current stream holds now.
   Staging(std::shared_ptr<StagingArea> area, std::vector<StagedTensor> tensors);
-  /// The collective has ended, or Group keeps it for ever.
+  /// The collective has ended, or MpiGroup keeps it for ever.
   ~Staging();
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;

@@ -82,9 +82,9 @@ bool NcclGroup::has_ended(int64_t sequence) const {
   return sequence < (in_flight_.empty() ? history_.next() : in_flight_.front().header.sequence);
 }
 
-ControlMessage::Progress NcclGroup::progress(int64_t sequence) const {
+ControlMessage::Position NcclGroup::position(int64_t sequence) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return history_.progress(sequence);
+  return history_.position(sequence);
 }
 
 void NcclGroup::send(int peer, const ControlMessage& message) { relay_->relay(peer, message); }

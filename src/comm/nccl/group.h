@@ -49,7 +49,7 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   bool answers_when_busy() const override { return true; }
   const Departures& departures() const override { return departures_; }
   bool has_ended(int64_t sequence) const override;
-  ControlMessage::Progress progress(int64_t sequence) const override;
+  ControlMessage::Position position(int64_t sequence) const override;
   void send(int peer, const ControlMessage& message) override;
   void fail(const Cause& cause) override;
 

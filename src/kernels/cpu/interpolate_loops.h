@@ -13,7 +13,7 @@ namespace {
 template <typename Param, typename Real>
 void interpolate_elements(
     Param* __restrict out, const Real* __restrict x, const Real* __restrict z, double weight, int64_t numel) {
-  const Interpolation<Real> how(weight);
+  const Lerp<Real> how(weight);
   for (int64_t i = 0; i < numel; ++i) store(out[i], interpolate_element(x[i], z[i], how));
 }
 

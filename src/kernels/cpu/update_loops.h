@@ -87,9 +87,9 @@ bool update_with(const Coefficients& s, const UpdateRange& range, bool out_of_ca
 template <typename UpdateRule, typename Param, typename Grad, typename Real>
 bool update_range(const UpdateRange& range, const StepScalars& scalars, bool out_of_cache) {
   if constexpr (UpdateRule::kInterpolates) {
-    using Near = InterpolationNearA<Real>;
+    using Near = LerpNearA<Real>;
     if (Near::covers(scalars.y_weight_before) && Near::covers(scalars.c) && Near::covers(scalars.y_weight)) {
-      const typename UpdateRule::template Coefficients<Real, InterpolationNearA> s(scalars);
+      const typename UpdateRule::template Coefficients<Real, LerpNearA> s(scalars);
       return update_with<UpdateRule, Param, Grad, Real>(s, range, out_of_cache);
     }
   }

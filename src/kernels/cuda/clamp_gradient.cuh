@@ -14,14 +14,14 @@ inline constexpr int64_t kClampBlocksPerMultiprocessor = 8;
 
 /// Clamps the elements of all used spans, in place. Blocks take tiles in turn.
 template <typename Grad>
-__global__ void __launch_bounds__(kClampThreads) clamp_kernel(const GradientSpan* table, int64_t span_count,
+__global__ void __launch_bounds__(kClampThreads) clamp_kernel(const SpanOnDevice* table, int64_t span_count,
     const Tiling tiling, typename Magnitude<Grad>::Bits limit) {
   constexpr int kCount = 16 / sizeof(Grad);
   const TiledSpans spans(table, span_count, tiling.tile_log2);
   for (int64_t number = blockIdx.x; number < tiling.tile_count; number += gridDim.x) {
     const Tile tile = spans.tile(number);
     if (tile.numel == 0) continue;
-    const GradientSpan span = spans[tile.span];
+    const SpanOnDevice span = spans[tile.span];
     if (!is_used<Grad>(span)) continue;
     Grad* gradient = const_cast<Grad*>(in_global_memory<Grad>(span.values)) + tile.begin;
     const int64_t in_packs = is_pack_aligned(gradient) ? tile.numel / kCount * kCount : 0;
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kClampThreads) clamp_kernel(const GradientSpan
 }
 
 template <typename Grad>
-void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t range_numel, double limit,
+void launch_clamp_gradient(const SpanOnDevice* spans, int64_t span_count, int64_t range_numel, double limit,
     int64_t multiprocessors, Stream stream) {
   const Tiling tiling(range_numel, span_count, kClampThreads, sizeof(Grad), multiprocessors);
   const int64_t blocks = std::min(tiling.tile_count, multiprocessors * kClampBlocksPerMultiprocessor);

@@ -84,7 +84,7 @@ std::vector<PackSlot> pack_slots(ScalarType dtype, const PackSource* sources, in
   return slots;
 }
 
-void add_powers(double p, ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+void add_powers(double p, ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream) {
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
@@ -130,19 +130,19 @@ int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count) 
   return tile_count(range_numel, span_count, kSumTileNumel);
 }
 
-void sum_of_squares(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void sum_of_squares(ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream) {
   add_powers(2, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
-void sum_of_powers(ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
+void sum_of_powers(ScalarType grad_dtype, double p, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream) {
   ZEROSCHED_CHECK(p > 0 && std::isfinite(p), "the power of a norm is finite and above 0, not ", p, ".");
   add_powers(p, grad_dtype, spans, span_count, range_numel, workspace, sum, stream);
 }
 
 void inner_product(ScalarType grad_dtype, double weight, const void* z, const void* x,
-    const GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    const SpanOnDevice* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
     Stream stream) {
   if (span_count == 0) return;
   check_aligned(z, "z");
@@ -154,7 +154,7 @@ void inner_product(ScalarType grad_dtype, double weight, const void* z, const vo
   check(cudaGetLastError(), "the launch of an inner product");
 }
 
-void squares_by_parameter(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+void squares_by_parameter(ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* squares, Stream stream) {
   if (span_count == 0) return;
   with_element_type(grad_dtype, [&](auto grad) {
@@ -163,13 +163,13 @@ void squares_by_parameter(ScalarType grad_dtype, const GradientSpan* spans, int6
   check(cudaGetLastError(), "the launch of sums by parameter");
 }
 
-void max_abs(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void max_abs(ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* largest, Stream stream) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   add_powers(kInfinity, grad_dtype, spans, span_count, range_numel, workspace, largest, stream);
 }
 
-void clamp_gradient(ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void clamp_gradient(ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double limit, Stream stream) {
   ZEROSCHED_CHECK(limit >= 0, "gradients are clamped to a limit of at least 0, not ", limit, ".");
   if (span_count == 0) return;

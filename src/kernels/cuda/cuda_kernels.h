@@ -36,29 +36,29 @@ int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count);
 
 /// *sum = (*sum + s0) + s1 + ..., s of each span's used values as kernels::sum_of_squares gives it. Not
 /// finite if an element is not; for float64 also where squares overflow.
-void sum_of_squares(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+void sum_of_squares(c10::ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream);
 
 /// The same of |g|^p, 0 < p < infinity: the bits of kernels::sum_of_powers for p = 1 and p = 2.
-void sum_of_powers(c10::ScalarType grad_dtype, double p, const GradientSpan* spans, int64_t span_count,
+void sum_of_powers(c10::ScalarType grad_dtype, double p, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* sum, Stream stream);
 
 /// *sum = (*sum + s0) + s1 + ..., s of each used span: `weight` times <g, z - x> as kernels::inner_product gives it. z, x:
 /// flat, as spans count, of the dtype of the state of grad_dtype parameters; aligned to 16 bytes.
 void inner_product(c10::ScalarType grad_dtype, double weight, const void* z, const void* x,
-    const GradientSpan* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
+    const SpanOnDevice* spans, int64_t span_count, int64_t range_numel, double* workspace, double* sum,
     Stream stream);
 
 /// squares[span.parameter] += s of each span: as many sums in two launches. No two spans are of one parameter.
-void squares_by_parameter(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+void squares_by_parameter(c10::ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* squares, Stream stream);
 
 /// *largest = the largest of *largest and each used |g|; NaN if one is. *largest is not negative before.
-void max_abs(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void max_abs(c10::ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* largest, Stream stream);
 
 /// Clamps the used spans' values in place, as kernels::clamp_gradient.
-void clamp_gradient(c10::ScalarType grad_dtype, const GradientSpan* spans, int64_t span_count,
+void clamp_gradient(c10::ScalarType grad_dtype, const SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double limit, Stream stream);
 
 /// Writes the whole of a bucket's buffer: each slice's gradients, 0 where a slot has none and between slots, then flags,

@@ -3,12 +3,12 @@
 namespace zerosched::kernels::cuda {
 
 template void launch_inner_product<float>(
-    double, const void*, const void*, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const void*, const void*, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_inner_product<double>(
-    double, const void*, const void*, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const void*, const void*, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_inner_product<BFloat16>(
-    double, const void*, const void*, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const void*, const void*, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_inner_product<Float16>(
-    double, const void*, const void*, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const void*, const void*, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 
 }  // namespace zerosched::kernels::cuda

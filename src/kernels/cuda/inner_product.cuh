@@ -23,7 +23,7 @@ __device__ __forceinline__ void add_row_of_products(
 template <typename Grad, typename Real>
 __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
     inner_product_of_tiles_kernel(double weight, const Real* z_values, const Real* x_values,
-        const GradientSpan* table, int64_t span_count, double* tile_sums) {
+        const SpanOnDevice* table, int64_t span_count, double* tile_sums) {
   constexpr int kCount = SumShape<Grad>::kCount;
   __shared__ double group_sums[kSumGroups];
   const TiledSpans spans(table, span_count, kSumTileLog2);
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
 }
 
 template <typename Grad>
-void launch_inner_product(double weight, const void* z, const void* x, const GradientSpan* spans,
+void launch_inner_product(double weight, const void* z, const void* x, const SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* sum, Stream stream) {
   using Real = typename StateOf<Grad>::type;
   const int64_t tiles = tile_count(range_numel, span_count, kSumTileNumel);

@@ -15,7 +15,7 @@ inline constexpr int64_t kInterpolateBlocksPerMultiprocessor = 8;
 /// out = lerp(x, z), as kernels::interpolate. out, x and z are aligned to 16 bytes.
 template <typename Param, typename Real>
 __global__ void __launch_bounds__(kInterpolateThreads)
-    interpolate_kernel(Param* out, const Real* x, const Real* z, Interpolation<Real> how, int64_t numel) {
+    interpolate_kernel(Param* out, const Real* x, const Real* z, Lerp<Real> how, int64_t numel) {
   constexpr int kCount = 16 / sizeof(Param);
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kInterpolateThreads + threadIdx.x;
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kInterpolateThreads;
@@ -43,8 +43,8 @@ void launch_interpolate(void* out, const void* x, const void* z, double weight, 
   const int64_t blocks = std::min(
       (numel + kBlockNumel - 1) / kBlockNumel, multiprocessors * kInterpolateBlocksPerMultiprocessor);
   ZEROSCHED_LAUNCH((interpolate_kernel<Param, Real>), blocks, kInterpolateThreads, stream,
-      static_cast<Param*>(out), static_cast<const Real*>(x), static_cast<const Real*>(z),
-      Interpolation<Real>(weight), numel);
+      static_cast<Param*>(out), static_cast<const Real*>(x), static_cast<const Real*>(z), Lerp<Real>(weight),
+      numel);
 }
 
 }  // namespace zerosched::kernels::cuda

@@ -1,8 +1,8 @@
 #pragma once
 
 #include "kernels/cuda/gradient_norm.h"
-#include "kernels/cuda/gradient_span.h"
 #include "kernels/cuda/pack_table.h"
+#include "kernels/cuda/span_on_device.h"
 #include "kernels/step_scalars.h"
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct ShardUpdate {
   /// Flat, of all buckets of its dtype, in the rule's order; aligned to 16 bytes. The others are null.
   void* state[kMaxStateTensors];
   int64_t range_numel;  ///< from the first span's begin to the last one's end
-  const GradientSpan* spans;
+  const SpanOnDevice* spans;
   int64_t span_count;
   const StepScalars* scalars;
   const GradientNorm* norm;  ///< null: no clipping, and inf and NaN are used like any gradient
@@ -40,20 +40,20 @@ void launch_interpolate(void* out, const void* x, const void* z, double weight, 
 
 /// p as of with_power.
 template <typename Grad>
-void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void launch_sum_of_powers(double p, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream);
 
 /// z, x: in the state's dtype, flat, as spans count.
 template <typename Grad>
-void launch_inner_product(double weight, const void* z, const void* x, const GradientSpan* spans,
+void launch_inner_product(double weight, const void* z, const void* x, const SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* sum, Stream stream);
 
 template <typename Grad>
-void launch_squares_by_parameter(const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void launch_squares_by_parameter(const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* squares, Stream stream);
 
 template <typename Grad>
-void launch_clamp_gradient(const GradientSpan* spans, int64_t span_count, int64_t range_numel, double limit,
+void launch_clamp_gradient(const SpanOnDevice* spans, int64_t span_count, int64_t range_numel, double limit,
     int64_t multiprocessors, Stream stream);
 
 /// As pack(), in as many launches as the slots need.

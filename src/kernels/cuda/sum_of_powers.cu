@@ -3,20 +3,20 @@
 namespace zerosched::kernels::cuda {
 
 template void launch_sum_of_powers<float>(
-    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_sum_of_powers<double>(
-    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_sum_of_powers<BFloat16>(
-    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_sum_of_powers<Float16>(
-    double, const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    double, const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_squares_by_parameter<float>(
-    const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_squares_by_parameter<double>(
-    const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_squares_by_parameter<BFloat16>(
-    const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 template void launch_squares_by_parameter<Float16>(
-    const GradientSpan*, int64_t, int64_t, double*, double*, Stream);
+    const SpanOnDevice*, int64_t, int64_t, double*, double*, Stream);
 
 }  // namespace zerosched::kernels::cuda

@@ -82,7 +82,7 @@ __device__ __forceinline__ double add_columns(double* columns, double (&group_su
 /// tile_sums[tile]: 0 for tiles that no span needs or whose parameter nobody used. One block a tile.
 template <typename Grad, typename Power>
 __global__ void __launch_bounds__(SumShape<Grad>::kThreads)
-    sum_tiles_kernel(const Power power, const GradientSpan* table, int64_t span_count, double* tile_sums) {
+    sum_tiles_kernel(const Power power, const SpanOnDevice* table, int64_t span_count, double* tile_sums) {
   using Shape = SumShape<Grad>;
   __shared__ double group_sums[kSumGroups];
   const int group = threadIdx.x / Shape::kLanes;
@@ -143,7 +143,7 @@ __device__ __forceinline__ int spans_of_block(int64_t base, int64_t span_count) 
 /// Adds each span's sum to *sum, in their order. One block.
 template <typename Power>
 __global__ void __launch_bounds__(kAddTilesThreads)
-    add_tiles_kernel(const GradientSpan* table, int64_t span_count, const double* tile_sums, double* sum) {
+    add_tiles_kernel(const SpanOnDevice* table, int64_t span_count, const double* tile_sums, double* sum) {
   __shared__ double span_sums[kAddTilesThreads];
   const TiledSpans spans(table, span_count, kSumTileLog2);
   for (int64_t base = 0; base < span_count; base += kAddTilesThreads) {
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kAddTilesThreads)
 /// Adds each span's sum to that of its parameter, which no two spans share. A span a thread.
 template <typename Power>
 __global__ void __launch_bounds__(kAddTilesThreads) add_tiles_by_parameter_kernel(
-    const GradientSpan* table, int64_t span_count, const double* tile_sums, double* sums) {
+    const SpanOnDevice* table, int64_t span_count, const double* tile_sums, double* sums) {
   __shared__ double span_sums[kAddTilesThreads];
   const TiledSpans spans(table, span_count, kSumTileLog2);
   const int64_t base = static_cast<int64_t>(blockIdx.x) * kAddTilesThreads;
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kAddTilesThreads) add_tiles_by_parameter_kerne
 }
 
 template <typename Grad>
-void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void launch_sum_of_powers(double p, const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* sum, Stream stream) {
   const int64_t tiles = tile_count(range_numel, span_count, kSumTileNumel);
   with_power(p, [&](const auto& power) {
@@ -186,7 +186,7 @@ void launch_sum_of_powers(double p, const GradientSpan* spans, int64_t span_coun
 }
 
 template <typename Grad>
-void launch_squares_by_parameter(const GradientSpan* spans, int64_t span_count, int64_t range_numel,
+void launch_squares_by_parameter(const SpanOnDevice* spans, int64_t span_count, int64_t range_numel,
     double* workspace, double* squares, Stream stream) {
   const int64_t tiles = tile_count(range_numel, span_count, kSumTileNumel);
   ZEROSCHED_LAUNCH((sum_tiles_kernel<Grad, Squares>), tiles, SumShape<Grad>::kThreads, stream, Squares(),

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/gradient_span.h"
+#include "kernels/cuda/span_on_device.h"
 #include "kernels/element_types.h"
 
 #include <cstdint>
@@ -20,10 +20,10 @@ struct Tile {
 /// A launch's spans, in tiles of 1 << tile_log2 elements.
 class TiledSpans {
  public:
-  __device__ __forceinline__ TiledSpans(const GradientSpan* spans, int64_t count, int tile_log2)
+  __device__ __forceinline__ TiledSpans(const SpanOnDevice* spans, int64_t count, int tile_log2)
       : spans_(spans), count_(count), origin_(spans[0].begin), tile_log2_(tile_log2) {}
 
-  __device__ __forceinline__ const GradientSpan& operator[](int64_t span) const { return spans_[span]; }
+  __device__ __forceinline__ const SpanOnDevice& operator[](int64_t span) const { return spans_[span]; }
   __device__ __forceinline__ int64_t first_tile(int64_t span) const {
     return ((spans_[span].begin - origin_) >> tile_log2_) + span;
   }
@@ -45,7 +45,7 @@ class TiledSpans {
   }
 
  private:
-  const GradientSpan* spans_;
+  const SpanOnDevice* spans_;
   int64_t count_;
   int64_t origin_;
   int tile_log2_;
@@ -67,7 +67,7 @@ struct Tiling {
 
 /// Whether any rank used the parameter.
 template <typename Grad>
-__device__ __forceinline__ bool is_used(const GradientSpan& span) {
+__device__ __forceinline__ bool is_used(const SpanOnDevice& span) {
   return span.used == nullptr || load(*in_global_memory<Grad>(span.used)) != 0;
 }
 

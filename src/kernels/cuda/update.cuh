@@ -18,7 +18,7 @@ inline constexpr int kUpdateBlocksPerMultiprocessor = sizeof(Param) == 8 ? 2 : 3
 template <typename Param, typename Real>
 struct UpdateArguments {
   Real* state[kMaxStateTensors];
-  const GradientSpan* spans;
+  const SpanOnDevice* spans;
   int64_t span_count;
   Tiling tiling;
   const StepScalars* scalars;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kUpdateThreads, kUpdateBlocksPerMultiprocessor
   for (int64_t number = blockIdx.x; number < a.tiling.tile_count; number += gridDim.x) {
     const Tile tile = spans.tile(number);
     if (tile.numel == 0) continue;
-    const GradientSpan span = spans[tile.span];
+    const SpanOnDevice span = spans[tile.span];
     if (!is_used<Grad>(span)) continue;
     const Grad* gradient = in_global_memory<Grad>(span.values) + tile.begin;
     Param* y = const_cast<Param*>(in_global_memory<Param>(span.y)) + tile.begin;

@@ -13,7 +13,7 @@ struct AdamWScheduleFreeRule {
   static constexpr bool kInterpolates = true;
   static constexpr int kStateTensors = state_count(Rule::adamw_schedule_free);
 
-  template <typename Real, template <typename> class Interpolated = Interpolation>
+  template <typename Real, template <typename> class Interpolated = Lerp>
   struct Coefficients {
     Real grad_scale, beta2, one_minus_beta2, inverse_bias_correction2, eps, weight_decay, minus_lr;
     Interpolated<Real> y_before, average, y_after;

@@ -14,7 +14,7 @@ struct AdamWScheduleFreeMomentumRule {
   static constexpr bool kInterpolates = true;
   static constexpr int kStateTensors = state_count(Rule::adamw_schedule_free_momentum);
 
-  template <typename Real, template <typename> class Interpolated = Interpolation>
+  template <typename Real, template <typename> class Interpolated = Lerp>
   struct Coefficients {
     Real grad_scale, beta1, one_minus_beta1, inverse_bias_correction1, beta2, one_minus_beta2,
         inverse_bias_correction2, eps, weight_decay, z_shrink, minus_lr;

@@ -12,7 +12,7 @@ struct SGDScheduleFreeRule {
   static constexpr bool kInterpolates = true;
   static constexpr int kStateTensors = state_count(Rule::sgd_schedule_free);
 
-  template <typename Real, template <typename> class Interpolated = Interpolation>
+  template <typename Real, template <typename> class Interpolated = Lerp>
   struct Coefficients {
     Real grad_scale, weight_decay, minus_lr;
     Interpolated<Real> y_before, average, y_after;

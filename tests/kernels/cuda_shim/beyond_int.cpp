@@ -78,7 +78,7 @@ bool run_beyond_int() {
   }
   StepScalars scalars;
   scalars.lr = 0.5;
-  const cuda::GradientSpan span{gradient.data(), 0, kNumel, nullptr, y.data()};
+  const cuda::SpanOnDevice span{gradient.data(), 0, kNumel, nullptr, y.data()};
   bool right = true;
 
   cuda_shim::run_only_blocks(blocks_of(kUpdateTile));

@@ -26,7 +26,7 @@ namespace {
 
 using namespace zerosched::kernels;
 using cuda::GradientNorm;
-using cuda::GradientSpan;
+using cuda::SpanOnDevice;
 
 /// Exactly as long as it says, on 16 bytes, so that ASan sees the first byte past its end.
 template <typename T>
@@ -85,7 +85,7 @@ StepScalars ordinary_scalars(double weight_decay) {
 
 /// A shard of a few parameters. The last ends where the shard's memory ends; every third is unused.
 struct Spans {
-  std::vector<GradientSpan> table;
+  std::vector<SpanOnDevice> table;
 
   /// With a skew, gradients are not aligned to 16 bytes, as those that autograd made may be.
   template <typename Grad>
@@ -114,7 +114,7 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
   Spans spans(gradient, flags, kSizes, skew);
   expect(spans.shard_numel() == kShard, "the shard's size");
   Memory<Param> y(kShard);
-  for (GradientSpan& span : spans.table) span.y = y.data() + span.begin;
+  for (SpanOnDevice& span : spans.table) span.y = y.data() + span.begin;
   Memory<Real> a(kShard), b(kShard), c(kShard), d(kShard);
   fill_normal(gradient, kShard + skew, 0.1, 1);
   fill_normal(a, kShard, 1, 2), fill_normal(b, kShard, 1, 3), fill_normal(c, kShard, 0.1, 4);
@@ -137,7 +137,7 @@ void run_update(Rule rule, double weight_decay, bool found_inf, int64_t skew = 0
       using Chosen = decltype(chosen);
       const typename Chosen::template Coefficients<Real> s(clipped);
       for (size_t k = 0; k < kSizes.size(); ++k) {
-        const GradientSpan& span = spans.table[k];
+        const SpanOnDevice& span = spans.table[k];
         for (int64_t j = 0; j < span.numel && spans.used(k); ++j) {
           const int64_t i = span.begin + j;
           const auto g = static_cast<Real>(load(static_cast<const Grad*>(span.values)[j]));
@@ -167,7 +167,7 @@ void run_interpolate() {
   Memory<Param> out(kNumel), expected(kNumel);
   Memory<Real> x(kNumel), z(kNumel);
   fill_normal(x, kNumel, 1, 5), fill_normal(z, kNumel, 1, 6);
-  const Interpolation<Real> how(0.3);
+  const Lerp<Real> how(0.3);
   for (int64_t i = 0; i < kNumel; ++i) store(expected[i], interpolate_element(x[i], z[i], how));
   cuda::launch_interpolate<Param>(out.data(), x.data(), z.data(), 0.3, kNumel, 1, nullptr);
   expect(out.same_bits(expected), "interpolate");

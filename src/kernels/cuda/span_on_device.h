@@ -7,7 +7,7 @@ namespace zerosched::kernels::cuda {
 /// A run of elements of the state of this rank's shards: where their gradients and their parameters lie. Plain data:
 /// tables of these are read from device memory, in the order of `begin`, no two overlapping. Of what a launch reads
 /// the state is one flat range, whatever the buckets are.
-struct GradientSpan {
+struct SpanOnDevice {
   /// Device memory, aligned for its dtype; on 16 bytes it is read fastest. Only clamp_gradient writes it.
   const void* values;
   int64_t begin;  ///< first element, counted from the flat state's; a multiple of 8
