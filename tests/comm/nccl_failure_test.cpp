@@ -72,7 +72,7 @@ class NcclFailure : public ::testing::Test {
     return common(message);
   }
 
-  FakeRuntime runtime_;
+  FakeRuntime& runtime_ = FakeRuntime::make_for_ever();
   std::shared_ptr<Communicator> communicator_;
   steady_clock::time_point start_;
 };
@@ -82,6 +82,7 @@ TEST_F(NcclFailure, AnAsynchronousErrorOfOneRankIsEveryones) {
   fake().script.collectives_hang = true;
   const auto in_flight = tensor();
   const auto work = communicator.all_reduce(in_flight, ReduceOp::sum, {"gradients", 3, 12});
+  testing::world_barrier();  // a rank that has heard launches nothing
   if (communicator.rank() == 1) fake().script.async_error = true;
   EXPECT_EQ(failure(5),
       "nccl: rank 1: all_reduce #1 'gradients' (bucket 3, step 12): an asynchronous operation failed: remote "

@@ -60,7 +60,7 @@ class NcclJoin : public ::testing::Test {
     return common(text);
   }
 
-  FakeRuntime runtime_;
+  FakeRuntime& runtime_ = FakeRuntime::make_for_ever();
 };
 
 TEST_F(NcclJoin, GivesWhatTheBootstrapHas) {

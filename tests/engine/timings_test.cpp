@@ -14,8 +14,8 @@
 namespace zerosched::testing {
 namespace {
 
-constexpr auto kNap = std::chrono::milliseconds(30);
-constexpr double kNapSeconds = 0.03;
+constexpr auto kNap = std::chrono::milliseconds(100);
+constexpr double kNapSeconds = 0.1;
 
 // Buckets of one parameter each, more of them than there are gradient buffers.
 struct Job {

@@ -29,6 +29,9 @@ class FakeRuntime : public device::Runtime {
   explicit FakeRuntime(int devices = 1, uint64_t seed = 0);
   ~FakeRuntime() override;
 
+  /// One that stays: for tests that leave threads behind in calls that hang, which look at it until they end.
+  static FakeRuntime& make_for_ever() { return *new FakeRuntime; }
+
   // What tests do beside the interface.
 
   /// Puts work into a stream; `step` is called until it returns true.

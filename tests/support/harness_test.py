@@ -47,7 +47,7 @@ def ctest(folder, tests):
                        f'SKIP_RETURN_CODE {job.SKIPPED} TIMEOUT 60 ENVIRONMENT "{environment}")\n')
     printed = subprocess.run(["ctest", "--output-junit", "result.xml"], cwd=folder, capture_output=True, text=True).stdout
     summary = subprocess.run(
-        ["awk", "-v", f"last={folder}/Testing/Temporary/LastTest.log", "-f", f"{SOURCE}/tests/support/skipped.awk"],
+        ["awk", "-v", f"last={folder}/Testing/Temporary/LastTest.log", "-f", f"{SOURCE}/tests/support/summary.awk"],
         input=printed, capture_output=True, text=True, check=True).stdout.splitlines()
     said = {}
     for case in xml.etree.ElementTree.parse(os.path.join(folder, "result.xml")).iter("testcase"):

@@ -19,13 +19,11 @@ constexpr size_t kMaxTextBytes = size_t{16} << 10;
 constexpr auto kControlInterval = std::chrono::milliseconds(1);
 // Of a group that has failed or left, and told so. Such groups may stay, and under some mpiruns every look gives up the
 // core.
-// Longer messages are cut.
-constexpr size_t kMaxTextBytes = size_t{16} << 10;
 constexpr auto kControlIntervalAfterwards = std::chrono::milliseconds(20);
 
 }  // namespace
 
-MpiGroup::Group(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
+MpiGroup::MpiGroup(MPI_Comm comm, uint64_t id, MpiOptions options, Hosts hosts,
     std::shared_ptr<LocalRanks> local_ranks, std::shared_ptr<Failure> failure)
     : comm_(comm),
       id_(id),
