@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace zerosched {
@@ -14,10 +15,9 @@ namespace zerosched {
 class ZEROSCHED_EXPORT Error : public c10::Error {
  public:
   /// Made where it is thrown.
-  explicit Error(const std::string& message);
+  explicit Error(const std::string& message) : c10::Error({__func__, __FILE__, __LINE__}, message) {}
   /// Made at `where`.
-  Error(c10::SourceLocation where, const std::string& message);
-  ~Error() override;
+  Error(c10::SourceLocation where, const std::string& message) : c10::Error(where, message) {}
 };
 
 /// A failure of the job that ranks have told each other: every rank throws it, with the same words and numbers, and the
@@ -26,8 +26,11 @@ class ZEROSCHED_EXPORT CommunicationError : public Error {
  public:
   /// Of what the functions below return.
   CommunicationError(
-      const std::string& message, int rank, std::string collective, std::vector<int> missing_ranks);
-  ~CommunicationError() override;
+      const std::string& message, int rank, std::string collective, std::vector<int> missing_ranks)
+      : Error(message),
+        rank_(rank),
+        collective_(std::move(collective)),
+        missing_ranks_(std::move(missing_ranks)) {}
 
   /// The rank whose error it was, or that has left; -1 if it is nobody's: a network's, or that of ranks who are not here.
   int rank() const { return rank_; }
@@ -46,8 +49,7 @@ class ZEROSCHED_EXPORT CommunicationError : public Error {
 class ZEROSCHED_EXPORT CheckpointError : public Error {
  public:
   /// About `path`.
-  CheckpointError(const std::string& message, std::string path);
-  ~CheckpointError() override;
+  CheckpointError(const std::string& message, std::string path) : Error(message), path_(std::move(path)) {}
 
   /// The folder or file that the call was given. The message names the file in it that is at fault.
   const std::string& path() const { return path_; }

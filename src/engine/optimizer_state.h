@@ -55,7 +55,6 @@ class OptimizerState {
   void set_finite(bool is_finite) { is_finite_ = is_finite; }
   /// Of the checkpoints that this optimizer saves.
   CheckpointSeries& series() { return series_; }
-  const CheckpointSeries& series() const { return series_; }
   /// Of this rank's shards.
   int64_t byte_count() const;
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/savable.h"
+#include "engine/steering.h"
 
 #include <zerosched/checkpoint_data.h>
 

@@ -87,7 +87,7 @@ CheckpointSummary summarize(const std::vector<CheckpointedOptimizer>& optimizers
 // Without what ranks have written.
 Manifest describe(
     const CheckpointedOptimizer& optimizer, const CheckpointSummary& whole, int64_t world_size) {
-  const OptimizerState& state = optimizer.optimizer->state();
+  OptimizerState& state = optimizer.optimizer->state();
   Manifest manifest;
   manifest.library_version = whole.library_version;
   manifest.created = whole.created;

@@ -24,8 +24,8 @@ ARROWS = {
     "precompiled.h": set(),
 }
 # Where public headers are implemented that have no source file of their name; None: in themselves.
-IMPLEMENTED = {"checkpoint_data.h": None, "clip_grad.h": "api", "exit_codes.h": None, "export.h": None, "optimizer_of.h": "api",
-               "sharding_options.h": None, "timings.h": "engine", "zerosched.h": "api"}
+IMPLEMENTED = {"checkpoint_data.h": None, "clip_grad.h": "api", "error.h": None, "exit_codes.h": None, "export.h": None,
+               "optimizer_of.h": "api", "sharding_options.h": None, "timings.h": "engine", "zerosched.h": "api"}
 VENDOR = re.compile(r"mpi\.h|nccl|cuda|cublas|c10/cuda/|ATen/cuda/|torch/csrc/")
 MAY_NAME_VENDOR = {"mpi_communicator.h", "nccl_communicator.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)

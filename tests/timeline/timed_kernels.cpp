@@ -38,27 +38,27 @@ void TimedKernels::interpolate(c10::ScalarType param_dtype, void*, const void*, 
 
 int64_t TimedKernels::sum_of_squares_workspace_numel(int64_t, int64_t span_count) { return span_count; }
 
-void TimedKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void TimedKernels::sum_of_squares(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* sum, cuda::Stream stream) {
   sum_of_powers(grad_dtype, 2, spans, span_count, range_numel, workspace, sum, stream);
 }
 
-void TimedKernels::sum_of_powers(c10::ScalarType grad_dtype, double, const cuda::GradientSpan*, int64_t,
+void TimedKernels::sum_of_powers(c10::ScalarType grad_dtype, double, const cuda::SpanOnDevice*, int64_t,
     int64_t range_numel, double*, double*, cuda::Stream stream) {
   launch(stream, size_of(grad_dtype) * static_cast<double>(range_numel), Phase::update, "norm", 2);
 }
 
-void TimedKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans,
+void TimedKernels::squares_by_parameter(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans,
     int64_t span_count, int64_t range_numel, double* workspace, double* squares, cuda::Stream stream) {
   sum_of_powers(grad_dtype, 2, spans, span_count, range_numel, workspace, squares, stream);
 }
 
-void TimedKernels::max_abs(c10::ScalarType grad_dtype, const cuda::GradientSpan* spans, int64_t span_count,
+void TimedKernels::max_abs(c10::ScalarType grad_dtype, const cuda::SpanOnDevice* spans, int64_t span_count,
     int64_t range_numel, double* workspace, double* largest, cuda::Stream stream) {
   sum_of_powers(grad_dtype, 1, spans, span_count, range_numel, workspace, largest, stream);
 }
 
-void TimedKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::GradientSpan*, int64_t,
+void TimedKernels::clamp_gradient(c10::ScalarType grad_dtype, const cuda::SpanOnDevice*, int64_t,
     int64_t range_numel, double, cuda::Stream stream) {
   launch(stream, 2 * size_of(grad_dtype) * static_cast<double>(range_numel), Phase::update, "clamp");
 }

@@ -16,18 +16,18 @@ class TimedKernels final : public detail::DeviceKernels {
   void interpolate(c10::ScalarType param_dtype, void* out, const void* x, const void* z, double weight,
       int64_t numel, kernels::cuda::Stream stream) override;
   int64_t sum_of_squares_workspace_numel(int64_t range_numel, int64_t span_count) override;
-  void sum_of_squares(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+  void sum_of_squares(c10::ScalarType grad_dtype, const kernels::cuda::SpanOnDevice* spans,
       int64_t span_count, int64_t range_numel, double* workspace, double* sum,
       kernels::cuda::Stream stream) override;
-  void sum_of_powers(c10::ScalarType grad_dtype, double p, const kernels::cuda::GradientSpan* spans,
+  void sum_of_powers(c10::ScalarType grad_dtype, double p, const kernels::cuda::SpanOnDevice* spans,
       int64_t span_count, int64_t range_numel, double* workspace, double* sum,
       kernels::cuda::Stream stream) override;
-  void squares_by_parameter(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+  void squares_by_parameter(c10::ScalarType grad_dtype, const kernels::cuda::SpanOnDevice* spans,
       int64_t span_count, int64_t range_numel, double* workspace, double* squares,
       kernels::cuda::Stream stream) override;
-  void max_abs(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans, int64_t span_count,
+  void max_abs(c10::ScalarType grad_dtype, const kernels::cuda::SpanOnDevice* spans, int64_t span_count,
       int64_t range_numel, double* workspace, double* largest, kernels::cuda::Stream stream) override;
-  void clamp_gradient(c10::ScalarType grad_dtype, const kernels::cuda::GradientSpan* spans,
+  void clamp_gradient(c10::ScalarType grad_dtype, const kernels::cuda::SpanOnDevice* spans,
       int64_t span_count, int64_t range_numel, double limit, kernels::cuda::Stream stream) override;
   void pack(c10::ScalarType dtype, const kernels::cuda::PackBucket& bucket,
       const kernels::cuda::PackSource* sources, int64_t source_count, kernels::cuda::Stream stream) override;
