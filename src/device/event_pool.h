@@ -25,7 +25,7 @@ class EventPool {
   Runtime& runtime_;
   const int device_;
   std::mutex mutex_;
-  std::vector<Event> free_;
+  std::vector<Event> free_;  ///< under mutex_
 };
 
 }  // namespace zerosched::device

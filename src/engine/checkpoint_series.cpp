@@ -11,7 +11,7 @@ namespace {
 
 struct SeriesRegistry {
   std::mutex mutex;
-  std::map<std::string, int> optimizers;  ///< how many have each series
+  std::map<std::string, int> optimizers;  ///< under mutex: how many have each series
 };
 
 // Never destroyed: optimizers may live until the process ends.

@@ -155,10 +155,10 @@ class DeviceExecutor final : public Executor {
   const device::Stream made_in_;  ///< the stream that tensors of empty() come from, at construction
   const device::Stream beside_;
   std::mutex mutex_;
-  device::Stream last_;  ///< entered last; what was queued there comes after all before
-  std::vector<device::Stream> noted_;
-  device::Event event_;
-  PinnedBuffers uploads_;
+  device::Stream last_;  ///< under mutex_: entered last; what was queued there comes after all before
+  std::vector<device::Stream> noted_;  ///< under mutex_
+  device::Event event_;                ///< under mutex_
+  PinnedBuffers uploads_;              ///< under mutex_
   PiecewiseCopy pieces_;
 };
 

@@ -209,6 +209,7 @@ class GradientReducer {
   void reset_round();
   void share_order();
 
+  // Guards all that is not const: hooks run in several threads, beside the caller's.
   mutable std::mutex mutex_;
   const Layout& layout_;
   std::shared_ptr<Communicator> communicator_;

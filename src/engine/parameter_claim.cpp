@@ -16,7 +16,7 @@ struct Entry {
 };
 
 struct ClaimRegistry {
-  std::mutex mutex;  ///< also of every claim's own state
+  std::mutex mutex;  ///< guards `entries` and every claim's own state
   std::unordered_map<const c10::TensorImpl*, Entry> entries;
 
   const Entry* find(const at::Tensor& parameter) const {

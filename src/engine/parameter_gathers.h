@@ -70,9 +70,9 @@ class ParameterGathers {
   std::unordered_map<const c10::TensorImpl*, int64_t> bucket_of_;
   std::vector<at::Tensor> hidden_;  ///< if `hides`, by bucket: where y is until somebody waits for it
   std::mutex mutex_;
-  std::vector<InFlight> in_flight_;  ///< by bucket
+  std::vector<InFlight> in_flight_;  ///< under mutex_, by bucket
   std::atomic<int64_t> open_{0};     ///< on the CPU: how many are yet to be waited for
-  double waited_seconds_ = 0;
+  double waited_seconds_ = 0;        ///< under mutex_
 };
 
 }  // namespace zerosched::detail

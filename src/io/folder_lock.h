@@ -53,7 +53,7 @@ class FolderLock {
   std::optional<Descriptor> touched_;  ///< its file, by which it is touched
   std::mutex mutex_;
   std::condition_variable wake_;
-  bool ended_ = false;
+  bool ended_ = false;  ///< under mutex_
   std::thread beating_;
 };
 

@@ -31,7 +31,7 @@ class Failure {
   Origin origin_of_family() const;
 
  private:
-  mutable std::mutex mutex_;
+  mutable std::mutex mutex_;  ///< guards the causes and the origin
   std::atomic<bool> set_{false};
   Cause cause_;
   Cause family_cause_;

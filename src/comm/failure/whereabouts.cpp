@@ -21,7 +21,7 @@ struct ThreadPlace {
 
 // Never destroyed: other threads look while static destructors run.
 struct PlaceRegistry {
-  std::mutex mutex;
+  std::mutex mutex;  ///< guards all of it, and every ThreadPlace
   std::vector<ThreadPlace*> inside;
   std::string gave_up;  ///< what a thread waited for last, if that failed
 };

@@ -65,7 +65,7 @@ class SelfCommunicator final : public Communicator {
   std::shared_ptr<Work> do_barrier(CollectiveLabel) override { return std::make_shared<FinishedWork>(); }
 
   mutable std::mutex mutex_;
-  std::string failure_;
+  std::string failure_;  // under mutex_
 };
 
 }  // namespace
