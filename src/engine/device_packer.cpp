@@ -48,7 +48,7 @@ class DevicePacker final : public GradientPacker {
     if (state.ready.empty()) seal(to.bucket);
     const device::Stream beside = executor_.current_stream();
     for (const device::Event event : state.ready) executor_.runtime().wait(beside, event);  // rule 1
-    const Bucket& layout = layout_.buckets[static_cast<size_t>(to.bucket)];
+    const Bucket& layout = layout_.bucket(to.bucket);
     std::vector<cuda::PackSource> sources;
     for (size_t s = 0; s < layout.slots.size(); ++s) {
       const Slot& slot = layout.slots[s];
@@ -107,7 +107,7 @@ class DevicePacker final : public GradientPacker {
   }
 
   const void* upload(const OutgoingBucket& to, const std::byte* report) {
-    const Bucket& layout = layout_.buckets[static_cast<size_t>(to.bucket)];
+    const Bucket& layout = layout_.bucket(to.bucket);
     const int64_t numel = to.slice_numel - layout.gradient_slice_numel();
     if (numel == 0) return nullptr;
     const auto bytes = numel * static_cast<int64_t>(c10::elementSize(layout.reduce_dtype));

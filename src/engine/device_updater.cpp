@@ -85,7 +85,7 @@ class DeviceUpdater final : public ShardUpdater {
     auto* workspace = workspace_.mutable_data_ptr<double>();
     const Interpolation where = parts_.algorithm.interpolation(Point::x, {});
     for (const SpanRun& run : table_.runs_of(all_buckets())) {
-      const Bucket& bucket = parts_.layout.buckets[static_cast<size_t>(run.first_bucket)];
+      const Bucket& bucket = parts_.layout.bucket(run.first_bucket);
       const ShardState& whole = first_state_of(kernels::state_dtype(bucket.dtype));
       kernels_.sum_of_powers(
           run.grad_dtype, 1, run.spans, run.span_count, run.range_numel, workspace, sums, stream());
@@ -139,7 +139,7 @@ class DeviceUpdater final : public ShardUpdater {
     shard.norm = clips_ ? norm_pointer() : nullptr;
     shard.not_finite = not_finite_.mutable_data_ptr<int32_t>();
     for (const SpanRun& run : table_.runs_of(buckets)) {
-      const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(run.first_bucket)];
+      const Bucket& layout = parts_.layout.bucket(run.first_bucket);
       const ShardState& whole = first_state_of(kernels::state_dtype(layout.dtype));
       for (size_t i = 0; i < parts_.algorithm.state().size(); ++i) shard.state[i] = whole[i].data_ptr();
       shard.scalars = table_.scalars(layout.group);

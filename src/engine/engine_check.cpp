@@ -53,8 +53,7 @@ std::string Engine::written_by_others() const {
     for (const Piece& piece : bucket.pieces) {
       const bool holds = piece.slice == communicator_->rank() && piece.slice_begin <= found &&
                          found < piece.slice_begin + piece.numel;
-      if (holds)
-        return state_->parameters().text_of_write(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
+      if (holds) return state_->parameters().text_of_write(bucket.slot_of(piece).parameter);
     }
   }
   return {};
@@ -177,7 +176,7 @@ void Engine::fail_not_finite(int64_t bucket) {
   state_->set_finite(false);
   const NotFiniteSources sources = reducer_->not_finite_sources(bucket);
   const int64_t parameter = not_finite_in_shard(bucket);
-  const Bucket& layout = state_->layout().buckets[static_cast<size_t>(bucket)];
+  const Bucket& layout = state_->layout().bucket(bucket);
   const int64_t named = parameter >= 0 ? parameter : layout.slots.front().parameter;
   const std::string name = "parameter '" + state_->model().names[static_cast<size_t>(named)] + "'";
   std::string what = "the gradient of " + name;

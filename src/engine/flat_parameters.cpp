@@ -43,15 +43,15 @@ FlatParameters::FlatParameters(std::vector<at::Tensor> parameters, std::vector<s
 }
 
 at::Tensor FlatParameters::slice(int64_t bucket, int64_t rank) const {
-  const int64_t shard_numel = layout_.buckets[static_cast<size_t>(bucket)].shard_numel;
+  const int64_t shard_numel = layout_.bucket(bucket).shard_numel;
   return buffer(bucket).narrow(0, rank * shard_numel, shard_numel);
 }
 
 at::Tensor FlatParameters::alias(int64_t parameter) const {
-  const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
+  const auto [bucket, slot] = layout_.place(parameter);
   const at::Tensor& buffer = buffers_[static_cast<size_t>(bucket)];
   const Expected& expected = expected_[static_cast<size_t>(parameter)];
-  const int64_t offset = layout_.buckets[static_cast<size_t>(bucket)].slots[static_cast<size_t>(slot)].offset;
+  const int64_t offset = layout_.bucket(bucket).slot(slot).offset;
   auto* begin = static_cast<std::byte*>(buffer.data_ptr()) +
                 static_cast<size_t>(offset) * static_cast<size_t>(buffer.element_size());
   const auto keep_buffer_alive = [buffer](void*) {};
@@ -108,7 +108,7 @@ std::string FlatParameters::changed() const {
 }
 
 std::string FlatParameters::written(int64_t bucket) const {
-  for (const Slot& slot : layout_.buckets[static_cast<size_t>(bucket)].slots) {
+  for (const Slot& slot : layout_.bucket(bucket).slots) {
     const auto p = static_cast<size_t>(slot.parameter);
     const bool is_in_place = parameters_[p].const_data_ptr() == expected_[p].data;
     if (is_in_place && parameters_[p]._version() != expected_[p].version) return names_[p];

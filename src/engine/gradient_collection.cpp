@@ -70,7 +70,7 @@ void GradientReducer::put(int64_t parameter) {
   if (state.arrived) guard(parameter);
   if (!flat.defined()) return;  // backward reached the parameter without a gradient: ready, but not used
   if (!state.arrived) executor_.keep(flat);  // rule 4
-  const auto [bucket, slot] = layout_.place_of[static_cast<size_t>(parameter)];
+  const auto [bucket, slot] = layout_.place(parameter);
   const c10::ScalarType dtype = layout_of(bucket).dtype;
   const c10::ScalarType now = gradients_.parameter(parameter).scalar_type();
   ZEROSCHED_CHECK(now == dtype, "parameter '", gradients_.name(parameter), "' is ", c10::toString(now),
@@ -101,7 +101,7 @@ std::vector<GradientSpan> GradientReducer::spans(int64_t bucket) const {
   std::vector<GradientSpan> spans;
   for (const Piece& piece : layout.pieces) {
     if (piece.slice != communicator_->rank()) continue;
-    const int64_t parameter = layout.slots[static_cast<size_t>(piece.slot)].parameter;
+    const int64_t parameter = layout.slot_of(piece).parameter;
     if (!direct_) {
       spans.push_back({parameter, piece.slice_begin, piece.numel, shard, piece.slice_begin,
           layout.shard_numel + piece.flag});

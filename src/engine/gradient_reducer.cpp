@@ -98,7 +98,7 @@ void GradientReducer::handle(int64_t parameter) {
     if (stray_.empty()) stray_ = text_of_stray(parameter);
     return;
   }
-  const int64_t bucket = layout_.place_of[static_cast<size_t>(parameter)].bucket;
+  const int64_t bucket = layout_.place(parameter).bucket;
   if (bucket < 0) return;
   ParameterState& state = parameter_state(parameter);
   // Also under no_sync(): what backward adds now could no longer be sent.

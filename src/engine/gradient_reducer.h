@@ -186,7 +186,7 @@ class GradientReducer {
   int64_t slice_numel(int64_t bucket) const;
   size_t position_of(int64_t bucket) const { return positions_[static_cast<size_t>(bucket)]; }
   BucketState& bucket_state(int64_t bucket) { return buckets_[static_cast<size_t>(bucket)]; }
-  const Bucket& layout_of(int64_t bucket) const { return layout_.buckets[static_cast<size_t>(bucket)]; }
+  const Bucket& layout_of(int64_t bucket) const { return layout_.bucket(bucket); }
   const ReportCodec& codec_of(int64_t bucket) const { return codecs_[static_cast<size_t>(bucket)]; }
 
   // gradient_collection.cpp: single gradients

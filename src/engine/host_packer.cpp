@@ -68,7 +68,7 @@ class HostPacker final : public GradientPacker {
     bool is_finite = true;
   };
 
-  const Bucket& bucket(int64_t index) const { return layout_.buckets[static_cast<size_t>(index)]; }
+  const Bucket& bucket(int64_t index) const { return layout_.bucket(index); }
   const State& state_of(const OutgoingBucket& to) const { return states_[static_cast<size_t>(to.bucket)]; }
 
   // The gaps between parameters, and the parameters without a gradient.

@@ -84,7 +84,7 @@ class HostUpdater final : public ShardUpdater {
     const Interpolation where = parts_.algorithm.interpolation(Point::x, {});
     for (int64_t b = 0; b < bucket_count(); ++b) {
       const ShardState& state = state_of(b);
-      const double weight = weights[static_cast<size_t>(parts_.layout.buckets[static_cast<size_t>(b)].group)];
+      const double weight = weights[static_cast<size_t>(parts_.layout.bucket(b).group)];
       for (const UsedRange& range : used_ranges(b)) {
         const c10::ScalarType dtype = state[where.x].scalar_type();
         sums[0] += kernels::sum_of_powers(range.dtype, range.values, range.numel, 1);
@@ -141,7 +141,7 @@ class HostUpdater final : public ShardUpdater {
  private:
   bool update_bucket(int64_t bucket) {
     bool finite = true;
-    const Bucket& layout = parts_.layout.buckets[static_cast<size_t>(bucket)];
+    const Bucket& layout = parts_.layout.bucket(bucket);
     const at::Tensor y = parts_.parameters.slice(bucket, parts_.rank);
     for (const UsedRange& used : used_ranges(bucket)) {
       kernels::UpdateRange range{layout.dtype, used.dtype, at_element(y.data_ptr(), used.begin, layout.dtype),
@@ -157,7 +157,7 @@ class HostUpdater final : public ShardUpdater {
 
   const ShardState& state_of(int64_t bucket) const { return parts_.state[static_cast<size_t>(bucket)]; }
 
-  int64_t bucket_count() const { return static_cast<int64_t>(parts_.layout.buckets.size()); }
+  int64_t bucket_count() const { return parts_.layout.bucket_count(); }
 
   template <typename Function>
   void for_each_range(const Function& function) const {
@@ -186,8 +186,8 @@ class HostUpdater final : public ShardUpdater {
   std::vector<UsedRange> joined(
       const std::vector<GradientSpan>& spans, const at::Tensor& shard, int64_t bucket) const {
     const c10::ScalarType dtype = shard.scalar_type();
-    const int64_t flag_begin = parts_.layout.buckets[static_cast<size_t>(bucket)].shard_numel;
-    const int64_t flag_numel = parts_.layout.buckets[static_cast<size_t>(bucket)].flag_numel;
+    const int64_t flag_begin = parts_.layout.bucket(bucket).shard_numel;
+    const int64_t flag_numel = parts_.layout.bucket(bucket).flag_numel;
     const at::Tensor flags = shard.narrow(0, flag_begin, flag_numel).to(at::kFloat);
     const float* used = flags.const_data_ptr<float>();
     std::vector<UsedRange> ranges;

@@ -33,7 +33,7 @@ void OptimizerState::allocate(
 
 void OptimizerState::broadcast_parameters() {
   std::vector<at::Tensor> buffers;
-  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+  for (int64_t b = 0; b < layout_.bucket_count(); ++b) {
     buffers.push_back(parameters_->buffer(b));
   }
   broadcast_values(*communicator_, buffers);
@@ -111,7 +111,7 @@ int64_t OptimizerState::byte_count() const {
 }
 
 Interpolation OptimizerState::interpolation(int64_t bucket, Point point) const {
-  const auto group = static_cast<size_t>(layout_.buckets[static_cast<size_t>(bucket)].group);
+  const auto group = static_cast<size_t>(layout_.bucket(bucket).group);
   return algorithm_->interpolation(point, groups_[group]);
 }
 
@@ -121,7 +121,7 @@ void OptimizerState::write_slice(int64_t bucket, Point point, const at::Tensor& 
 
 void OptimizerState::write_parameters(Point point) {
   std::vector<std::shared_ptr<Work>> gathers;
-  for (int64_t b = 0; b < static_cast<int64_t>(layout_.buckets.size()); ++b) {
+  for (int64_t b = 0; b < layout_.bucket_count(); ++b) {
     write_slice(b, point, parameters_->slice(b, communicator_->rank()));
     gathers.push_back(communicator_->all_gather(
         parameters_->buffer(b), {point == Point::x ? "parameters at x" : "parameters at y", b}));
@@ -131,7 +131,7 @@ void OptimizerState::write_parameters(Point point) {
 }
 
 at::Tensor OptimizerState::gathered(int64_t bucket, Point point) const {
-  const Bucket& layout = layout_.buckets[static_cast<size_t>(bucket)];
+  const Bucket& layout = layout_.bucket(bucket);
   at::Tensor whole = executor_->empty(layout.numel(layout_.world_size), layout.dtype);
   write_slice(bucket, point, whole.narrow(0, communicator_->rank() * layout.shard_numel, layout.shard_numel));
   communicator_->all_gather(whole, {point == Point::x ? "x" : "y", bucket})->wait();

@@ -82,8 +82,8 @@ at::Tensor ParameterGradients::take(int64_t index) {
       executor_.add(sum, flat);
     }
     // Rounded as it would be on its way to another rank, so that a world of one computes the same bits.
-    const int64_t bucket = layout_.place_of[static_cast<size_t>(index)].bucket;
-    flat = bucket < 0 ? sum : converted(sum, layout_.buckets[static_cast<size_t>(bucket)].reduce_dtype);
+    const int64_t bucket = layout_.place(index).bucket;
+    flat = bucket < 0 ? sum : converted(sum, layout_.bucket(bucket).reduce_dtype);
   }
   if (consume_) parameter(index).mutable_grad().reset();
   if (flat.defined()) used_[static_cast<size_t>(index)] = true;

@@ -110,8 +110,8 @@ std::vector<SpanRun> SpanTable::runs_of(std::vector<int64_t> buckets) const {
   }
   const auto joins = [&](size_t part, size_t next) {
     const Part &a = table_parts_[part], &b = table_parts_[next];
-    const Bucket& of_a = parts_.layout.buckets[static_cast<size_t>(a.bucket)];
-    const Bucket& of_b = parts_.layout.buckets[static_cast<size_t>(b.bucket)];
+    const Bucket& of_a = parts_.layout.bucket(a.bucket);
+    const Bucket& of_b = parts_.layout.bucket(b.bucket);
     return next == part + 1 && a.grad_dtype == b.grad_dtype && of_a.dtype == of_b.dtype &&
            of_a.group == of_b.group;
   };

@@ -89,7 +89,7 @@ void OptimizerLoad::want_shards() {
 }
 
 void OptimizerLoad::want_piece(const Bucket& bucket, const Piece& piece, const ShardState& shard) {
-  const auto p = static_cast<size_t>(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
+  const auto p = static_cast<size_t>(bucket.slot_of(piece).parameter);
   const LoadPlan::Source& source = plan_.parameters[p];
   const auto& tensors = state().algorithm().state();
   for (size_t t = 0; t < tensors.size(); ++t) {

@@ -43,7 +43,7 @@ NamedTensors pieces_of(const OptimizerState& state, int64_t rank) {
       const at::Tensor& shard = state.shards()[b][t];
       for (const Piece& piece : bucket.pieces) {
         if (piece.slice != rank) continue;
-        const auto parameter = static_cast<size_t>(bucket.slots[static_cast<size_t>(piece.slot)].parameter);
+        const auto parameter = static_cast<size_t>(bucket.slot_of(piece).parameter);
         for (int64_t done = 0; done < piece.numel; done += kMaxPieceNumel) {
           const int64_t numel = std::min(kMaxPieceNumel, piece.numel - done);
           const int64_t begin = piece.slot_begin + done;

@@ -79,6 +79,8 @@ struct Bucket {
   // finite, and the sum of their ranks.
   int64_t not_finite_flag() const { return flag_numel - 2; }
   int64_t not_finite_rank_flag() const { return flag_numel - 1; }
+  const Slot& slot(int64_t number) const { return slots[static_cast<size_t>(number)]; }
+  const Slot& slot_of(const Piece& piece) const { return slot(piece.slot); }
 };
 
 struct Layout {
@@ -90,6 +92,9 @@ struct Layout {
   };
   std::vector<Place> place_of;  ///< by parameter
 
+  const Bucket& bucket(int64_t number) const { return buckets[static_cast<size_t>(number)]; }
+  int64_t bucket_count() const { return static_cast<int64_t>(buckets.size()); }
+  const Place& place(int64_t parameter) const { return place_of[static_cast<size_t>(parameter)]; }
   int64_t shard_numel() const;  ///< elements of state per rank, padding included
 };
 
