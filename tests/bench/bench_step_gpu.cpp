@@ -15,7 +15,6 @@
 
 #include <cstdio>
 #include <exception>
-#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -52,39 +51,42 @@ torch::nn::Sequential many_small_layers(int64_t parameters, torch::Device device
   return model;
 }
 
-/// Host seconds of backward, and of step() if there is an optimizer. The device is idle before each.
-std::pair<double, double> host_seconds(const Session& session, const Options& options, bool with_optimizer) {
-  auto model = many_small_layers(options.parameters, session.device());
-  std::unique_ptr<AdamWScheduleFree> optimizer;
-  if (with_optimizer) {
-    optimizer = std::make_unique<AdamWScheduleFree>(
-        *model, session.communicator(), AdamWScheduleFreeOptions(1e-3), ShardingOptions());
-  }
-  const auto input = torch::randn({8, 64}, session.device());
-  std::vector<double> backward, step;
-  for (int round = -10; round < 4 * options.rounds; ++round) {
-    for (auto& parameter : model->parameters()) parameter.mutable_grad() = torch::Tensor();
-    const auto loss = model->forward(input).square().mean();
-    synchronize(session.device());
-    const double of_backward = seconds_of_host([&] { loss.backward(); });
-    synchronize(session.device());
-    const double of_step = optimizer ? seconds_of_host([&] { optimizer->step(); }) : 0;
-    if (round < 0) continue;  // to warm up
-    backward.push_back(of_backward);
-    step.push_back(of_step);
-  }
-  return {median(backward), median(step)};
+/// Host seconds of one backward, and of the step() after it if there is an optimizer. The device is idle before each.
+std::pair<double, double> host_seconds(
+    torch::nn::Sequential& model, AdamWScheduleFree* optimizer, const torch::Tensor& input) {
+  for (auto& parameter : model->parameters()) parameter.mutable_grad() = torch::Tensor();
+  const auto loss = model->forward(input).square().mean();
+  synchronize(input.device());
+  const double backward = seconds_of_host([&] { loss.backward(); });
+  synchronize(input.device());
+  return {backward, optimizer != nullptr ? seconds_of_host([&] { optimizer->step(); }) : 0};
 }
 
+/// A hook's time is the difference of two backward passes of which autograd's thread takes most, in one moment more than in
+/// the next: they alternate, in many rounds, and the median of their differences counts.
 nlohmann::json measure_host(const Session& session, const Options& options) {
-  const double without = host_seconds(session, options, false).first;
-  const auto [backward, step] = host_seconds(session, options, true);
-  const double hook = (backward - without) / static_cast<double>(options.parameters / 2 * 2);
+  auto plain = many_small_layers(options.parameters, session.device());
+  auto hooked = many_small_layers(options.parameters, session.device());
+  AdamWScheduleFree optimizer(
+      *hooked, session.communicator(), AdamWScheduleFreeOptions(1e-3), ShardingOptions());
+  const auto input = torch::randn({8, 64}, session.device());
+  std::vector<double> without, with, difference, step;
+  for (int round = -10; round < 16 * options.rounds; ++round) {
+    const double of_plain = host_seconds(plain, nullptr, input).first;
+    const auto [of_hooked, of_step] = host_seconds(hooked, &optimizer, input);
+    if (round < 0) continue;  // to warm up
+    without.push_back(of_plain);
+    with.push_back(of_hooked);
+    difference.push_back(of_hooked - of_plain);
+    step.push_back(of_step);
+  }
+  const double hook = median(difference) / static_cast<double>(options.parameters / 2 * 2);
   std::printf(
       "host, %lld parameters: %.2f us a hook, %.1f us a step(); backward %.0f us, without hooks %.0f us\n",
-      static_cast<long long>(options.parameters), hook * 1e6, step * 1e6, backward * 1e6, without * 1e6);
-  return {{"parameters", options.parameters}, {"hook_seconds", hook}, {"step_seconds", step},
-      {"backward_seconds", backward}, {"backward_without_hooks_seconds", without}};
+      static_cast<long long>(options.parameters), hook * 1e6, median(step) * 1e6, median(with) * 1e6,
+      median(without) * 1e6);
+  return {{"parameters", options.parameters}, {"hook_seconds", hook}, {"step_seconds", median(step)},
+      {"backward_seconds", median(with)}, {"backward_without_hooks_seconds", median(without)}};
 }
 
 /// As bench_timeline's model of 124M parameters: the head has the embedding's weights.
