@@ -214,7 +214,9 @@ class Jobs(unittest.TestCase):
         for code in (0, 70, 75):
             result = call("-n", "2", "sh", "-c", f"exit {code}")
             self.assertEqual(result.returncode, code, result.stderr)
-        self.assertEqual(call("-n", "2", "sh", "-c", "kill -9 $$").returncode, 128 + 9)
+        said = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=True).stdout
+        killed = call("-n", "2", "sh", "-c", "kill -9 $$")
+        self.assertEqual(killed.returncode, 9 if "HYDRA" in said else 128 + 9, killed.stderr)
 
     def test_no_program(self):
         with tempfile.NamedTemporaryFile() as file:  # which nobody may execute
@@ -223,7 +225,7 @@ class Jobs(unittest.TestCase):
                 self.assertEqual(result.returncode, 127, result.stderr)
                 self.assertIn(f"'{program}' is no program", result.stderr)
 
-    def test_ranks_get_environment_input_and_cores(self):
+    def test_ranks_get_environment_and_cores(self):
         say = 'echo "${OMPI_COMM_WORLD_RANK:-$PMI_RANK} $A $OMP_NUM_THREADS $(sed -n "s/^Cpus_allowed_list:\\t//p" /proc/self/status)"'
         result = call("-n", "2", "--threads", "1", "--env", "A=x y", "sh", "-c", say)
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -232,6 +234,8 @@ class Jobs(unittest.TestCase):
         if CORES >= 2:
             places = {line.rsplit(" ", 1)[1] for line in lines}
             self.assertEqual(len(places), 2, f"the ranks share a core: {lines}")
+
+    def test_rank_0_gets_input(self):
         self.assertEqual(call("-n", "2", "cat", text="to rank 0").stdout, "to rank 0")
 
     def signalled(self, program, numbers, *options, send=os.kill):

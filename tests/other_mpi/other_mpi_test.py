@@ -30,7 +30,8 @@ LEFT_OUT = {"openmpi": r"^session\.(killed_before|nccl_.*)$",
             "mpich": r"^(session\.(killed_before|nccl_.*|stopped_before)|faults_training\.exit_in_backward)$"}[NAME]
 # What launch/run promises for every mpirun. Standard input that all ranks read is Open MPI 4's alone.
 LAUNCH = ["Jobs.test_exit_codes", "Jobs.test_no_program", "Jobs.test_signals_reach_the_ranks",
-          "Jobs.test_killed_takes_the_job_with_it", "Jobs.test_second_term_and_interrupt_end_at_once", "Command.test_threads_get_cores"]
+          "Jobs.test_killed_takes_the_job_with_it", "Jobs.test_second_term_and_interrupt_end_at_once",
+          "Jobs.test_ranks_get_environment_and_cores"]
 
 
 def call(*command, timeout=3600, **more):
