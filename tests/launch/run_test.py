@@ -16,8 +16,9 @@ import processes
 
 RUN = os.path.join(os.environ["ZEROSCHED_SOURCE_DIR"], "launch", "run")
 CORES = len(os.sched_getaffinity(0))
-# A rank that says what it hears, and a program that hears nothing. A signal that comes during a $(...) may confuse bash.
-LISTENER = "times=$(seq 300); trap 'echo heard USR1; exit 75' USR1; echo up; for i in $times; do sleep 0.1; done; exit 1"
+# A rank that says what it hears, and a program that hears nothing. A signal that comes during a $(...) may confuse bash. As
+# trainers do, all ranks hear before one leaves: Open MPI 5 kills what is left of a job at the first exit code but 0.
+LISTENER = "times=$(seq 300); trap 'echo heard USR1; sleep 0.5; exit 75' USR1; echo up; for i in $times; do sleep 0.1; done; exit 1"
 DEAF = "times=$(seq 300); trap '' USR1; echo up; for i in $times; do sleep 0.1; done"
 
 
