@@ -1,5 +1,5 @@
 """Builds zerosched with an MPI from the Python package index and runs what depends on MPI: conformance, failures, jobs that end
-in every way, and launch/run.
+in every way, and launch/run. What is built with MPICH runs with Intel's MPI too, whose binary interface is the same.
 
 usage: other_mpi_test.py mpich|openmpi    with the variables that CMakeLists.txt sets
 
@@ -13,7 +13,7 @@ import sys
 import job
 
 NAME = sys.argv[1]
-VERSIONS = {"mpich": "5.0.2", "openmpi": "5.0.11"}
+VERSIONS = {"mpich": "5.0.2", "openmpi": "5.0.11", "impi-rt": "2021.18.1"}
 SOURCE = os.environ["ZEROSCHED_SOURCE_DIR"]
 BUILD = os.environ["ZEROSCHED_BUILD_DIR"]
 # As deep as zerosched's own, for which the compiler cache has what does not depend on MPI.
@@ -46,14 +46,22 @@ def cached(name):
         return re.search(rf"^{name}:\w+=(.*)$", cache.read(), re.MULTILINE).group(1)
 
 
-def install():
-    wanted = f"{NAME}=={VERSIONS[NAME]}"
-    if not os.path.exists(os.path.join(BIN, "mpicc")):
-        call(sys.executable, "-m", "venv", ENVIRONMENT)
-        call(os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted)
-    said = subprocess.run([os.path.join(BIN, "mpiexec"), "--version"], capture_output=True, text=True, check=True).stdout
-    if VERSIONS[NAME] not in said:
+def install(name, folder):
+    """The folder of its programs."""
+    wanted = f"{name}=={VERSIONS[name]}"
+    programs = os.path.join(folder, "bin")
+    if not os.path.exists(os.path.join(programs, "mpiexec")):
+        call(sys.executable, "-m", "venv", folder)
+        call(os.path.join(programs, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted)
+    said = subprocess.run([os.path.join(programs, "mpiexec"), "--version"], capture_output=True, text=True, check=True,
+                          env=with_programs(programs)).stdout
+    if VERSIONS[name] not in said:
         sys.exit(f"FAILED: {wanted} says that it is: {said}")
+    return programs
+
+
+def with_programs(folder):
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def build():
@@ -69,11 +77,24 @@ def build():
     call("cmake", "--build", OWN_BUILD, "--parallel", "2", "--target", *TARGETS)
 
 
+def with_intels():
+    folder = f"{BUILD}_impi"
+    programs = install("impi-rt", folder)
+    library = os.path.join(folder, "lib")
+    environment = {**with_programs(programs), "I_MPI_ROOT": folder, "FI_PROVIDER_PATH": library,
+                   "LD_LIBRARY_PATH": f"{library}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+    for program in ("comm_conformance_test", "comm_failure_test", "comm_progress_test"):
+        call("mpiexec", "-n", "3", os.path.join(OWN_BUILD, "bin", program), "--gtest_brief=1", timeout=300, env=environment)
+    print(f"passed with Intel's MPI {VERSIONS['impi-rt']}")
+
+
 if os.environ.get("ZEROSCHED_TEST_OTHER_MPI") != "1":
     job.skip("takes an hour and a network: ZEROSCHED_TEST_OTHER_MPI=1")
-install()
+install(NAME, ENVIRONMENT)
 build()
 call("ctest", "--test-dir", OWN_BUILD, "--output-on-failure", "--no-tests=error", "-R", TESTS, "-E", LEFT_OUT)
 call(sys.executable, "-B", os.path.join(SOURCE, "tests", "launch", "run_test.py"), *LAUNCH,
-     env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
+     env=with_programs(BIN))
 print(f"passed with {NAME} {VERSIONS[NAME]}")
+if NAME == "mpich":
+    with_intels()
