@@ -84,14 +84,15 @@ CommandLine parse_command_line(int argc, char** argv) {
       ->check(integer_in(1, kMaxSteps))
       ->group("Optimizer");
   app.add_option("--lr", options.lr, "learning rate")->check(positive)->group("Optimizer");
-  app.add_option("--beta1", options.beta1, "weight of x in y; for adamw decay of m, for sgd momentum")
+  app.add_option("--beta1", options.beta1,
+         "weight of x in y; decay of m for adamw, gpa-adamw, adamw-schedulefree-plus; for sgd momentum")
       ->check(fraction)
       ->group("Optimizer");
   app.add_option("--beta2", options.beta2, "decay of v")
       ->check(number_in(0, std::nextafter(1.0, 0.0), "a number from 0 to below 1"))
       ->group("Optimizer");
-  app.add_option(
-         "--weight-decay", options.weight_decay, "decoupled, taken at y; for sgd added to the gradient")
+  app.add_option("--weight-decay", options.weight_decay,
+         "decoupled, taken at y, for gpa-adamw at z; for sgd added to the gradient")
       ->check(not_negative)
       ->group("Optimizer");
   app.add_option("--warmup-steps", options.warmup_steps, "steps of linear warmup")

@@ -21,9 +21,9 @@ detail::PreparedStep prepare(const GPAAdamWOptions& o, const detail::GroupState&
   s.lr = o.lr() * detail::warmup(state, o.warmup_steps());
   detail::use_decays(s, state, std::get<0>(o.betas()), std::get<1>(o.betas()));
   s.eps = o.eps();
-  s.z_shrink = 1 - s.lr * o.weight_decay();
-  s.c = 1 - o.eval_interp_coeff();
+  s.z_shrink = 1 - s.lr * o.weight_decay();  // and weight_decay, which the rule takes at y, stays 0
   s.y_weight_before = state.y_weight;
+  s.c = 1 - o.eval_interp_coeff();
   s.y_weight = 1 - o.train_interp_coeff();
   ++prepared.next.k;
   prepared.next.y_weight = s.y_weight;

@@ -6,6 +6,7 @@
 
 #include <zerosched/adamw.h>
 #include <zerosched/adamw_schedulefree_paper.h>
+#include <zerosched/gpa_adamw.h>
 #include <zerosched/radam_schedulefree.h>
 #include <zerosched/safetensors.h>
 #include <zerosched/sgd.h>
@@ -94,6 +95,7 @@ TEST_F(Models, EveryClassTakesModulesGroupsAndBoth) {
   expect_takes_modules_groups_and_both<RAdamScheduleFree, RAdamScheduleFreeOptions>();
   expect_takes_modules_groups_and_both<AdamWScheduleFree, AdamWScheduleFreeOptions>();
   expect_takes_modules_groups_and_both<AdamWScheduleFreePaper, AdamWScheduleFreePaperOptions>();
+  expect_takes_modules_groups_and_both<GPAAdamW, GPAAdamWOptions>();
 }
 
 TEST_F(Models, ATrainableSaysWhatItHolds) {
