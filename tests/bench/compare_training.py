@@ -1,8 +1,8 @@
 """One training step of char_gpt against the same model in Python (peer.py), with one thread per rank, alternating.
 
-usage: compare_training.py [--ranks 2] [--rate 1gbit] [--model 19m|51m] [--rounds 5] [--peers ddp fsdp2 zero1 compute]
+usage: compare_training.py [--ranks 2] [--rate 1gbit] [--model 19m|51m] [--rounds 3] [--peers ddp fsdp2 zero1 compute]
                            [--out FILE]
-       compare_training.py --all --out FILE     every row of README's table; takes an hour and a half
+       compare_training.py --all --out FILE     every row that FILE has not; takes three hours
        compare_training.py --table FILE         the table, in Markdown, of what --out has written
 
 Without --rate on this host; with one on two hosts that tests/lab makes of it (root only), each with half of the ranks,
@@ -30,7 +30,7 @@ MODELS = {"19m": dict(dim=512, layers=6, heads=8, batch=2, seq=64, parameters=19
 RATES = {"1gbit": 125e6, "100mbit": 12.5e6}  # bytes per second
 ROWS = [dict(model=model, ranks=ranks, rate=rate) for rate, ranks in
         ((None, 2), (None, 4), ("1gbit", 2), ("1gbit", 4), ("100mbit", 2), ("100mbit", 4)) for model in MODELS]
-STEPS, STEPS_FOR_MEMORY = 12, 5
+STEPS, STEPS_FOR_MEMORY = {None: 12, "1gbit": 8, "100mbit": 5}, 4
 FORWARD = 1 / 3  # of computation
 MARK = "ZEROSCHED_BENCH"
 
@@ -134,7 +134,7 @@ def measure(row, o):
             memory[name] = run(name, row, STEPS_FOR_MEMORY, machines, o.bin, True)[1]
         for number in range(o.rounds):
             for name in names:
-                seconds[name].append(run(name, row, o.steps, machines, o.bin, False)[0])
+                seconds[name].append(run(name, row, o.steps or STEPS[row["rate"]], machines, o.bin, False)[0])
                 print(f"{row} round {number + 1} of {o.rounds}: {name} {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
     finally:
         machines.close()
@@ -174,8 +174,8 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default=os.path.join(ROOT, "build/release/bin"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="12; 8 at 1 Gbit/s and 5 at 100 Mbit/s")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rate", choices=RATES)
     parser.add_argument("--model", choices=MODELS, default="19m")
@@ -190,7 +190,11 @@ def main():
     if o.rate and o.ranks % 2:
         parser.error("--ranks must be even: each of two hosts has half of them")
     results = []
-    for row in ROWS if o.all else [dict(model=o.model, ranks=o.ranks, rate=o.rate)]:
+    if o.all and o.out and os.path.exists(o.out):  # of a run that was cut off
+        with open(o.out) as file:
+            results = [json.loads(line) for line in file]
+    rows = [row for row in ROWS if not any(row.items() <= result.items() for result in results)]
+    for row in rows if o.all else [dict(model=o.model, ranks=o.ranks, rate=o.rate)]:
         results.append(measure(row, o))
         if o.out:
             with open(o.out, "a") as file:
