@@ -4,6 +4,7 @@ usage: compare_training.py [--ranks 2] [--rate 1gbit] [--model 19m|51m] [--round
                            [--out FILE]
        compare_training.py --all --out FILE     every row that FILE has not; takes three hours
        compare_training.py --table FILE         the table, in Markdown, of what --out has written
+       compare_training.py --readme FILE        three rows of it, as README has them
 
 Without --rate on this host; with one on two hosts that tests/lab makes of it (root only), each with half of the ranks,
 over a network that moves so much each way. zerosched-forward is zerosched with overlap_forward. Each round runs every
@@ -24,12 +25,17 @@ import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+NAMES = {"compute": "forward and backward alone, in Python", "zerosched": "**zerosched**",
+         "zerosched-forward": "**zerosched**, `overlap_forward`", "zero1": "ZeroRedundancyOptimizer, fused AdamW (no Schedule-Free)",
+         "ddp": "DistributedDataParallel, schedulefree", "fsdp2": "FSDP2, schedulefree"}
 PEERS = ["zerosched-forward", "ddp", "zero1", "fsdp2", "compute"]
 MODELS = {"19m": dict(dim=512, layers=6, heads=8, batch=2, seq=64, parameters=19210240),
           "51m": dict(dim=832, layers=6, heads=8, batch=1, seq=32, parameters=50359296)}
 RATES = {"1gbit": 125e6, "100mbit": 12.5e6}  # bytes per second
+RATES_SAID = {"1gbit": "1 Gbit/s", "100mbit": "100 Mbit/s"}
 ROWS = [dict(model=model, ranks=ranks, rate=rate) for rate, ranks in
         ((None, 2), (None, 4), ("1gbit", 2), ("1gbit", 4), ("100mbit", 2), ("100mbit", 4)) for model in MODELS]
+README = [dict(model="19m", ranks=ranks, rate=rate) for ranks, rate in ((2, None), (2, "1gbit"), (4, "1gbit"))]
 STEPS, STEPS_FOR_MEMORY = {None: 12, "1gbit": 8, "100mbit": 5}, 4
 FORWARD = 1 / 3  # of computation
 MARK = "ZEROSCHED_BENCH"
@@ -155,20 +161,32 @@ def machine():
     return f"{os.cpu_count()} x {model}"
 
 
-def table(results):
-    lines = ["| | ranks | parameters | bound | " + " | ".join(["zerosched", *PEERS]) + " |", "|---" * (5 + len(PEERS)) + "|"]
-    for row in results:
-        where = "one host" if row["rate"] is None else f"two hosts, {row['rate']}"
-        cells = []
-        for name in ["zerosched", *PEERS]:
-            if name not in row["seconds"]:
-                cells.append("")
-                continue
-            median = statistics.median(row["seconds"][name])
-            ratio = median / statistics.median(row["seconds"]["zerosched"])
-            cells.append(f"{median:.3f} ({ratio:.2f}) {row['mib_per_rank'][name]} MiB")
-        lines.append(f"| {where} | {row['ranks']} | {row['model']} | {row.get('bound', float('nan')):.3f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def place_of(row):
+    hosts = "one host" if row["rate"] is None else f"two hosts, {RATES_SAID[row['rate']]}"
+    return f"{hosts}, {row['ranks']} ranks, {MODELS[row['model']]['parameters'] / 1e6:.1f}M"
+
+
+def cell(result, name):
+    """Seconds, how many of zerosched's they are, and MiB per rank."""
+    if name not in result["seconds"]:
+        return ""
+    median = statistics.median(result["seconds"][name])
+    ratio = median / statistics.median(result["seconds"]["zerosched"])
+    return f"{median:.3f} ({ratio:.2f}), {result['mib_per_rank'][name]}"
+
+
+def table(results, wanted=None):
+    """In Markdown; of the rows that are wanted, else of all, with when, at which commit and where each was measured."""
+    if wanted is not None:  # few rows: a column each
+        results = [next(result for result in results if row.items() <= result.items()) for row in wanted]
+        lines = ["| | " + " | ".join(place_of(result) for result in results) + " |", "|---" * (1 + len(results)) + "|"]
+        lines += [f"| {said} | " + " | ".join(cell(result, name) for result in results) + " |" for name, said in NAMES.items()]
+        return "\n".join(lines)
+    lines = ["| | bound | " + " | ".join(NAMES.values()) + " |", "|---" * (2 + len(NAMES)) + "|"]
+    lines += [f"| {place_of(result)} | {result['bound']:.3f} | " + " | ".join(cell(result, name) for name in NAMES) + " |"
+              for result in results]
+    origins = sorted({(result["date"], result["commit"], result["machine"]) for result in results})
+    return "\n".join(lines + ["", *(f"Measured on {date} at {commit}, {where}." for date, commit, where in origins)])
 
 
 def main():
@@ -183,10 +201,11 @@ def main():
     parser.add_argument("--out", help="append a JSON line for each row")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--table", metavar="FILE")
+    parser.add_argument("--readme", metavar="FILE")
     o = parser.parse_args()
-    if o.table:
-        with open(o.table) as file:
-            return print(table([json.loads(line) for line in file]))
+    if o.table or o.readme:
+        with open(o.table or o.readme) as file:
+            return print(table([json.loads(line) for line in file], README if o.readme else None))
     if o.rate and o.ranks % 2:
         parser.error("--ranks must be even: each of two hosts has half of them")
     results = []
