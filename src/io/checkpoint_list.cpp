@@ -20,12 +20,11 @@ bool has_manifest(const fs::path& folder) {
   return fs::is_regular_file(folder / kManifestName, error);
 }
 
-// "created" is among the first members of every manifest. 0 if it is not: then the checkpoint is the oldest.
+// 0 if it does not say: then the checkpoint is the oldest.
 int64_t created_of(const fs::path& folder) {
-  constexpr size_t kHeadBytes = 4096;
   try {
     const File file = File::open(folder / kManifestName);
-    std::string head(std::min<uint64_t>(file.size(), kHeadBytes), '\0');
+    std::string head(std::min<uint64_t>(file.size(), kManifestHeadBytes), '\0');
     file.read(head.data(), head.size(), 0);
     const std::string member = "\"created\":";
     const size_t at = head.find(member);
@@ -33,6 +32,27 @@ int64_t created_of(const fs::path& folder) {
   } catch (const std::exception&) {
     return 0;
   }
+}
+
+// What a path names in the end, there or not: by links, of which `latest` may be a file.
+fs::path behind_links(fs::path path) {
+  constexpr int kMostLinks = 40;  // as the system follows
+  std::error_code error;
+  for (int links = 0; links < kMostLinks; ++links) {
+    const fs::path root = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    const auto status = fs::symlink_status(path, error);
+    if (fs::is_symlink(status)) {
+      const fs::path target = fs::read_symlink(path, error);
+      if (error) return path;
+      path = path.parent_path() / target;
+    } else if (path.filename() == kLatest && fs::is_regular_file(status)) {
+      const std::string named = read_latest(root);
+      return named.empty() ? path : fs::path(named);
+    } else {
+      break;
+    }
+  }
+  return path;
 }
 
 // The checkpoint that a folder's entry is, or is to become; empty if it is none.
@@ -88,21 +108,16 @@ fs::path waiting_under_hidden_name(const fs::path& root, const std::string& name
 std::string resolve_checkpoint(const std::string& path) {
   fs::path whole = path;
   if (!whole.has_filename()) whole = whole.parent_path();  // "step_01000/"
-  if (has_manifest(whole)) return path;
+  whole = behind_links(whole);
+  if (has_manifest(whole)) return whole;
   const fs::path root = whole.has_parent_path() ? whole.parent_path() : fs::path(".");
-  if (whole.filename() == kLatest) {
-    const fs::path named = read_latest(root);
-    if (named.empty() || has_manifest(named)) return named.empty() ? path : named.string();
-    const fs::path hidden = waiting_under_hidden_name(named.parent_path(), named.filename());
-    return hidden.empty() ? path : hidden.string();
-  }
   // It may have got its name since it was found.
   for (const char* suffix : {kPartial, kReplaced}) {
     const auto name = name_behind(whole.filename(), suffix);
     if (name && has_manifest(root / *name)) return root / *name;
   }
   const fs::path hidden = waiting_under_hidden_name(root, whole.filename());
-  return hidden.empty() ? path : hidden.string();
+  return hidden.empty() ? whole : hidden;
 }
 
 std::string newest_checkpoint(const std::string& root) {
