@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
-// Finding checkpoints, for those who only read. No lock is needed: what has a checkpoint's name is whole.
+// Finding checkpoints, for those who only read. No lock is needed: what has a checkpoint's name is whole. What is not
+// there or does not parse is no checkpoint; what is there and cannot be read is a std::system_error, as a training that
+// starts anew because of it would replace what it could go on with.
 namespace zerosched::detail {
 
 /// How much of a manifest has "created": it is among the first members of every one.

@@ -27,6 +27,15 @@ bool consists_of_ours(const fs::path& folder, bool may_have_parts) {
 
 bool is_folder(const fs::path& path) { return fs::is_directory(fs::symlink_status(path)); }
 
+// Whether a hidden entry is a checkpoint that has no name yet.
+bool is_waiting(const fs::path& root, const std::string& hidden, const std::string& name) {
+  try {
+    return waiting_under_hidden_name(root, name) == root / hidden;
+  } catch (const std::exception&) {
+    return false;  // another user's, who may read it
+  }
+}
+
 // Whether a folder is all that there is of a checkpoint whose name something else has taken.
 bool is_the_last(const fs::path& root, const std::string& hidden) {
   for (const char* suffix : {kPartial, kReplaced}) {
@@ -84,7 +93,7 @@ void take_up_leftovers(const fs::path& root) {
   for (const std::string& entry : hidden) {
     for (const char* suffix : {kPartial, kReplaced}) {
       const auto name = name_behind(entry, suffix);
-      if (!name || waiting_under_hidden_name(root, *name) != root / entry) continue;
+      if (!name || !is_waiting(root, entry, *name)) continue;
       rename_entry(root / entry, root / *name);
       named = true;
     }

@@ -14,10 +14,13 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -233,6 +236,42 @@ TEST_F(Files, NewestIsByTimeAndWhole) {
   put("latest", "old\n");
   EXPECT_EQ(resolve_checkpoint(at("latest")), at("old"));
   EXPECT_EQ(newest_checkpoint(at("nowhere")), "");
+}
+
+// Not to be found is not to be there: who starts anew would replace what is there.
+TEST_F(Files, WhatCannotBeReadIsNoAbsence) {
+  make_small_checkpoint(at("run/step_1"), 1);
+  EXPECT_EQ(newest_checkpoint(at("run")), at("run/step_1"));
+  put("file");
+  EXPECT_EQ(newest_checkpoint(at("file")), "");
+  // Links in a circle cannot be read even by root.
+  fs::create_symlink("circle", at("circle"));
+  expect_message(
+      [&] { newest_checkpoint(at("circle")); }, {at("circle"), "cannot be read", "symbolic links"});
+  fs::create_directory(at("run/step_2"));
+  fs::create_symlink("manifest.json", at("run/step_2/manifest.json"));
+  for (const auto& call : std::vector<std::function<void()>>{[&] { newest_checkpoint(at("run")); },
+           [&] { summary_of(at("run/step_2")); }, [&] { resolve_checkpoint(at("run/step_2")); }}) {
+    expect_message(call, {at("run/step_2/manifest.json"), "symbolic links"});
+  }
+  fs::remove(at("run/step_2/manifest.json"));
+  fs::create_directory(at("run/step_2/manifest.json"));  // of something else
+  EXPECT_EQ(newest_checkpoint(at("run")), at("run/step_1"));
+}
+
+TEST_F(Files, ProcessesWithoutDescriptorsFindOutThatTheyLackThem) {
+  make_small_checkpoint(at("step_1"), 1);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int next = ::dup(0);
+  ::close(next);
+  for (const rlim_t left : {0, 1}) {  // for the folder; for a manifest in it
+    const rlimit few{static_cast<rlim_t>(next) + left, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    expect_message([&] { newest_checkpoint(root); }, {root, "Too many open files"});
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(newest_checkpoint(root), at("step_1"));
 }
 
 }  // namespace

@@ -282,6 +282,18 @@ TEST(Latest, IsRankZerosOnAllRanks) {
       {"latest_checkpoint", "/0", "/1"});
 }
 
+TEST(Latest, ThatCannotBeReadIsAnErrorOnAllRanks) {
+  const Scratch scratch;
+  Twins twins;
+  twins.first.save_checkpoint(scratch / "step_1");
+  on_rank_0([&] {
+    fs::remove(scratch / "step_1/manifest.json");
+    fs::create_symlink("manifest.json", scratch / "step_1/manifest.json");
+  });
+  expect_error([&] { latest_checkpoint(scratch.path(), *world()); }, {"rank 0", "step_1/manifest.json"});
+  EXPECT_THROW(latest_checkpoint(scratch.path()), CheckpointError);
+}
+
 TEST(Latest, MayBeAFile) {
   const Scratch scratch;
   Twins twins;
