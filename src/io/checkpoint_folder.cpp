@@ -133,21 +133,19 @@ void CheckpointFolder::replace() const {
   }
 }
 
-// Undoes replace().
-void CheckpointFolder::put_back() const noexcept {
+// Undoes replace(). Whether it could.
+bool CheckpointFolder::put_back() const noexcept {
   try {
-    if (fs::exists(partial_)) {
-      exchange(partial_, path_);
-      return;
-    }
+    if (fs::exists(partial_)) return exchange(partial_, path_);
     rename_entry(path_, partial_);
     if (fs::exists(replaced_)) rename_entry(replaced_, path_);
+    return true;
   } catch (const std::exception&) {
-    // The file system fails; what is there is whole, old or new.
+    return false;  // the file system fails; what is there is whole, old or new
   }
 }
 
-void CheckpointFolder::publish() {
+void CheckpointFolder::publish(const std::function<void(const std::string&)>& notice) {
   lock_->check_held();
   for (const auto& entry : fs::directory_iterator(partial_)) {
     if (is_part_name(entry.path().filename())) sync_folder(entry.path());
@@ -158,10 +156,15 @@ void CheckpointFolder::publish() {
     sync_folder(root_);
     publish_latest(root_);
   } catch (const std::exception&) {
-    put_back();
+    may_discard_ = put_back();
     throw;
   }
-  sync_folder(root_);
+  // From here on the checkpoint is there, and what goes wrong is no failure to save it.
+  try {
+    sync_folder(root_);
+  } catch (const std::exception& error) {
+    notice(path_ + ": is saved, but after a crash " + kLatest + " may name an older one: " + error.what());
+  }
   for (const std::string& old : {partial_, replaced_}) {
     try {
       remove_folder(old);
@@ -172,7 +175,7 @@ void CheckpointFolder::publish() {
 }
 
 void CheckpointFolder::discard() noexcept {
-  if (!lock_) return;
+  if (!lock_ || !may_discard_) return;
   try {
     lock_->check_held();
     fs::remove(fs::path(root_) / kNewLatest);
@@ -183,8 +186,24 @@ void CheckpointFolder::discard() noexcept {
 }
 
 void CheckpointFolder::keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const {
+  std::vector<fs::path> excess;
+  try {
+    excess = excess_over(count);
+  } catch (const std::exception& error) {
+    notice(path_ + ": is saved, but no older checkpoint was deleted: " + error.what());
+  }
+  for (const fs::path& path : excess) {
+    try {
+      remove_checkpoint(path);
+    } catch (const std::exception& error) {
+      notice(path.string() + ": this older checkpoint could not be deleted: " + error.what());
+    }
+  }
+}
+
+std::vector<fs::path> CheckpointFolder::excess_over(int64_t count) const {
   const auto own = summary_of(path_);
-  if (!own) return;
+  if (!own) return {};
   std::vector<fs::path> ours;  // from the oldest to the newest
   fs::path last_finite;  // training that has gone wrong goes on saving, and must not replace what was right
   for (const FoundCheckpoint& found : checkpoints_in(root_)) {
@@ -194,17 +213,15 @@ void CheckpointFolder::keep_last(int64_t count, const std::function<void(const s
     if (summary->finite) last_finite = found.path;
     if (holds_only_ours(found.path)) ours.push_back(found.path);
   }
-  auto excess = static_cast<int64_t>(ours.size()) - count;
+  auto left = static_cast<int64_t>(ours.size()) - count;
+  std::vector<fs::path> excess;
   for (const fs::path& path : ours) {
-    if (excess <= 0) return;
+    if (left <= 0) break;
     if (path == path_ || path == last_finite) continue;
-    try {
-      remove_checkpoint(path);
-    } catch (const std::exception& error) {
-      notice(path.string() + ": this older checkpoint could not be deleted: " + error.what());
-    }
-    --excess;
+    excess.push_back(path);
+    --left;
   }
+  return excess;
 }
 
 }  // namespace zerosched::detail

@@ -239,7 +239,7 @@ void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const
         summary.finite = summary.finite && finite;
       }
       if (several) write_text(folder->file(kManifestName), to_json(summary));
-      folder->publish();
+      folder->publish(warn);
       if (how.keep_last() > 0) folder->keep_last(how.keep_last(), warn);
       folder.reset();
     });

@@ -37,9 +37,10 @@ class Replaced : public ::testing::Test {
   bool load_with_change_at(
       int64_t moment, const std::string& path, const LoadOptions& how, const std::function<void()>& change) {
     int64_t opened = 0;
-    const WatchedOpens watched([&](const std::string& opening) {
-      const bool is_ours = opening.compare(0, scratch.path().size(), scratch.path()) == 0;
+    const WatchedCalls watched([&](const std::string& call, const std::string& opening) {
+      const bool is_ours = call == "open" && opening.compare(0, scratch.path().size(), scratch.path()) == 0;
       if (is_ours && world()->rank() == 0 && ++opened == moment) change();
+      return 0;
     });
     optimizer.load_checkpoint(path, how);
     return on_all_ranks(world()->rank() != 0 || opened >= moment);
