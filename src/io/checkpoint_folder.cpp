@@ -46,6 +46,11 @@ std::optional<CheckpointSummary> summary_if_permitted(const fs::path& path) {
   }
 }
 
+// Jobs that have loaded the same checkpoint are of one series.
+bool is_of_another_that_runs(const CheckpointSummary& summary) {
+  return summary.job && !(*summary.job == JobIdentity::own()) && life_of(*summary.job) == Life::runs;
+}
+
 // Who must not lose the checkpoint that is replaced; empty if nobody.
 std::string whose(const CheckpointSummary& old, const CheckpointSummary& of) {
   if (!old.job) return {};
@@ -54,7 +59,7 @@ std::string whose(const CheckpointSummary& old, const CheckpointSummary& of) {
     const bool lives = std::any_of(old.series.begin(), old.series.end(), CheckpointSeries::lives);
     return is_own || !lives ? "" : "another optimizer of this job, " + old.optimizers.front();
   }
-  return life_of(*old.job) == Life::runs ? name_of(*old.job) + ", which still runs" : "";
+  return is_of_another_that_runs(old) ? name_of(*old.job) + ", which still runs" : "";
 }
 
 }  // namespace
@@ -209,7 +214,7 @@ std::vector<fs::path> CheckpointFolder::excess_over(int64_t count) const {
   for (const FoundCheckpoint& found : checkpoints_in(root_)) {
     if (!are_of_one_sequence(found.path.filename(), name_)) continue;
     const auto summary = summary_of(found.path);
-    if (!summary || !are_of_one_training(*summary, *own)) continue;
+    if (!summary || !are_of_one_training(*summary, *own) || is_of_another_that_runs(*summary)) continue;
     if (summary->finite) last_finite = found.path;
     if (holds_only_ours(found.path)) ours.push_back(found.path);
   }
