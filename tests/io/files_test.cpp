@@ -12,6 +12,8 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -28,6 +30,8 @@ namespace {
 
 /// How often calls are interrupted by a signal before they are done.
 int interruptions = 0;
+/// Whether what NFS keeps of a file that is read cannot be deleted.
+bool is_read_over_nfs = false;
 /// What fallocate() says instead of doing it; 0: it does it.
 int allocation_error = 0;
 
@@ -56,6 +60,13 @@ extern "C" __attribute__((visibility("default"))) int fallocate(
   errno = allocation_error;
   return -1;
 }
+extern "C" __attribute__((visibility("default"))) int remove(const char* path) noexcept {
+  if (is_read_over_nfs && std::strstr(path, "/.nfs") != nullptr) {
+    errno = EBUSY;
+    return -1;
+  }
+  return real<int(const char*)>("remove")(path);
+}
 
 namespace zerosched::detail {
 namespace {
@@ -69,6 +80,7 @@ class Files : public testing::InAFolder {
  protected:
   void TearDown() override {
     interruptions = allocation_error = 0;
+    is_read_over_nfs = false;
     InAFolder::TearDown();
   }
 };
@@ -202,6 +214,32 @@ TEST_F(Files, TakesUpWhatKilledJobsLeave) {
   EXPECT_EQ(summary_of(at("c"))->created, 5);
   EXPECT_EQ(newest_checkpoint(root), at("d"));
   EXPECT_EQ(resolve_checkpoint(at(".d.old")), at("d")) << "found before it had its name";
+}
+
+// Who reads a file of an old checkpoint does not stand in the way of new ones.
+TEST_F(Files, WhatIsStillReadOverNfsMakesWay) {
+  const std::string kept = "/.nfs000000000123456700000001";
+  put(".a.old" + kept);
+  put(".a.old/rank_00000.safetensors");
+  make_small_checkpoint(at("b"), 2);
+  make_small_checkpoint(at(".b.partial"), 1);
+  put(".b.partial/optimizer_0" + kept);
+  put(".c.old/.nfs_of_mine");
+  is_read_over_nfs = true;
+  take_up_leftovers(root);
+  const Names left = names();
+  EXPECT_EQ(left.size(), 4U);
+  EXPECT_EQ(left.count("b") + left.count(".c.old"), 2U) << "that which holds more is nobody's to rename";
+  for (const std::string& name : left) {
+    if (name == "b" || name == ".c.old") continue;
+    EXPECT_EQ(name.substr(name.rfind('.')), ".deleted");
+    EXPECT_FALSE(fs::exists(at(name + "/manifest.json")) || fs::exists(at(name + "/rank_00000.safetensors")));
+  }
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), left);
+  is_read_over_nfs = false;
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), Names({"b", ".c.old"}));
 }
 
 TEST_F(Files, TakesUpNothingElse) {
