@@ -30,10 +30,11 @@ ZEROSCHED_EXPORT LoadedCheckpoint load_checkpoint(
     const std::string& dir, const std::vector<ShardedOptimizer*>& optimizers, const LoadOptions& options);
 
 /// Path of the newest whole checkpoint in `root`, of one optimizer or of several: the last one saved, also where a job
-/// ended before it could point `root`/latest at it. An empty string if there is none, or no such folder. Local: on a
-/// network file system ranks of different hosts may see different ones.
+/// ended before it could point `root`/latest at it. An empty string if there is none, or no such folder. Throws a
+/// CheckpointError if the folder or a manifest in it is there and cannot be read, as a training that starts anew would
+/// replace what it could go on with. Local: on a network file system ranks of different hosts may see different ones.
 ZEROSCHED_EXPORT std::string latest_checkpoint(const std::string& root);
-/// What rank 0 of `communicator` finds, on every rank. Collective.
+/// What rank 0 of `communicator` finds, on every rank, or that it cannot. Collective.
 ZEROSCHED_EXPORT std::string latest_checkpoint(const std::string& root, Communicator& communicator);
 
 }  // namespace zerosched

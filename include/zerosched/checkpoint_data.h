@@ -35,7 +35,9 @@ struct ZEROSCHED_EXPORT CheckpointOptions {
   /// Only those count that this training has saved, in this job or in those that it was resumed from, under names that
   /// differ in their numbers only: with run/step_00200 neither run/best nor what another optimizer saves in run. (Names
   /// without a number are all alike.) Folders that hold anything else than a checkpoint are never deleted, and neither
-  /// is the newest whose state was finite when it was saved. Rank 0 warns of what cannot be deleted.
+  /// is the newest whose state was finite when it was saved, nor what another process on this machine has saved that still
+  /// runs. Jobs on several machines that were resumed from one checkpoint cannot be told apart: give them folders of their
+  /// own. Rank 0 warns of what cannot be deleted.
   TORCH_ARG(int64_t, keep_last) = 0;
 };
 

@@ -64,7 +64,8 @@ struct ZEROSCHED_EXPORT SessionOptions {
 ///
 /// With several ranks, one warning says if threads outnumber the cores that their ranks may use, with the remedy.
 ///
-/// A child that fork() makes of the process has no part in the job: calls there throw, and destructors do nothing.
+/// A child that fork() makes of the process has no part in the job: calls there throw, and destructors do nothing. On CPUs
+/// it shares the memory of parameters with the ranks of its host: what it is to keep or change, clone before.
 class ZEROSCHED_EXPORT Session {
  public:
   /// Collective over the ranks of the job. `argc` and `argv` are handed to MPI and not changed otherwise.

@@ -209,7 +209,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// at `dir` is replaced, but nothing else is, and not that of another optimizer of this job or of a job on this
   /// machine that still runs. Last of all `latest` beside `dir` is made to name it: a link, or a file where there are no
   /// links. What killed jobs have left beside `dir` is taken up or deleted. Throws a CheckpointError on every rank, naming
-  /// the rank and the reason, if anything fails; then no trace is left, and older checkpoints are untouched.
+  /// the rank and the reason, if anything fails; then no trace is left, and older checkpoints are untouched. What goes wrong
+  /// once `dir` is the new checkpoint rank 0 warns of.
   ///
   /// One process at a time saves to a folder and the next one waits; after five minutes it throws and names the other.
   void save_checkpoint(
@@ -223,8 +224,8 @@ class ZEROSCHED_EXPORT ShardedOptimizer : public torch::optim::Optimizer {
   /// Collective. The optimizer must be of the same class, over parameters of the same names, shapes and
   /// groups. Checksums are verified first, so bytes are read twice; memory stays near the state's own. Throws
   /// a CheckpointError on every rank, naming the file or parameter, if something is missing, damaged or does not fit; then
-  /// nothing has changed. Should the file system fail after that, the optimizer is unusable and says so at
-  /// every call.
+  /// nothing has changed. Should the file system fail after that, or another job delete `dir`, the optimizer is unusable
+  /// and says so at every call. If another job replaces `dir` meanwhile, the old checkpoint or the new one is loaded.
   CheckpointExtra load_checkpoint(const std::string& dir);
   /// The same with options: LoadOptions().partial(true) takes what fits, and the result says what that was.
   LoadedCheckpoint load_checkpoint(const std::string& dir, const LoadOptions& options);

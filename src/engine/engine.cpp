@@ -233,7 +233,8 @@ void Engine::end_round(const GroupOptions& options, double loss_scale, bool skip
   if (late_reports_) {
     late_reports_->send(current_.report ? at::Tensor() : reducer_->report_on_device(),
         skips ? at::Tensor() : updater_->norm_on_device(),
-        {(undecided_ ? undecided_->next : state_->groups()).front().k, own, used, {}, false});
+        {(undecided_ ? undecided_->next : state_->groups()).front().k, own, used, reducer_->carrier(), {},
+            false});
   }
   last_values_ = std::move(used);
   last_clip_ = current_.clip;

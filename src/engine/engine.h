@@ -215,6 +215,7 @@ class Engine final : public Savable {
   int64_t not_finite_in_shard(int64_t bucket) const;
 
   // engine_modes.cpp
+  bool is_at_x() const;
   void set_point(Point point);
 
   // engine_lifetime.cpp

@@ -153,7 +153,8 @@ void Engine::throw_not_finite(const std::string& own_error) {
 
 // Once: a trainer whose every other step is left out should not have to ask for the count to know.
 void Engine::warn_of_skip() const {
-  const int64_t parameter = reducer_->not_finite_parameter();
+  // A device does not say which; and this may be in a hook, which holds the reducer's lock.
+  const int64_t parameter = state_->model().device.is_cuda() ? -1 : reducer_->not_finite_parameter();
   if (skipped_steps_ > 1 || (parameter < 0 && communicator_->rank() != 0)) return;
   const int64_t step = state_->groups().front().k + 1;
   TORCH_WARN("zerosched: rank ", communicator_->rank(), ": step ", step, " was left out: ",

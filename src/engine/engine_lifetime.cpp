@@ -68,8 +68,8 @@ void Engine::make_parts(
     all.insert(all.end(), kept_equal.begin(), kept_equal.end());
     check_same_values(*communicator_, all);
   }
-  claim_ = std::make_unique<ParameterClaim>(
-      model.parameters, model.names, [this] { hand_over(); }, [this] { settle(); });
+  claim_ = std::make_unique<ParameterClaim>(model.parameters, model.names,
+      ParameterClaim::Owner{[this] { hand_over(); }, [this] { settle(); }, [this] { return is_at_x(); }});
   DeviceExecutor* on_device = nullptr;
   if (model.device.is_cuda()) {
     auto executor = std::make_unique<DeviceExecutor>(*devices.runtime, model.device.index());

@@ -41,6 +41,14 @@ void Engine::eval() {
   settle_module();
 }
 
+// y is x where nothing is averaged.
+bool Engine::is_at_x() const {
+  for (size_t b = 0; training_ && b < state_->layout().buckets.size(); ++b) {
+    if (state_->interpolation(static_cast<int64_t>(b), Point::y).weight != 0) return false;
+  }
+  return true;
+}
+
 void Engine::enter_no_sync() { reducer_->enter_no_sync(); }
 
 void Engine::leave_no_sync() { reducer_->leave_no_sync(); }

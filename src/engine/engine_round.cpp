@@ -138,7 +138,7 @@ void Engine::read_late_reports(bool all) {
       }
     }
     if (arrived.report.empty()) continue;
-    const StepReport report = reducer_->decode_report(arrived.report.data());
+    const StepReport report = reducer_->decode_report(arrived.carrier, arrived.report.data());
     const std::string difference = unlike(arrived.own, arrived.final_values, report);
     if (!difference.empty()) fail(difference);
     ZEROSCHED_CHECK(report.given_weights == 0, "step_weight() was called on ", report.given_weights, " of ",

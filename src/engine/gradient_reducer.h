@@ -113,7 +113,10 @@ class GradientReducer {
   StepReport report();
   /// Where the report will be in memory of the device; undefined where the host has it already.
   at::Tensor report_on_device() const;
-  StepReport decode_report(const void* sums) const;
+  /// The bucket that carries this round's report; -1 where there is none. After the first round it may be another.
+  int64_t carrier() const { return order_.empty() ? -1 : order_.front(); }
+  /// `carrier`: of the round in which the report came.
+  StepReport decode_report(int64_t carrier, const void* sums) const;
   /// Of this rank, as it was sent in this round.
   const OwnReport& own_report() const { return own_report_; }
 
@@ -181,7 +184,6 @@ class GradientReducer {
   void launch_missing_locked();
   void wait_locked(int64_t bucket);
   void set_order(std::vector<int64_t> order);
-  int64_t carrier() const { return order_.front(); }
   const OutgoingBucket& outgoing(int64_t bucket);
   int64_t slice_numel(int64_t bucket) const;
   size_t position_of(int64_t bucket) const { return positions_[static_cast<size_t>(bucket)]; }

@@ -49,7 +49,9 @@ std::vector<std::byte> GradientReducer::encoded_report(int64_t bucket) {
   return encoded;
 }
 
-StepReport GradientReducer::decode_report(const void* sums) const { return codec_of(carrier()).decode(sums); }
+StepReport GradientReducer::decode_report(int64_t carrier, const void* sums) const {
+  return codec_of(carrier).decode(sums);
+}
 
 at::Tensor GradientReducer::report_on_device() const {
   if (direct_ || order_.empty() || executor_.device().is_cpu()) return {};
@@ -71,7 +73,7 @@ StepReport GradientReducer::report() {
   const int64_t gradients = layout_of(carrier()).gradient_slice_numel();
   const at::Tensor sums = executor_.to_host(
       received_[static_cast<size_t>(carrier())].narrow(0, gradients, codec_of(carrier()).numel()));
-  return decode_report(sums.const_data_ptr());
+  return decode_report(carrier(), sums.const_data_ptr());
 }
 
 // One small all-reduce: whether ranks agree on which parameters have a gradient, and on what it is. Where they do not,

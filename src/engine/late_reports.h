@@ -22,7 +22,8 @@ class LateReports {
     int64_t step = 0;
     OwnReport own;                     ///< as this rank has sent it
     std::vector<double> final_values;  ///< what it made the step with
-    std::vector<std::byte> report;     ///< for ReportCodec::decode(); empty if the host had it
+    int64_t carrier = -1;              ///< bucket that the report came with
+    std::vector<std::byte> report;     ///< for that bucket's codec; empty if the host had it
     bool not_finite = false;           ///< the gradient's norm or the state was not
   };
 

@@ -56,16 +56,16 @@ void ParameterClaim::check(const std::vector<at::Tensor>& parameters, const std:
       "groups without it. If the other optimizer is not needed any more, destroy it before.");
 }
 
-ParameterClaim::ParameterClaim(const std::vector<at::Tensor>& parameters,
-    const std::vector<std::string>& names, std::function<void()> replaced, std::function<void()> settle)
-    : count_(parameters.size()), replaced_(std::move(replaced)), settle_(std::move(settle)) {
+ParameterClaim::ParameterClaim(
+    const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names, Owner owner)
+    : count_(parameters.size()), owner_(std::move(owner)) {
   ClaimRegistry& all = registry();
   std::function<void()> tell_predecessor;
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
     if (const Entry* entry = all.find(parameters.front())) {
       entry->owner->is_replaced_ = true;
-      tell_predecessor = entry->owner->replaced_;
+      tell_predecessor = entry->owner->owner_.replaced;
     }
     for (size_t p = 0; p < parameters.size(); ++p) {
       all.entries[parameters[p].unsafeGetTensorImpl()] = {this, names[p]};
@@ -97,7 +97,7 @@ void ParameterClaim::settle(const std::vector<at::Tensor>& tensors) {
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
     for (const at::Tensor& tensor : tensors) {
-      if (const Entry* entry = all.find(tensor)) owners.emplace(entry->owner, entry->owner->settle_);
+      if (const Entry* entry = all.find(tensor)) owners.emplace(entry->owner, entry->owner->owner_.settle);
     }
   }
   for (const auto& [owner, settle] : owners) settle();
@@ -115,6 +115,18 @@ bool ParameterClaim::is_claimed(const at::Tensor& tensor) {
   ClaimRegistry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   return all.find(tensor) != nullptr;
+}
+
+bool ParameterClaim::is_at_x(const at::Tensor& tensor) {
+  ClaimRegistry& all = registry();
+  std::function<bool()> ask;
+  {
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    const Entry* entry = all.find(tensor);
+    if (entry == nullptr) return true;
+    ask = entry->owner->owner_.is_at_x;
+  }
+  return ask();
 }
 
 }  // namespace zerosched::detail

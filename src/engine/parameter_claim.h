@@ -19,10 +19,17 @@ class ParameterClaim {
   /// Local; changes nothing.
   static void check(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names);
 
-  /// After check(). Calls `replaced` of the claim that this one replaces, if there is one. `settle`: what settle() has to
-  /// call. The parameters live as long as this at least.
-  ParameterClaim(const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names,
-      std::function<void()> replaced, std::function<void()> settle);
+  /// What others may ask of an optimizer.
+  struct Owner {
+    std::function<void()> replaced;  ///< called when another claim replaces this one
+    std::function<void()> settle;    ///< what settle() has to call
+    std::function<bool()> is_at_x;
+  };
+
+  /// After check(). Calls `replaced` of the claim that this one replaces, if there is one. The parameters live as long as
+  /// this at least.
+  ParameterClaim(
+      const std::vector<at::Tensor>& parameters, const std::vector<std::string>& names, Owner owner);
   ~ParameterClaim();
   ParameterClaim(const ParameterClaim&) = delete;
   ParameterClaim& operator=(const ParameterClaim&) = delete;
@@ -38,10 +45,13 @@ class ParameterClaim {
   static std::vector<at::Tensor> unclaimed(const std::vector<at::Tensor>& tensors);
   /// Whether some optimizer trains the tensor.
   static bool is_claimed(const at::Tensor& tensor);
+  /// Whether the tensor has the values that are evaluated: false if an optimizer trains it and has it at a y that is another.
+  /// After settle().
+  static bool is_at_x(const at::Tensor& tensor);
 
  private:
   size_t count_ = 0;  ///< of parameters
-  std::function<void()> replaced_, settle_;
+  Owner owner_;
   bool is_replaced_ = false;
 };
 

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <stdexcept>
+#include <system_error>
 #include <vector>
 
 #include <fcntl.h>
@@ -35,6 +36,21 @@ int64_t nanoseconds_since_1970() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
 }
 
+// Nothing of another user's that this one may not read: it does not stand in the way of saving beside it.
+std::optional<CheckpointSummary> summary_if_permitted(const fs::path& path) {
+  try {
+    return summary_of(path);
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::permission_denied) throw;
+    return std::nullopt;
+  }
+}
+
+// Jobs that have loaded the same checkpoint are of one series.
+bool is_of_another_that_runs(const CheckpointSummary& summary) {
+  return summary.job && !(*summary.job == JobIdentity::own()) && life_of(*summary.job) == Life::runs;
+}
+
 // Who must not lose the checkpoint that is replaced; empty if nobody.
 std::string whose(const CheckpointSummary& old, const CheckpointSummary& of) {
   if (!old.job) return {};
@@ -43,7 +59,7 @@ std::string whose(const CheckpointSummary& old, const CheckpointSummary& of) {
     const bool lives = std::any_of(old.series.begin(), old.series.end(), CheckpointSeries::lives);
     return is_own || !lives ? "" : "another optimizer of this job, " + old.optimizers.front();
   }
-  return life_of(*old.job) == Life::runs ? name_of(*old.job) + ", which still runs" : "";
+  return is_of_another_that_runs(old) ? name_of(*old.job) + ", which still runs" : "";
 }
 
 }  // namespace
@@ -100,7 +116,7 @@ void CheckpointFolder::start(
   check_replaceable(of);
   created_ = nanoseconds_since_1970();
   const std::string latest = read_latest(root_);
-  const auto before = latest.empty() ? std::nullopt : summary_of(latest);
+  const auto before = latest.empty() ? std::nullopt : summary_if_permitted(latest);
   if (before) created_ = std::max(created_, before->created + 1);  // where clocks differ, or have been set
   remove_folder(partial_);
   prepare_latest(root_, name_);
@@ -122,21 +138,19 @@ void CheckpointFolder::replace() const {
   }
 }
 
-// Undoes replace().
-void CheckpointFolder::put_back() const noexcept {
+// Undoes replace(). Whether it could.
+bool CheckpointFolder::put_back() const noexcept {
   try {
-    if (fs::exists(partial_)) {
-      exchange(partial_, path_);
-      return;
-    }
+    if (fs::exists(partial_)) return exchange(partial_, path_);
     rename_entry(path_, partial_);
     if (fs::exists(replaced_)) rename_entry(replaced_, path_);
+    return true;
   } catch (const std::exception&) {
-    // The file system fails; what is there is whole, old or new.
+    return false;  // the file system fails; what is there is whole, old or new
   }
 }
 
-void CheckpointFolder::publish() {
+void CheckpointFolder::publish(const std::function<void(const std::string&)>& notice) {
   lock_->check_held();
   for (const auto& entry : fs::directory_iterator(partial_)) {
     if (is_part_name(entry.path().filename())) sync_folder(entry.path());
@@ -147,10 +161,15 @@ void CheckpointFolder::publish() {
     sync_folder(root_);
     publish_latest(root_);
   } catch (const std::exception&) {
-    put_back();
+    may_discard_ = put_back();
     throw;
   }
-  sync_folder(root_);
+  // From here on the checkpoint is there, and what goes wrong is no failure to save it.
+  try {
+    sync_folder(root_);
+  } catch (const std::exception& error) {
+    notice(path_ + ": is saved, but after a crash " + kLatest + " may name an older one: " + error.what());
+  }
   for (const std::string& old : {partial_, replaced_}) {
     try {
       remove_folder(old);
@@ -161,7 +180,7 @@ void CheckpointFolder::publish() {
 }
 
 void CheckpointFolder::discard() noexcept {
-  if (!lock_) return;
+  if (!lock_ || !may_discard_) return;
   try {
     lock_->check_held();
     fs::remove(fs::path(root_) / kNewLatest);
@@ -172,28 +191,42 @@ void CheckpointFolder::discard() noexcept {
 }
 
 void CheckpointFolder::keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const {
-  const auto own = summary_of(path_);
-  if (!own) return;
-  std::vector<fs::path> ours;  // from the oldest to the newest
-  fs::path last_finite;  // training that has gone wrong goes on saving, and must not replace what was right
-  for (const FoundCheckpoint& found : checkpoints_in(root_)) {
-    if (!are_of_one_sequence(found.path.filename(), name_)) continue;
-    const auto summary = summary_of(found.path);
-    if (!summary || !are_of_one_training(*summary, *own)) continue;
-    if (summary->finite) last_finite = found.path;
-    if (holds_only_ours(found.path)) ours.push_back(found.path);
+  std::vector<fs::path> excess;
+  try {
+    excess = excess_over(count);
+  } catch (const std::exception& error) {
+    notice(path_ + ": is saved, but no older checkpoint was deleted: " + error.what());
   }
-  auto excess = static_cast<int64_t>(ours.size()) - count;
-  for (const fs::path& path : ours) {
-    if (excess <= 0) return;
-    if (path == path_ || path == last_finite) continue;
+  for (const fs::path& path : excess) {
     try {
       remove_checkpoint(path);
     } catch (const std::exception& error) {
       notice(path.string() + ": this older checkpoint could not be deleted: " + error.what());
     }
-    --excess;
   }
+}
+
+std::vector<fs::path> CheckpointFolder::excess_over(int64_t count) const {
+  const auto own = summary_of(path_);
+  if (!own) return {};
+  std::vector<fs::path> ours;  // from the oldest to the newest
+  fs::path last_finite;  // training that has gone wrong goes on saving, and must not replace what was right
+  for (const FoundCheckpoint& found : checkpoints_in(root_)) {
+    if (!are_of_one_sequence(found.path.filename(), name_)) continue;
+    const auto summary = summary_of(found.path);
+    if (!summary || !are_of_one_training(*summary, *own) || is_of_another_that_runs(*summary)) continue;
+    if (summary->finite) last_finite = found.path;
+    if (holds_only_ours(found.path)) ours.push_back(found.path);
+  }
+  auto left = static_cast<int64_t>(ours.size()) - count;
+  std::vector<fs::path> excess;
+  for (const fs::path& path : ours) {
+    if (left <= 0) break;
+    if (path == path_ || path == last_finite) continue;
+    excess.push_back(path);
+    --left;
+  }
+  return excess;
 }
 
 }  // namespace zerosched::detail

@@ -4,9 +4,11 @@
 #include "io/folder_lock.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace zerosched::detail {
 
@@ -32,24 +34,27 @@ class CheckpointFolder {
   /// When the checkpoint is made: now, and later than all that were saved here before. After start().
   int64_t created() const { return created_; }
   /// partial() becomes path(), and replaces what was there; after a crash either of the two is there, whole.
-  /// Then `latest` names it. What of the old one cannot be deleted stays for the next save.
-  void publish();
-  /// Removes partial(), if it can. Never throws.
+  /// Then `latest` names it. What of the old one cannot be deleted stays for the next save. If it throws, the old one is at
+  /// path() again, where the file system allows that; calls `notice` with what goes wrong once the checkpoint is there.
+  void publish(const std::function<void(const std::string&)>& notice);
+  /// Removes partial(), if it can, and unless that is the old checkpoint by now. Never throws.
   void discard() noexcept;
   /// Deletes the oldest checkpoints beside this one until `count` are left, this one among them. Only those count that are
   /// of the same training and sequence of names; folders in which somebody keeps other files too are spared and do not
-  /// count. The newest whose state is finite is spared too. Calls `notice` with what cannot be deleted.
+  /// count. The newest whose state is finite is spared too. Those of another job that is known to run do not count. Calls `notice` with what cannot be looked at or deleted.
   void keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const;
 
  private:
   void check_replaceable(const CheckpointSummary& of) const;
   void replace() const;
-  void put_back() const noexcept;
+  bool put_back() const noexcept;
+  std::vector<std::filesystem::path> excess_over(int64_t count) const;
 
   std::string root_, name_, path_, partial_;
   std::string replaced_;  ///< where the old one is after publish() without an exchange of names
   std::optional<FolderLock> lock_;
   int64_t created_ = 0;
+  bool may_discard_ = true;  ///< partial_ is what this one has made
 };
 
 }  // namespace zerosched::detail

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <stdexcept>
 #include <system_error>
 #include <tuple>
 
@@ -15,24 +16,72 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool has_manifest(const fs::path& folder) {
-  std::error_code error;
-  return fs::is_regular_file(folder / kManifestName, error);
+fs::file_status status_of_manifest(const fs::path& folder, std::error_code& error) {
+  const auto status = fs::status(folder / kManifestName, error);
+  if (is_absence(error)) error.clear();
+  return status;
 }
 
-// "created" is among the first members of every manifest. 0 if it is not: then the checkpoint is the oldest.
-int64_t created_of(const fs::path& folder) {
-  constexpr size_t kHeadBytes = 4096;
+// Throws if that cannot be known.
+bool has_manifest(const fs::path& folder) {
+  std::error_code error;
+  const auto status = status_of_manifest(folder, error);
+  if (error) fail_with_reason(folder / kManifestName, "cannot be examined", error.value());
+  return fs::is_regular_file(status);
+}
+
+// Folders that keep everybody out are passed over, as others than checkpoints may be there: lost+found.
+bool may_be_checkpoint(const fs::path& folder) {
+  std::error_code error;
+  status_of_manifest(folder, error);
+  return error != std::errc::permission_denied && has_manifest(folder);
+}
+
+// Nothing if there is none, or no regular file of a bearable size. Throws if it cannot be read.
+template <typename Read>
+auto read_if_there(Read&& read) -> std::optional<decltype(read())> {
   try {
-    const File file = File::open(folder / kManifestName);
-    std::string head(std::min<uint64_t>(file.size(), kHeadBytes), '\0');
-    file.read(head.data(), head.size(), 0);
-    const std::string member = "\"created\":";
-    const size_t at = head.find(member);
-    return at == std::string::npos ? 0 : std::strtoll(head.c_str() + at + member.size(), nullptr, 10);
-  } catch (const std::exception&) {
-    return 0;
+    return read();
+  } catch (const std::system_error& error) {
+    if (!is_absence(error.code())) throw;
+  } catch (const std::runtime_error&) {
+    // A pipe, or it has been cut short.
   }
+  return std::nullopt;
+}
+
+// 0 if it does not say: then the checkpoint is the oldest.
+int64_t created_of(const fs::path& folder) {
+  const auto head = read_if_there([&] {
+    const File file = File::open(folder / kManifestName);
+    std::string bytes(std::min<uint64_t>(file.size(), kManifestHeadBytes), '\0');
+    file.read(bytes.data(), bytes.size(), 0);
+    return bytes;
+  });
+  const std::string member = "\"created\":";
+  const size_t at = head ? head->find(member) : std::string::npos;
+  return at == std::string::npos ? 0 : std::strtoll(head->c_str() + at + member.size(), nullptr, 10);
+}
+
+// What a path names in the end, there or not: by links, of which `latest` may be a file.
+fs::path behind_links(fs::path path) {
+  constexpr int kMostLinks = 40;  // as the system follows
+  std::error_code error;
+  for (int links = 0; links < kMostLinks; ++links) {
+    const fs::path root = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    const auto status = fs::symlink_status(path, error);
+    if (fs::is_symlink(status)) {
+      const fs::path target = fs::read_symlink(path, error);
+      if (error) return path;
+      path = path.parent_path() / target;
+    } else if (path.filename() == kLatest && fs::is_regular_file(status)) {
+      const std::string named = read_latest(root);
+      return named.empty() ? path : fs::path(named);
+    } else {
+      break;
+    }
+  }
+  return path;
 }
 
 // The checkpoint that a folder's entry is, or is to become; empty if it is none.
@@ -48,15 +97,18 @@ std::string checkpoint_called(const fs::path& root, const std::string& entry) {
 }  // namespace
 
 std::optional<CheckpointSummary> summary_of(const fs::path& path) {
+  const auto text = read_if_there([&] { return read_text(path / kManifestName); });
+  if (!text) return std::nullopt;
+  CheckpointSummary summary;
   try {
-    const CheckpointSummary summary = parse_summary(read_text(path / kManifestName));
-    for (size_t part = 0; part < summary.parts(); ++part) {
-      if (!has_manifest(path / part_name(part))) return std::nullopt;
-    }
-    return summary;
+    summary = parse_summary(*text);
   } catch (const std::exception&) {
     return std::nullopt;
   }
+  for (size_t part = 0; part < summary.parts(); ++part) {
+    if (!has_manifest(path / part_name(part))) return std::nullopt;
+  }
+  return summary;
 }
 
 std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
@@ -64,10 +116,11 @@ std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
   std::error_code error;
   for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
     std::error_code gone;
-    if (!fs::is_directory(entry->symlink_status(gone)) || !has_manifest(entry->path())) continue;
+    if (!fs::is_directory(entry->symlink_status(gone)) || !may_be_checkpoint(entry->path())) continue;
     if (checkpoint_called(root, entry->path().filename()).empty()) continue;
     found.push_back({created_of(entry->path()), entry->path()});
   }
+  if (error && !is_absence(error)) fail_with_reason(root, "the folder cannot be read", error.value());
   std::sort(found.begin(), found.end(), [](const FoundCheckpoint& a, const FoundCheckpoint& b) {
     return std::tie(a.created, a.path) < std::tie(b.created, b.path);
   });
@@ -88,21 +141,16 @@ fs::path waiting_under_hidden_name(const fs::path& root, const std::string& name
 std::string resolve_checkpoint(const std::string& path) {
   fs::path whole = path;
   if (!whole.has_filename()) whole = whole.parent_path();  // "step_01000/"
-  if (has_manifest(whole)) return path;
+  whole = behind_links(whole);
+  if (has_manifest(whole)) return whole;
   const fs::path root = whole.has_parent_path() ? whole.parent_path() : fs::path(".");
-  if (whole.filename() == kLatest) {
-    const fs::path named = read_latest(root);
-    if (named.empty() || has_manifest(named)) return named.empty() ? path : named.string();
-    const fs::path hidden = waiting_under_hidden_name(named.parent_path(), named.filename());
-    return hidden.empty() ? path : hidden.string();
-  }
   // It may have got its name since it was found.
   for (const char* suffix : {kPartial, kReplaced}) {
     const auto name = name_behind(whole.filename(), suffix);
     if (name && has_manifest(root / *name)) return root / *name;
   }
   const fs::path hidden = waiting_under_hidden_name(root, whole.filename());
-  return hidden.empty() ? path : hidden.string();
+  return hidden.empty() ? whole : hidden;
 }
 
 std::string newest_checkpoint(const std::string& root) {

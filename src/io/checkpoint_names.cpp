@@ -65,6 +65,13 @@ bool is_checkpoint_file(const std::string& name) {
          (rank->size() == kFewestRankDigits || (rank->size() > kFewestRankDigits && rank->front() != '0'));
 }
 
+bool is_kept_by_nfs(const std::string& name) {
+  const auto number = between(name, ".nfs", "");
+  return number && !number->empty() && std::all_of(number->begin(), number->end(), [](unsigned char each) {
+    return std::isxdigit(each) != 0;
+  });
+}
+
 std::string part_name(size_t index) { return kPart + std::to_string(index); }
 
 bool is_part_name(const std::string& name) {

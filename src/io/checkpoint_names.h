@@ -24,6 +24,8 @@ std::optional<std::string> name_behind(const std::string& hidden, const char* su
 bool is_checkpoint_name(const std::string& name);
 /// Whether a checkpoint's folder has files of this name, finished or not.
 bool is_checkpoint_file(const std::string& name);
+/// ".nfs000000000123456700000001": what an NFS client keeps of a deleted file that a process still reads.
+bool is_kept_by_nfs(const std::string& name);
 /// "optimizer_0": the folder with one of several optimizers.
 std::string part_name(size_t index);
 /// Whether part_name() gives this name for some index.

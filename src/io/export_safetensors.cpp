@@ -3,6 +3,7 @@
 
 #include "comm/agree.h"
 #include "engine/equal_on_ranks.h"
+#include "engine/parameter_claim.h"
 #include "engine/savable.h"
 #include "io/checkpoint_names.h"
 #include "io/file.h"
@@ -96,6 +97,16 @@ class Export {
   std::optional<NewFile> file_;
 };
 
+// What others train is written as it is.
+void check_others_are_at_x(const Model& model) {
+  for (size_t f = 0; f < model.frozen.size(); ++f) {
+    ZEROSCHED_CHECK(ParameterClaim::is_at_x(model.frozen[f]), "export_safetensors: parameter '",
+        model.frozen_names[f],
+        "' is trained by another optimizer, which has it at y, and the file is to have all at x: call eval() "
+        "of that optimizer first.");
+  }
+}
+
 }  // namespace
 
 void export_safetensors(Savable& optimizer, const std::string& path, const std::string& point) {
@@ -113,6 +124,7 @@ void export_safetensors(Savable& optimizer, const std::string& path, const std::
   optimizer.check_in_step("export_safetensors: ");
   optimizer.settle_module();
   agree_on(communicator, [&] {
+    if (point == "x") check_others_are_at_x(optimizer.state().model());
     if (communicator.rank() == 0) file = std::make_unique<Export>(optimizer.state(), path);
   });
 

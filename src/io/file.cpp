@@ -36,7 +36,12 @@ struct stat examine(const std::string& path, const Descriptor& descriptor) {
 }  // namespace
 
 void fail_with_reason(const std::string& path, const char* doing, int error) {
-  throw std::runtime_error(path + ": " + doing + ": " + std::generic_category().message(error));
+  throw std::system_error(error, std::generic_category(), path + ": " + doing);
+}
+
+bool is_absence(const std::error_code& error) {
+  return error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory ||
+         error.value() == ESTALE;
 }
 
 // Not again after EINTR: Linux has closed it by then.

@@ -3,10 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <system_error>
 #include <utility>
 
 // Files and folders by the calls of the system. Every failure is a std::runtime_error with the path, what was being done
-// and the system's reason. What a signal interrupts is done again.
+// and the system's reason, and a std::system_error where a call has failed. What a signal interrupts is done again.
 namespace zerosched::detail {
 
 /// An open descriptor, closed at the end.
@@ -84,7 +85,9 @@ void make_folders(const std::string& path);
 /// Throws if `to` is a folder that is not empty.
 void rename_entry(const std::string& from, const std::string& to);
 
-/// Throws "PATH: DOING: the reason of `error`".
+/// Throws a std::system_error, "PATH: DOING: the reason of `error`".
 [[noreturn]] void fail_with_reason(const std::string& path, const char* doing, int error);
+/// Whether the reason is that nothing is there, or no more: a network file system may say so late (ESTALE).
+bool is_absence(const std::error_code& error);
 
 }  // namespace zerosched::detail

@@ -1,5 +1,6 @@
 #include "io/folder_contents.h"
 
+#include "base/random_id.h"
 #include "io/checkpoint_list.h"
 #include "io/checkpoint_names.h"
 #include "io/file.h"
@@ -18,6 +19,7 @@ bool consists_of_ours(const fs::path& folder, bool may_have_parts) {
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename();
     const auto status = entry.symlink_status();
+    if (fs::is_regular_file(status) && is_kept_by_nfs(name)) continue;
     const bool is_file = fs::is_regular_file(status) && is_checkpoint_file(name);
     const bool is_part = may_have_parts && fs::is_directory(status) && is_part_name(name);
     if (!is_file && !(is_part && consists_of_ours(entry.path(), false))) return false;
@@ -26,6 +28,15 @@ bool consists_of_ours(const fs::path& folder, bool may_have_parts) {
 }
 
 bool is_folder(const fs::path& path) { return fs::is_directory(fs::symlink_status(path)); }
+
+// Whether a hidden entry is a checkpoint that has no name yet.
+bool is_waiting(const fs::path& root, const std::string& hidden, const std::string& name) {
+  try {
+    return waiting_under_hidden_name(root, name) == root / hidden;
+  } catch (const std::exception&) {
+    return false;  // another user's, who may read it
+  }
+}
 
 // Whether a folder is all that there is of a checkpoint whose name something else has taken.
 bool is_the_last(const fs::path& root, const std::string& hidden) {
@@ -36,11 +47,35 @@ bool is_the_last(const fs::path& root, const std::string& hidden) {
   return false;
 }
 
+// All that can be deleted; the first error is that of the whole.
+void remove_contents(const fs::path& folder, std::error_code& first) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    std::error_code error;
+    if (is_folder(entry.path())) remove_contents(entry.path(), first);
+    fs::remove(entry.path(), error);
+    if (error && !first) first = error;
+  }
+}
+
+// What of a hidden folder cannot be deleted yet must not keep its name from the next save.
+void remove_or_rename(const fs::path& root, const std::string& hidden) {
+  try {
+    remove_folder(root / hidden);
+  } catch (const std::exception&) {
+    for (const char* suffix : {kPartial, kReplaced}) {
+      const auto name = name_behind(hidden, suffix);
+      if (name) rename_entry(root / hidden, root / hidden_name(*name + '.' + random_name(), kDeleted));
+    }
+    throw;
+  }
+}
+
 // Deletes what is ours by its name, its kind and what it holds.
 void clean(const fs::path& root, const std::string& hidden) {
   const fs::path path = root / hidden;
   if (name_behind(hidden, kPartial) || name_behind(hidden, kReplaced) || name_behind(hidden, kDeleted)) {
-    if (is_folder(path) && holds_only_ours(path) && !is_the_last(root, hidden)) remove_folder(path);
+    if (is_folder(path) && holds_only_ours(path) && !is_the_last(root, hidden))
+      remove_or_rename(root, hidden);
   } else if (name_behind(hidden, kExporting) || hidden == kNewLatest || is_left_of_lock(hidden)) {
     if (!is_folder(path)) fs::remove(path);
   }
@@ -58,12 +93,9 @@ void remove_folder(const fs::path& folder) {
   }
   // The manifest first: without it nobody takes the rest for a checkpoint.
   fs::remove(folder / kManifestName);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (is_folder(entry.path())) {
-      for (const auto& file : fs::directory_iterator(entry.path())) fs::remove(file.path());
-    }
-    fs::remove(entry.path());
-  }
+  std::error_code error;
+  remove_contents(folder, error);
+  if (error) throw fs::filesystem_error("cannot be deleted", folder, error);
   fs::remove(folder);
 }
 
@@ -84,7 +116,7 @@ void take_up_leftovers(const fs::path& root) {
   for (const std::string& entry : hidden) {
     for (const char* suffix : {kPartial, kReplaced}) {
       const auto name = name_behind(entry, suffix);
-      if (!name || waiting_under_hidden_name(root, *name) != root / entry) continue;
+      if (!name || !is_waiting(root, entry, *name)) continue;
       rename_entry(root / entry, root / *name);
       named = true;
     }

@@ -2,6 +2,7 @@
 
 #include "comm/agree.h"
 #include "engine/equal_on_ranks.h"
+#include "engine/parameter_claim.h"
 #include "engine/savable.h"
 #include "io/tensor_file.h"
 
@@ -22,15 +23,16 @@ namespace {
 struct Target {
   at::Tensor tensor;
   std::vector<std::string> names;  ///< the first of them that is in the file counts
+  bool is_frozen = false;          ///< or trained by another optimizer, to which it is left
 };
 
 std::vector<Target> targets_of(const Model& model) {
   std::vector<Target> targets;
-  const auto add = [&](const std::string& name, const at::Tensor& tensor) {
-    targets.push_back({tensor, names_of(model, name)});
+  const auto add = [&](const std::string& name, const at::Tensor& tensor, bool is_frozen = false) {
+    targets.push_back({tensor, names_of(model, name), is_frozen});
   };
   for (size_t p = 0; p < model.names.size(); ++p) add(model.names[p], model.parameters[p]);
-  for (size_t f = 0; f < model.frozen.size(); ++f) add(model.frozen_names[f], model.frozen[f]);
+  for (size_t f = 0; f < model.frozen.size(); ++f) add(model.frozen_names[f], model.frozen[f], true);
   for (size_t b = 0; b < model.buffers.size(); ++b) add(model.buffer_names[b], model.buffers[b]);
   return targets;
 }
@@ -84,6 +86,7 @@ void import_safetensors(Savable& optimizer, const std::string& path) {
       const TensorFile file(path);
       const auto use = optimizer.enter();
       for (size_t i = 0; i < targets.size(); ++i) {
+        if (targets[i].is_frozen && ParameterClaim::is_claimed(targets[i].tensor)) continue;
         optimizer.state().executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
       }
     });

@@ -23,4 +23,13 @@ nlohmann::json parse_json(const std::string& text, size_t max_depth) {
   return parsed;
 }
 
+bool is_utf8(const std::string& text) {
+  try {
+    nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
+
 }  // namespace zerosched::detail

@@ -6,6 +6,8 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <stdexcept>
+#include <system_error>
 
 #include <unistd.h>
 
@@ -26,16 +28,19 @@ bool has_no_links(int error) {
   return false;
 }
 
-// The one name in a file; empty if it holds anything else.
+// The one name in a file; empty if it holds anything else. Throws if it cannot be read.
 std::string name_in(const fs::path& file) {
   try {
     std::string text = read_text(file, kMostBytes);
     if (text.empty() || text.back() != '\n') return {};
     text.pop_back();
     return is_checkpoint_name(text) && text.find('\n') == std::string::npos ? text : std::string();
-  } catch (const std::exception&) {
-    return {};
+  } catch (const std::system_error& error) {
+    if (!is_absence(error.code())) throw;
+  } catch (const std::runtime_error&) {
+    // Too long.
   }
+  return {};
 }
 
 }  // namespace

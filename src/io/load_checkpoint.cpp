@@ -9,6 +9,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <optional>
@@ -17,10 +18,14 @@
 
 // A checkpoint is loaded in two halves. The first changes nothing: rank 0 reads the manifests, every rank
 // compares them with its optimizers and verifies the bytes that it needs, and the ranks agree that all is well.
-// Only then is the state overwritten; what fails after that leaves the optimizers unusable.
+// Only then is the state overwritten; what fails after that leaves the optimizers unusable. If the manifest is another
+// one at the end, other files may have been read than were verified, and all is done again.
 namespace zerosched::detail {
 
 namespace {
+
+// A job that replaces a checkpoint each time while it is read is not one that saves now and then.
+constexpr int kTries = 3;
 
 [[noreturn]] void refuse(const std::string& dir, const std::string& what) {
   throw std::runtime_error(dir + ": " + what);
@@ -158,19 +163,32 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
   agree_on(communicator, [&] {
     for (OptimizerLoad& load : prepared.loads) load.prepare(how);
   });
+  if (!how.partial()) return;
+  for (size_t i = 0; i < prepared.loads.size(); ++i) {
+    report(prepared.loads[i].plan(),
+        optimizers.size() == 1 ? "" : "optimizer " + std::to_string(prepared.numbers[i]) + ": ",
+        prepared.loaded);
+  }
 }
 
-/// Whether another job has replaced the checkpoint since its manifest was read. Collective.
-bool was_replaced(Communicator& communicator, const Prepared& prepared) {
-  std::string yes;
-  if (communicator.rank() == 0) {
-    try {
-      if (read_text(manifest_path(prepared.dir)) != prepared.top) yes = "yes";
-    } catch (const std::exception&) {
-      yes = "yes";  // it is gone
-    }
+/// Whether this rank finds the manifest that was read. Its length and first bytes tell, which have the time when it was
+/// made.
+bool is_still_there(const Prepared& prepared) {
+  try {
+    const File file = File::open(manifest_path(prepared.dir));
+    if (file.size() != prepared.top.size()) return false;
+    std::string head(std::min(kManifestHeadBytes, prepared.top.size()), '\0');
+    file.read(head.data(), head.size(), 0);
+    return prepared.top.compare(0, head.size(), head) == 0;
+  } catch (const std::exception&) {
+    return false;
   }
-  return !broadcast_bytes(communicator, yes, 0, {"was replaced"}).empty();
+}
+
+/// Whether another job has replaced or deleted the checkpoint since its manifest was read. Every rank looks, as a rank
+/// whose cache knows the new folder may have read from that. Collective.
+bool was_replaced(Communicator& communicator, const Prepared& prepared) {
+  return !on_all_ranks(communicator, is_still_there(prepared), "checkpoint is still there");
 }
 
 }  // namespace
@@ -183,39 +201,45 @@ LoadedCheckpoint load_checkpoint(
   Communicator& communicator = first_communicator(optimizers);
   check_same_on_all_ranks(
       communicator, {"load_checkpoint(\"" + dir + (how.partial() ? "\") in part" : "\")")});
+  const at::NoGradGuard no_grad;
   std::optional<Prepared> prepared;
-  for (int attempts_left = 2; !prepared; --attempts_left) {
-    prepared.emplace();
-    try {
-      prepare(*prepared, optimizers, communicator, dir, how);
-    } catch (const AgreedError&) {
-      // A job that saves to this name while another reads it.
-      if (attempts_left == 0 || prepared->top.empty() || !was_replaced(communicator, *prepared)) throw;
+  bool is_overwritten = false;
+  std::map<std::string, std::string> overwritten;  // what of the optimizers, by a partial load
+  try {
+    for (int tries_left = kTries - 1; !prepared; --tries_left) {
+      prepared.emplace();
+      try {
+        prepare(*prepared, optimizers, communicator, dir, how);
+        agree_on(communicator, [&] {
+          if (is_overwritten && prepared->loaded.taken != overwritten) {
+            refuse(prepared->dir, "another job has put it in the place of one of other parameters");
+          }
+        });
+        is_overwritten = true;
+        overwritten = prepared->loaded.taken;
+        agree_on(communicator, [&] {
+          for (OptimizerLoad& load : prepared->loads) load.read();
+        });
+      } catch (const AgreedError&) {
+        if (tries_left == 0 || !was_replaced(communicator, *prepared)) throw;
+        prepared.reset();
+        continue;
+      }
+      if (!was_replaced(communicator, *prepared)) break;
+      if (tries_left == 0) refuse(dir, "was replaced each time while it was read");
       prepared.reset();
     }
-  }
-  std::deque<OptimizerLoad>& loads = prepared->loads;
-
-  const at::NoGradGuard no_grad;
-  try {
-    agree_on(communicator, [&] {
-      for (OptimizerLoad& load : loads) load.read();
-    });
-    for (OptimizerLoad& load : loads) load.settle();
+    for (OptimizerLoad& load : prepared->loads) load.settle();
   } catch (const std::exception& error) {
-    for (OptimizerLoad& load : loads) {
-      load.optimizer().communicator()->abort(
+    if (!is_overwritten) throw;
+    for (const CheckpointedOptimizer& each : optimizers) {
+      if (each.optimizer == nullptr) continue;
+      each.optimizer->communicator()->abort(
           "loading " + dir + " failed half-way, and the optimizer's state is lost: " + message_of(error));
     }
     throw;
   }
-  for (size_t i = 0; i < loads.size(); ++i) {
-    loads[i].take_options();
-    if (!how.partial()) continue;
-    report(loads[i].plan(),
-        optimizers.size() == 1 ? "" : "optimizer " + std::to_string(prepared->numbers[i]) + ": ",
-        prepared->loaded);
-  }
+  for (OptimizerLoad& load : prepared->loads) load.take_options();
   return std::move(prepared->loaded);
 }
 

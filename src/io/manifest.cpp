@@ -212,6 +212,7 @@ void check_numbers(const Manifest& manifest) {
 void check_json(const JsonTexts& texts) {
   for (const auto& [name, text] : texts) {
     try {
+      if (!is_utf8(name)) throw std::runtime_error("its name is not UTF-8, as names in JSON are");
       parse_json(text, kMaxAddedDepth);
     } catch (const std::exception& error) {
       throw std::runtime_error("what was added as '" + name + "': " + error.what());

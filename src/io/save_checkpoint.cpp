@@ -5,6 +5,7 @@
 #include "io/checkpoint_folder.h"
 #include "io/checkpoint_names.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/manifest.h"
 #include "io/piece_name.h"
 #include "io/tensor_file.h"
@@ -67,6 +68,8 @@ void check_data(const CheckpointData& data) {
   check_json(data.json);
   for (const auto& [name, tensor] : data.tensors) {
     ZEROSCHED_CHECK(tensor.defined(), "the tensor that was added as '", name, "' is undefined.");
+    ZEROSCHED_CHECK(is_utf8(name), "the tensor that was added as '", name,
+        "': its name is not UTF-8, as names in a safetensors file are.");
     safetensors_name(tensor.scalar_type());
   }
 }
@@ -133,22 +136,23 @@ RankReport write_own(
   return report;
 }
 
-// Of all ranks, on rank 0. One at a time: all together are as long as the manifest, which only rank 0 needs.
-std::vector<RankReport> gather(Communicator& communicator, const RankReport& own) {
-  const std::string text = to_json(own);
-  std::vector<RankReport> reports;
+// Reports of all ranks, on rank 0, as texts, since what fails on one rank is agreed on before and after. One at a time: all
+// together are as long as the manifest, which only rank 0 needs.
+std::vector<std::string> gather(Communicator& communicator, const std::string& own) {
+  std::vector<std::string> reports;
   for (int r = 0; r < communicator.size(); ++r) {
-    const std::string report = broadcast_bytes(communicator, text, r, {"checkpoint report"});
-    if (communicator.rank() == 0) reports.push_back(parse_rank_report(report));
+    std::string report = broadcast_bytes(communicator, own, r, {"checkpoint report"});
+    if (communicator.rank() == 0) reports.push_back(std::move(report));
   }
   return reports;
 }
 
 // Returns whether the state is finite.
-bool write_manifest(Manifest manifest, std::vector<RankReport> reports, const CheckpointExtra& extra,
+bool write_manifest(Manifest manifest, const std::vector<std::string>& reports, const CheckpointExtra& extra,
     const std::string& folder) {
   manifest.shared_json = extra.shared.json;
-  for (RankReport& report : reports) {
+  for (const std::string& text : reports) {
+    RankReport report = parse_rank_report(text);
     manifest.finite = manifest.finite && report.finite;
     manifest.files.merge(report.files);
     manifest.local_json.push_back(std::move(report.local_json));
@@ -217,25 +221,25 @@ void save_checkpoint(const std::vector<CheckpointedOptimizer>& optimizers, const
       summary.created = folder->created();
     });
 
-    std::vector<RankReport> own_reports;
+    std::vector<std::string> own_reports;
     agree_on(communicator, [&] {
       for (size_t i = 0; i < optimizers.size(); ++i) {
         const auto use = optimizers[i].optimizer->enter();
         own_reports.push_back(
-            write_own(optimizers[i].optimizer->state(), rank, folder_of_part(i), extra_of_part(i)));
+            to_json(write_own(optimizers[i].optimizer->state(), rank, folder_of_part(i), extra_of_part(i))));
       }
     });
-    std::vector<std::vector<RankReport>> reports;
-    for (const RankReport& own : own_reports) reports.push_back(gather(communicator, own));
+    std::vector<std::vector<std::string>> reports;
+    for (const std::string& own : own_reports) reports.push_back(gather(communicator, own));
     agree_on(communicator, [&] {
       if (rank != 0) return;
       for (size_t i = 0; i < optimizers.size(); ++i) {
-        const bool finite = write_manifest(describe(optimizers[i], summary, communicator.size()),
-            std::move(reports[i]), extra_of_part(i), folder_of_part(i));
+        const bool finite = write_manifest(describe(optimizers[i], summary, communicator.size()), reports[i],
+            extra_of_part(i), folder_of_part(i));
         summary.finite = summary.finite && finite;
       }
       if (several) write_text(folder->file(kManifestName), to_json(summary));
-      folder->publish();
+      folder->publish(warn);
       if (how.keep_last() > 0) folder->keep_last(how.keep_last(), warn);
       folder.reset();
     });

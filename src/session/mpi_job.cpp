@@ -30,16 +30,17 @@ namespace {
 class MpiJob final : public Job {
  public:
   MpiJob(std::shared_ptr<Communicator> communicator, bool finalize)
-      : communicator_(std::move(communicator)), failure_(mpi().failure_state()), finalize_(finalize) {}
+      : communicator_(std::move(communicator)),
+        size_(communicator_->size()),
+        failure_(mpi().failure_state()),
+        finalize_(finalize) {}
 
   std::shared_ptr<Communicator> communicator() const override { return communicator_; }
 
-  Cause failure() const override {
-    return communicator_->size() == 1 ? Cause() : failure_->cause_of_family();
-  }
+  Cause failure() const override { return size_ == 1 ? Cause() : failure_->cause_of_family(); }
 
   void finish() override {
-    if (finalize_ && communicator_->size() > 1) {
+    if (finalize_ && size_ > 1) {
       mpi().leave_others(
           "rank " + std::to_string(communicator_->rank()) +
           " has come to the end of its Session; every rank must call the same collectives before");
@@ -89,8 +90,10 @@ class MpiJob final : public Job {
 
   MpiCommunicator& mpi() { return static_cast<MpiCommunicator&>(*communicator_); }
 
-  std::shared_ptr<Communicator> communicator_;
-  std::shared_ptr<Failure> failure_;  // of that, and is still there once that is gone
+  std::shared_ptr<Communicator>
+      communicator_;  // null once MPI_Finalize begins; another thread may still fail then
+  const int size_;
+  std::shared_ptr<Failure> failure_;
   bool finalize_;
 };
 

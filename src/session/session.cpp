@@ -94,6 +94,8 @@ class Session::Impl {
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
 
+  bool is_in_its_process() const { return process_.is_this(); }
+
   [[noreturn]] void end(const detail::Cause& cause, int exit_code = kFailureExitCode) {
     if (on_failure_ == OnFailure::raise) {
       job_->tell(cause);
@@ -188,6 +190,10 @@ int Session::world_size() const { return impl_->communicator()->size(); }
 int Session::local_rank() const { return impl_->communicator()->local_rank(); }
 
 void Session::abort(const std::string& message, int exit_code) {
+  ZEROSCHED_CHECK(impl_->is_in_its_process(),
+      "Session::abort() was called in a child that fork() has made of rank ", rank(),
+      ", which has no part in the job; end the child by its exit code, and let the rank end the job: ",
+      message);
   if (impl_->ends_process()) detail::report_end(rank(), message);
   impl_->end({"rank " + std::to_string(rank()) + ": " + message, rank()}, exit_code);
 }

@@ -220,6 +220,29 @@ TEST_P(Conformance, TimeThatTheHostIsBlockedInWaitIsCounted) {
   std::thread([] { EXPECT_EQ(detail::waited().count(), 0) << "another thread's"; }).join();
 }
 
+// Of two of them the same sign and tag stand for both, and the older takes longer.
+TEST_P(Conformance, MoreInFlightThanThereAreTags) {
+  if (is_nccl()) GTEST_SKIP() << "NCCL has none";
+  const int64_t large = 1000003, small = 3;
+  std::vector<at::Tensor> gathered;
+  std::vector<std::shared_ptr<Work>> works;
+  for (int i = 0; i < 1100; ++i) {
+    const int64_t slice = i == 0 ? large : small;
+    const auto own = at::zeros({slice * size()}, at::kFloat);
+    own.narrow(0, rank() * slice, slice).fill_(rank() + i);
+    gathered.push_back(to_device(own));
+    works.push_back(communicator().all_gather(gathered.back(), {"p", i}));
+  }
+  for (const auto& work : works) work->wait();
+  for (int i = 0; i < 1100; ++i) {
+    const auto all = to_host(gathered[static_cast<size_t>(i)]);
+    for (int r = 0; r < size(); ++r) {
+      const int64_t slice = all.numel() / size();
+      EXPECT_EQ(all[r * slice + slice - 1].item().toDouble(), r + i);
+    }
+  }
+}
+
 TEST_P(Conformance, ManyInFlightAndWaitedForInAnyOrder) {
   constexpr int kCount = 12;
   std::vector<std::shared_ptr<Work>> works;

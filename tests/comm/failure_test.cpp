@@ -318,6 +318,26 @@ TEST(Departure, IsNoFailureWhereNobodyWaits) {
   start_together(*communicator);
 }
 
+// As where all ranks catch one exception in the midst of backward, of which one had come further: it gives up what it had
+// begun with the others too, who have left and do not wait.
+TEST(Departure, InTheMidstOfCollectivesIsNoFailureEither) {
+  const auto communicator = make(1);
+  auto duplicate = communicator->duplicate();
+  start_together(*communicator);
+  const auto flat = at::full({communicator->size() * 4000000}, 1.0);
+  const auto shard = at::zeros({4000000});
+  const bool comes_further = communicator->rank() == 0;
+  if (comes_further) std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the others leave first
+  duplicate->reduce_scatter(flat, shard);
+  if (comes_further) duplicate->reduce_scatter(flat, shard);
+  detail::leave(*duplicate, "rank " + std::to_string(communicator->rank()) + " has caught an exception");
+  duplicate = nullptr;
+  std::this_thread::sleep_for(std::chrono::seconds(3));
+  EXPECT_EQ(static_cast<detail::MpiCommunicator&>(*communicator).family_failure(), "");
+  testing::world_barrier();
+  start_together(*communicator);
+}
+
 TEST(Departure, OfAllRanksGivesTheCommunicatorBack) {
   auto communicator = make(20);
   start_together(*communicator);

@@ -116,6 +116,19 @@ TEST(EngineOnDevice, WhatIsLearntLateIsTold) {
   }
 }
 
+// Alone, the first hook of the next step asks what became of the one before, to know which bits to expect.
+TEST(EngineOnDevice, SkipsAndGoesOn) {
+  Job job;
+  job.overflows = job.skips = true;
+  const Outcome host = on_host(job);
+  for (const Transport transport : transports()) {
+    FakeRuntime runtime;
+    DeviceTrainer trainer(runtime, transport);
+    trainer.before_it_goes = [&] { EXPECT_EQ(trainer.engine().skipped_steps(), 1); };
+    expect_same_bits(trainer.run(job), host);
+  }
+}
+
 constexpr const char* kWhatToCapture =
     "capture forward and backward alone, with ShardingOptions().overlap_backward(false)";
 

@@ -128,6 +128,7 @@ Outcome Trainer::run(const Job& job) {
   ShardingOptions sharding = buckets_of(job.bucket_bytes);
   sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
   sharding.overlap_forward(job.overlaps_forward).check_ready(job.checks_ready);
+  if (job.skips) sharding.non_finite(NonFinite::skip);
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};

@@ -31,6 +31,7 @@ struct Job {
   bool loss_scaling = false;
   bool asks_norms = true;    ///< with loss scaling, after each step
   bool overflows = false;    ///< an inf on rank 0 in the second step
+  bool skips = false;        ///< such a step
   bool lr_differs = false;   ///< on the last rank, from the second step on
   bool lr_changes = false;   ///< in every step, on all ranks alike
   bool accumulates = false;  ///< a backward in no_sync() before the other

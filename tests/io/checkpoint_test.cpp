@@ -143,6 +143,21 @@ TEST(Checkpoint, CarriesWhatTheTrainerAdds) {
   extra.local.json["rank"] = rank + 1 == world()->size() ? "{broken" : "1";
   expect_error([&] { optimizer.save_checkpoint(scratch / "d", extra); },
       {"rank " + std::to_string(world()->size() - 1), "'rank'", "JSON"});
+  extra.local.json["rank"] = "1";
+  const CheckpointExtra before = extra;
+  const std::string latin_1 = "caf\xe9";
+  for (const bool is_tensor : {false, true}) {
+    extra = before;
+    if (rank + 1 == world()->size()) {
+      if (is_tensor) {
+        extra.local.tensors[latin_1] = at::ones(1);
+      } else {
+        extra.local.json[latin_1] = "1";
+      }
+    }
+    expect_error([&] { optimizer.save_checkpoint(scratch / "d", extra); },
+        {"rank " + std::to_string(world()->size() - 1), '\'' + latin_1 + '\'', "not UTF-8"});
+  }
   EXPECT_FALSE(fs::exists(scratch / "d"));
 }
 

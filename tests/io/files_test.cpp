@@ -12,12 +12,17 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +30,8 @@ namespace {
 
 /// How often calls are interrupted by a signal before they are done.
 int interruptions = 0;
+/// Whether what NFS keeps of a file that is read cannot be deleted.
+bool is_read_over_nfs = false;
 /// What fallocate() says instead of doing it; 0: it does it.
 int allocation_error = 0;
 
@@ -53,6 +60,13 @@ extern "C" __attribute__((visibility("default"))) int fallocate(
   errno = allocation_error;
   return -1;
 }
+extern "C" __attribute__((visibility("default"))) int remove(const char* path) noexcept {
+  if (is_read_over_nfs && std::strstr(path, "/.nfs") != nullptr) {
+    errno = EBUSY;
+    return -1;
+  }
+  return real<int(const char*)>("remove")(path);
+}
 
 namespace zerosched::detail {
 namespace {
@@ -66,6 +80,7 @@ class Files : public testing::InAFolder {
  protected:
   void TearDown() override {
     interruptions = allocation_error = 0;
+    is_read_over_nfs = false;
     InAFolder::TearDown();
   }
 };
@@ -201,6 +216,32 @@ TEST_F(Files, TakesUpWhatKilledJobsLeave) {
   EXPECT_EQ(resolve_checkpoint(at(".d.old")), at("d")) << "found before it had its name";
 }
 
+// Who reads a file of an old checkpoint does not stand in the way of new ones.
+TEST_F(Files, WhatIsStillReadOverNfsMakesWay) {
+  const std::string kept = "/.nfs000000000123456700000001";
+  put(".a.old" + kept);
+  put(".a.old/rank_00000.safetensors");
+  make_small_checkpoint(at("b"), 2);
+  make_small_checkpoint(at(".b.partial"), 1);
+  put(".b.partial/optimizer_0" + kept);
+  put(".c.old/.nfs_of_mine");
+  is_read_over_nfs = true;
+  take_up_leftovers(root);
+  const Names left = names();
+  EXPECT_EQ(left.size(), 4U);
+  EXPECT_EQ(left.count("b") + left.count(".c.old"), 2U) << "that which holds more is nobody's to rename";
+  for (const std::string& name : left) {
+    if (name == "b" || name == ".c.old") continue;
+    EXPECT_EQ(name.substr(name.rfind('.')), ".deleted");
+    EXPECT_FALSE(fs::exists(at(name + "/manifest.json")) || fs::exists(at(name + "/rank_00000.safetensors")));
+  }
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), left);
+  is_read_over_nfs = false;
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), Names({"b", ".c.old"}));
+}
+
 TEST_F(Files, TakesUpNothingElse) {
   put(".a.partial/rank_of_models.txt");
   put(".b.partial");  // a file
@@ -226,11 +267,49 @@ TEST_F(Files, NewestIsByTimeAndWhole) {
   std::ofstream(at("damaged/manifest.json"), std::ios::app) << "}";
   fs::create_symlink("old", at("latest"));  // the job was killed before it could say so
   EXPECT_EQ(newest_checkpoint(root), at("new"));
-  EXPECT_EQ(resolve_checkpoint(at("latest")), at("latest"));
+  EXPECT_EQ(resolve_checkpoint(at("latest")), at("old")) << "not the link, which may move on";
+  fs::create_symlink("latest", at("link"));
+  EXPECT_EQ(resolve_checkpoint(at("link")), at("old"));
   fs::remove(at("latest"));
   put("latest", "old\n");
   EXPECT_EQ(resolve_checkpoint(at("latest")), at("old"));
   EXPECT_EQ(newest_checkpoint(at("nowhere")), "");
+}
+
+// Not to be found is not to be there: who starts anew would replace what is there.
+TEST_F(Files, WhatCannotBeReadIsNoAbsence) {
+  make_small_checkpoint(at("run/step_1"), 1);
+  EXPECT_EQ(newest_checkpoint(at("run")), at("run/step_1"));
+  put("file");
+  EXPECT_EQ(newest_checkpoint(at("file")), "");
+  // Links in a circle cannot be read even by root.
+  fs::create_symlink("circle", at("circle"));
+  expect_message(
+      [&] { newest_checkpoint(at("circle")); }, {at("circle"), "cannot be read", "symbolic links"});
+  fs::create_directory(at("run/step_2"));
+  fs::create_symlink("manifest.json", at("run/step_2/manifest.json"));
+  for (const auto& call : std::vector<std::function<void()>>{[&] { newest_checkpoint(at("run")); },
+           [&] { summary_of(at("run/step_2")); }, [&] { resolve_checkpoint(at("run/step_2")); }}) {
+    expect_message(call, {at("run/step_2/manifest.json"), "symbolic links"});
+  }
+  fs::remove(at("run/step_2/manifest.json"));
+  fs::create_directory(at("run/step_2/manifest.json"));  // of something else
+  EXPECT_EQ(newest_checkpoint(at("run")), at("run/step_1"));
+}
+
+TEST_F(Files, ProcessesWithoutDescriptorsFindOutThatTheyLackThem) {
+  make_small_checkpoint(at("step_1"), 1);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int next = ::dup(0);
+  ::close(next);
+  for (const rlim_t left : {0, 1}) {  // for the folder; for a manifest in it
+    const rlimit few{static_cast<rlim_t>(next) + left, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+    expect_message([&] { newest_checkpoint(root); }, {root, "Too many open files"});
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(newest_checkpoint(root), at("step_1"));
 }
 
 }  // namespace

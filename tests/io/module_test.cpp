@@ -122,6 +122,50 @@ TEST(Modules, ExportsTheWholeModuleAndImportsIt) {
   }
 }
 
+NamedParameters named(const Net& net, const std::vector<std::string>& names) {
+  NamedParameters found;
+  for (const std::string& name : names) found.emplace_back(name, net->named_parameters()[name]);
+  return found;
+}
+
+// Two optimizers of one module, each over its part of it.
+TEST(Modules, LeaveToOtherOptimizersWhatTheyTrain) {
+  const Scratch scratch;
+  const auto options = AdamWScheduleFreeOptions(0.1);
+  Net net = make_net(1);
+  AdamWScheduleFree first(
+      *net, {ParameterGroup(named(net, {"input.weight"}))}, world(), options, buckets_of(100));
+  AdamWScheduleFree second(
+      *net, {ParameterGroup(named(net, {"norm.weight", "norm.bias"}))}, world(), options);
+  export_safetensors(first, scratch / "start.safetensors");  // x and y are one yet
+  for (int64_t step = 0; step < 3; ++step) {
+    const at::Tensor batch = random_like(at::empty({16, 8}), step, world()->rank(), 0);
+    (net->forward(batch) - batch).square().mean().backward();
+    first.step();
+    second.step();
+    first.zero_grad();
+    second.zero_grad();
+  }
+  const auto export_at_x = [&] { export_safetensors(first, scratch / "x.safetensors"); };
+  expect_error(export_at_x, {"'norm.weight' is trained by another optimizer", "eval()"});
+  export_safetensors(first, scratch / "y.safetensors", "y");
+  second.eval();
+  export_at_x();
+  second.train();
+
+  const State before = full_state(second);
+  const at::Tensor frozen = net->frozen->weight.detach().clone();
+  {
+    const at::NoGradGuard no_grad;
+    net->frozen->weight.fill_(7);
+  }
+  import_safetensors(first, scratch / "start.safetensors");
+  expect_same_bits(full_state(second), before);
+  expect_parameters_are(named(net, {"norm.weight", "norm.bias"}), before.at("y"));
+  EXPECT_TRUE(same_bits(net->frozen->weight, frozen));
+  second.step();
+}
+
 TEST(Modules, ImportsOtherDtypes) {
   const Scratch scratch;
   Net net = make_net(1);

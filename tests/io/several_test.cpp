@@ -9,7 +9,12 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
+#include <sstream>
+#include <string>
+
+#include <unistd.h>
 
 namespace zerosched::testing {
 namespace {
@@ -207,6 +212,34 @@ TEST(BesideEachOther, NobodyReplacesAnothers) {
   twins.second.save_checkpoint(scratch / "ended");  // nobody trains what was there
 }
 
+/// Says in a manifest that the process that has started this one has saved it.
+void give_to_parent(const std::string& manifest) {
+  const std::string parent = std::to_string(::getppid());
+  std::string status, text;
+  std::getline(std::ifstream("/proc/" + parent + "/stat"), status, '\0');
+  std::istringstream fields(status.substr(status.rfind(')') + 1));
+  std::string started;
+  for (int field = 3; field <= 22; ++field) fields >> started;  // proc(5)
+  std::getline(std::ifstream(manifest), text, '\0');
+  for (const auto& [name, value] :
+      std::map<std::string, std::string>{{"\"pid\": ", parent}, {"\"started\": ", started}}) {
+    const size_t begin = text.find(name) + name.size();
+    text.replace(begin, text.find_first_of(",\n}", begin) - begin, value);
+  }
+  std::ofstream(manifest) << text;
+}
+
+// Two jobs that go on from one checkpoint, each in its way.
+TEST(BesideEachOther, NobodyDeletesThatOfAJobThatRuns) {
+  const Scratch scratch;
+  Twins twins;
+  const auto keep = CheckpointOptions().keep_last(1);
+  for (const char* name : {"step_1", "step_2", "step_3"}) twins.first.save_checkpoint(scratch / name);
+  on_rank_0([&] { give_to_parent(scratch / "step_2/manifest.json"); });
+  twins.first.save_checkpoint(scratch / "step_4", {}, keep);
+  EXPECT_EQ(names_in(scratch.path()), Names({"latest", "step_2", "step_4"}));
+}
+
 TEST(BesideEachOther, WhatOthersKeepInAFolderStays) {
   const Scratch scratch;
   Twins twins;
@@ -280,6 +313,18 @@ TEST(Latest, IsRankZerosOnAllRanks) {
   if (world()->size() == 1) return;
   expect_error([&] { latest_checkpoint(scratch / std::to_string(world()->rank()), *world()); },
       {"latest_checkpoint", "/0", "/1"});
+}
+
+TEST(Latest, ThatCannotBeReadIsAnErrorOnAllRanks) {
+  const Scratch scratch;
+  Twins twins;
+  twins.first.save_checkpoint(scratch / "step_1");
+  on_rank_0([&] {
+    fs::remove(scratch / "step_1/manifest.json");
+    fs::create_symlink("manifest.json", scratch / "step_1/manifest.json");
+  });
+  expect_error([&] { latest_checkpoint(scratch.path(), *world()); }, {"rank 0", "step_1/manifest.json"});
+  EXPECT_THROW(latest_checkpoint(scratch.path()), CheckpointError);
 }
 
 TEST(Latest, MayBeAFile) {

@@ -115,6 +115,7 @@ int forked(const std::string& how, int argc, char** argv) {
     child = fork();
     if (child == 0) {
       try {
+        if (how == "abort") session.abort("a child's own");
         duplicate->barrier()->wait();
       } catch (const std::exception& error) {
         report(first_line(error).c_str());
@@ -216,7 +217,7 @@ int run(const std::string& mode, int argc, char** argv) {
       }
     }
     MPI_Finalize();
-  } else if (mode == "fork_exit" || mode == "fork_return" || mode == "fork_throw") {
+  } else if (mode == "fork_abort" || mode == "fork_exit" || mode == "fork_return" || mode == "fork_throw") {
     return forked(mode.substr(5), argc, argv);
   } else if (mode == "suspended") {
     Session session(argc, argv, SessionOptions().timeout(2));

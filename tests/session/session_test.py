@@ -153,9 +153,12 @@ def finalize_after_error():
 
 def forked():
     """Whatever a child does, the job goes on."""
-    for how, end in (("exit", "child ended with 0"), ("return", "child ended with 0"), ("throw", "child ended by signal 6")):
+    used = f"caught: mpi: this process is a child that rank {LAST} has forked"
+    aborted = f"caught: Session::abort() was called in a child that fork() has made of rank {LAST}"
+    for how, end, refusal in (("exit", "child ended with 0", used), ("return", "child ended with 0", used),
+                              ("throw", "child ended by signal 6", used), ("abort", "child ended with 0", aborted)):
         run = Run(f"fork_{how}")
-        expect(run, 0, out=[end, f"caught: mpi: this process is a child that rank {LAST} has forked"], absent=["stops"])
+        expect(run, 0, out=[end, refusal], absent=["stops"])
         check(run, run.out.count(f"sum {RANKS} of {RANKS}") == 3 * RANKS, "the job should go on")
 
 

@@ -7,6 +7,7 @@
 #include "comm/failure/whereabouts.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
+#include "comm/mpi/tags.h"
 
 #include <utility>
 
@@ -108,6 +109,9 @@ void MpiGroup::start_queued() {
     {
       const std::lock_guard<std::mutex> lock(queue_mutex_);
       if (queue_.empty()) return;
+      // Of two with the same tag the older has ended, so that no sign or message of one is taken for the other's.
+      const int64_t sequence = queue_.front()->header().sequence;
+      if (!active_.empty() && sequence - active_.front()->header().sequence >= kTagsInTurn) return;
       operation = std::move(queue_.front());
       queue_.pop_front();
     }
@@ -166,13 +170,18 @@ bool MpiGroup::poll_operations(Clock::time_point now) {
 }
 
 void MpiGroup::look_into(Operation& operation, Clock::time_point now) {
-  if (operation.mismatch()) {
+  const bool is_late = now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds);
+  if (has_left()) {
+    // Another rank that has left may have given it up. Nobody waits for it, so that it is no failure of the job.
+    const std::string what = is_late ? "it has not ended, and this rank has left" : operation.error();
+    if (!what.empty()) fail_quietly(own_cause(what, &operation.header()), Failure::Origin::parted);
+  } else if (operation.mismatch()) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
     if (operation.headers_agree() || now - operation.error_time() > deadlines::kFingerprints) {
       fail(own_cause(operation.error(), &operation.header()));
     }
-  } else if (now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds)) {
+  } else if (is_late) {
     investigation_.begin(*this, operation.header().sequence, operation.patient(), now);
   }
 }

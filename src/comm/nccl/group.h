@@ -98,8 +98,11 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   void forget(int64_t sequence);
   bool in_flight() const;
 
+  bool has_left() const;
+
   // The watching thread's.
   void step(Time now);
+  void give_up(const Cause& cause);
   void begin_abort(Time now);
   void reap_failed();
   void keep_what_is_left();

@@ -66,7 +66,7 @@ void NcclGroup::step(Time now) {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!in_flight_.empty()) oldest = in_flight_.front().header;
     }
-    fail(own_cause(error, oldest ? &*oldest : nullptr));
+    give_up(own_cause(error, oldest ? &*oldest : nullptr));
     return;
   }
   listen(now);
@@ -140,10 +140,20 @@ void NcclGroup::listen(Time now) {
   }
 }
 
-// A collective to which a rank will not come. Where this rank has left as well nobody waits for it, but the device.
+// Where this rank has left nobody waits for a collective, but the device: no failure of the job.
+void NcclGroup::give_up(const Cause& cause) {
+  auto* member = has_left() ? dynamic_cast<Member*>(host_.get()) : nullptr;
+  member != nullptr ? member->abandon(cause) : fail(cause);
+}
+
+bool NcclGroup::has_left() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return !why_left_.empty();
+}
+
+// A collective to which a rank will not come.
 void NcclGroup::look_for_departed(Time now) {
   Cause cause;
-  bool has_left = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const InFlight& entry : in_flight_) {
@@ -153,26 +163,27 @@ void NcclGroup::look_for_departed(Time now) {
       cause.collective = describe(entry.header);
       cause.missing_ranks = {departure->rank};
       cause.text = "nccl: " + cause.collective + ": " + departure->why;
-      has_left = !why_left_.empty();
       break;
     }
   }
-  if (cause.text.empty() || (!has_left && !departures_.grace_is_over(now))) return;
-  auto* member = has_left ? dynamic_cast<Member*>(host_.get()) : nullptr;
-  member != nullptr ? member->abandon(cause) : fail(cause);
+  if (cause.text.empty() || (!has_left() && !departures_.grace_is_over(now))) return;
+  give_up(cause);
 }
 
 // NCCL itself neither notices a rank that does not come nor one that is in another collective: both hang.
 void NcclGroup::look_into_oldest(Time now) {
-  int64_t sequence = -1;
+  Header oldest;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (in_flight_.empty()) return;
-    const auto& oldest = in_flight_.front();
-    if (now - oldest.launched < duration<double>(options_.timeout_seconds)) return;
-    sequence = oldest.header.sequence;
+    if (now - in_flight_.front().launched < duration<double>(options_.timeout_seconds)) return;
+    oldest = in_flight_.front().header;
   }
-  investigation_.begin(*this, sequence, false, now);
+  if (has_left()) {
+    give_up(own_cause("it has not ended, and this rank has left", &oldest));
+  } else {
+    investigation_.begin(*this, oldest.sequence, false, now);
+  }
 }
 
 bool NcclGroup::finish_closing(Time now) {
