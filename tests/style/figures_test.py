@@ -16,6 +16,9 @@ def missing(table, page):
     return [line for line in table.splitlines() if line and line not in lines]
 
 
+if not os.path.exists(os.path.join(TREE, RESULTS)):
+    print(f"SKIPPED: {RESULTS} is not there: tests/bench/compare_training.py --all --out {RESULTS}")
+    sys.exit(77)
 with open(os.path.join(TREE, RESULTS), encoding="utf-8") as kept:
     ROWS = [json.loads(line) for line in kept]
 for name, option, table in (("README.md", "--readme", compare_training.table(ROWS, compare_training.README)),
