@@ -29,11 +29,12 @@ bool consists_of_ours(const fs::path& folder, bool may_have_parts) {
 
 bool is_folder(const fs::path& path) { return fs::is_directory(fs::symlink_status(path)); }
 
-// Whether a hidden entry is a checkpoint that has no name yet.
+// Whether a hidden entry is a checkpoint that has no name yet. Throws if that cannot be known: it may be the only one.
 bool is_waiting(const fs::path& root, const std::string& hidden, const std::string& name) {
   try {
     return waiting_under_hidden_name(root, name) == root / hidden;
-  } catch (const std::exception&) {
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::permission_denied) throw;
     return false;  // another user's, who may read it
   }
 }
