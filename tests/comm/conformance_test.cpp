@@ -222,7 +222,6 @@ TEST_P(Conformance, TimeThatTheHostIsBlockedInWaitIsCounted) {
 
 // Of two of them the same sign and tag stand for both, and the older takes longer.
 TEST_P(Conformance, MoreInFlightThanThereAreTags) {
-  if (is_nccl()) GTEST_SKIP() << "NCCL has none";
   const int64_t large = 1000003, small = 3;
   std::vector<at::Tensor> gathered;
   std::vector<std::shared_ptr<Work>> works;
