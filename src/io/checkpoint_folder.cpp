@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <stdexcept>
-#include <system_error>
 #include <vector>
 
 #include <fcntl.h>
@@ -34,16 +33,6 @@ bool exchange(const std::string& a, const std::string& b) {
 int64_t nanoseconds_since_1970() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
-}
-
-// Nothing of another user's that this one may not read: it does not stand in the way of saving beside it.
-std::optional<CheckpointSummary> summary_if_permitted(const fs::path& path) {
-  try {
-    return summary_of(path);
-  } catch (const std::system_error& error) {
-    if (error.code() != std::errc::permission_denied) throw;
-    return std::nullopt;
-  }
 }
 
 // Jobs that have loaded the same checkpoint are of one series.
@@ -116,7 +105,8 @@ void CheckpointFolder::start(
   check_replaceable(of);
   created_ = nanoseconds_since_1970();
   const std::string latest = read_latest(root_);
-  const auto before = latest.empty() ? std::nullopt : summary_if_permitted(latest);
+  const auto before =
+      latest.empty() ? std::nullopt : if_permitted([&] { return summary_of(latest); }).value_or(std::nullopt);
   if (before) created_ = std::max(created_, before->created + 1);  // where clocks differ, or have been set
   remove_folder(partial_);
   prepare_latest(root_, name_);

@@ -41,7 +41,8 @@ class CheckpointFolder {
   void discard() noexcept;
   /// Deletes the oldest checkpoints beside this one until `count` are left, this one among them. Only those count that are
   /// of the same training and sequence of names; folders in which somebody keeps other files too are spared and do not
-  /// count. The newest whose state is finite is spared too. Those of another job that is known to run do not count. Calls `notice` with what cannot be looked at or deleted.
+  /// count. The newest whose state is finite is spared too. Those of another job that is known to run do not
+  /// count. Calls `notice` with what cannot be looked at or deleted.
   void keep_last(int64_t count, const std::function<void(const std::string&)>& notice) const;
 
  private:

@@ -16,25 +16,19 @@ namespace fs = std::filesystem;
 
 namespace {
 
-fs::file_status status_of_manifest(const fs::path& folder, std::error_code& error) {
-  const auto status = fs::status(folder / kManifestName, error);
-  if (is_absence(error)) error.clear();
-  return status;
-}
-
 // Throws if that cannot be known.
 bool has_manifest(const fs::path& folder) {
   std::error_code error;
-  const auto status = status_of_manifest(folder, error);
-  if (error) fail_with_reason(folder / kManifestName, "cannot be examined", error.value());
+  const auto status = fs::status(folder / kManifestName, error);
+  if (error && !is_absence(error)) {
+    fail_with_reason(folder / kManifestName, "cannot be examined", error.value());
+  }
   return fs::is_regular_file(status);
 }
 
 // Folders that keep everybody out are passed over, as others than checkpoints may be there: lost+found.
 bool may_be_checkpoint(const fs::path& folder) {
-  std::error_code error;
-  status_of_manifest(folder, error);
-  return error != std::errc::permission_denied && has_manifest(folder);
+  return if_permitted([&] { return has_manifest(folder); }).value_or(false);
 }
 
 // Nothing if there is none, or no regular file of a bearable size. Throws if it cannot be read.
@@ -52,12 +46,8 @@ auto read_if_there(Read&& read) -> std::optional<decltype(read())> {
 
 // 0 if it does not say: then the checkpoint is the oldest.
 int64_t created_of(const fs::path& folder) {
-  const auto head = read_if_there([&] {
-    const File file = File::open(folder / kManifestName);
-    std::string bytes(std::min<uint64_t>(file.size(), kManifestHeadBytes), '\0');
-    file.read(bytes.data(), bytes.size(), 0);
-    return bytes;
-  });
+  const auto head =
+      read_if_there([&] { return File::open(folder / kManifestName).read_head(kManifestHeadBytes); });
   const std::string member = "\"created\":";
   const size_t at = head ? head->find(member) : std::string::npos;
   return at == std::string::npos ? 0 : std::strtoll(head->c_str() + at + member.size(), nullptr, 10);

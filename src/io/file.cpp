@@ -1,5 +1,6 @@
 #include "io/file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <stdexcept>
@@ -75,6 +76,12 @@ void File::read(void* to, size_t byte_count, uint64_t offset) const {
   }
 }
 
+std::string File::read_head(uint64_t most_bytes) const {
+  std::string head(std::min(size(), most_bytes), '\0');
+  read(head.data(), head.size(), 0);
+  return head;
+}
+
 NewFile::NewFile(const std::string& path, uint64_t byte_count)
     : path_(path), descriptor_(open_or_fail(path, O_RDWR | O_CREAT | O_EXCL, "cannot create")) {
   if (byte_count == 0) return;
@@ -130,9 +137,7 @@ std::string read_text(const std::string& path, uint64_t most_bytes) {
     throw std::runtime_error(path + ": has " + std::to_string(file.size()) + " bytes; expected at most " +
                              std::to_string(most_bytes));
   }
-  std::string text(file.size(), '\0');
-  file.read(text.data(), text.size(), 0);
-  return text;
+  return file.read_head(most_bytes);
 }
 
 void write_text(const std::string& path, const std::string& text) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -35,6 +36,8 @@ class File {
   uint64_t size() const;
   /// Exactly `byte_count` bytes; a file that is too short is an error.
   void read(void* to, size_t byte_count, uint64_t offset) const;
+  /// Its first `most_bytes`, or all of it.
+  std::string read_head(uint64_t most_bytes) const;
 
  private:
   File(std::string path, Descriptor descriptor)
@@ -89,5 +92,16 @@ void rename_entry(const std::string& from, const std::string& to);
 [[noreturn]] void fail_with_reason(const std::string& path, const char* doing, int error);
 /// Whether the reason is that nothing is there, or no more: a network file system may say so late (ESTALE).
 bool is_absence(const std::error_code& error);
+
+/// What `look` finds; nothing where this user may not look, as it is another's and does not concern him.
+template <typename Look>
+auto if_permitted(Look&& look) -> std::optional<decltype(look())> {
+  try {
+    return look();
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::permission_denied) throw;
+    return std::nullopt;
+  }
+}
 
 }  // namespace zerosched::detail

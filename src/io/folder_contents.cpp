@@ -31,12 +31,8 @@ bool is_folder(const fs::path& path) { return fs::is_directory(fs::symlink_statu
 
 // Whether a hidden entry is a checkpoint that has no name yet. Throws if that cannot be known: it may be the only one.
 bool is_waiting(const fs::path& root, const std::string& hidden, const std::string& name) {
-  try {
-    return waiting_under_hidden_name(root, name) == root / hidden;
-  } catch (const std::system_error& error) {
-    if (error.code() != std::errc::permission_denied) throw;
-    return false;  // another user's, who may read it
-  }
+  const auto found = if_permitted([&] { return waiting_under_hidden_name(root, name); });
+  return found && *found == root / hidden;
 }
 
 // Whether a folder is all that there is of a checkpoint whose name something else has taken.

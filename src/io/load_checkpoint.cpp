@@ -9,7 +9,6 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include <algorithm>
 #include <deque>
 #include <map>
 #include <optional>
@@ -176,10 +175,8 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
 bool is_still_there(const Prepared& prepared) {
   try {
     const File file = File::open(manifest_path(prepared.dir));
-    if (file.size() != prepared.top.size()) return false;
-    std::string head(std::min(kManifestHeadBytes, prepared.top.size()), '\0');
-    file.read(head.data(), head.size(), 0);
-    return prepared.top.compare(0, head.size(), head) == 0;
+    return file.size() == prepared.top.size() &&
+           file.read_head(kManifestHeadBytes) == prepared.top.substr(0, kManifestHeadBytes);
   } catch (const std::exception&) {
     return false;
   }

@@ -64,10 +64,7 @@ TEST_F(Publish, WhatFailsOnceItIsThereIsWarnedOf) {
 
 TEST_F(Publish, OlderOnesThatCannotBeReadAreWarnedOf) {
   for (const char* name : {"step_1", "step_2"}) optimizer.save_checkpoint(scratch / name);
-  on_rank_0([&] {
-    fs::remove(scratch / "step_1/manifest.json");
-    fs::create_symlink("manifest.json", scratch / "step_1/manifest.json");
-  });
+  on_rank_0([&] { make_unreadable(scratch / "step_1/manifest.json"); });
   const Warnings warnings;
   optimizer.save_checkpoint(scratch / "step_3", {}, CheckpointOptions().keep_last(1));
   EXPECT_EQ(warnings.with("step_3: is saved, but no older checkpoint was deleted").size(),

@@ -37,6 +37,12 @@ class Scratch {
   std::string path_;
 };
 
+/// Makes of a file one that is there and that nobody can read, not even root: a link to itself.
+inline void make_unreadable(const std::filesystem::path& file) {
+  std::filesystem::remove(file);
+  std::filesystem::create_symlink(file.filename(), file);
+}
+
 /// Runs `function` on rank 0 and lets nobody go on before. Collective.
 template <typename Function>
 void on_rank_0(Function&& function) {

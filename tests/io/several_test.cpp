@@ -319,10 +319,7 @@ TEST(Latest, ThatCannotBeReadIsAnErrorOnAllRanks) {
   const Scratch scratch;
   Twins twins;
   twins.first.save_checkpoint(scratch / "step_1");
-  on_rank_0([&] {
-    fs::remove(scratch / "step_1/manifest.json");
-    fs::create_symlink("manifest.json", scratch / "step_1/manifest.json");
-  });
+  on_rank_0([&] { make_unreadable(scratch / "step_1/manifest.json"); });
   expect_error([&] { latest_checkpoint(scratch.path(), *world()); }, {"rank 0", "step_1/manifest.json"});
   EXPECT_THROW(latest_checkpoint(scratch.path()), CheckpointError);
 }
