@@ -11,9 +11,7 @@ import os
 import statistics
 import subprocess
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MODEL = "--synthetic --threads 1 --sample 0 --progress off --json --dim 512 --layers 6 --heads 8 --batch 2 --seq 64".split()
-ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+from compare_training import ENVIRONMENT, ROOT, trainer
 
 
 def backward_ms(*commands):
@@ -33,10 +31,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     o = parser.parse_args()
-    trainer = [os.path.join(os.path.abspath(o.bin), "char_gpt"), *MODEL, "--steps", str(o.steps)]
+    train = trainer(o.bin, "19m", o.steps)
     run = [os.path.join(ROOT, "launch", "run"), "-n", "2", "--threads", "1"]
-    cases = {"two worlds of one": [["taskset", "-c", str(core), *trainer] for core in (0, 1)],
-             "two ranks, not bound": [[*run, "--no-bind", *trainer]], "two ranks, bound": [[*run, *trainer]]}
+    cases = {"two worlds of one": [["taskset", "-c", str(core), *train] for core in (0, 1)],
+             "two ranks, not bound": [[*run, "--no-bind", *train]], "two ranks, bound": [[*run, *train]]}
     seen = {name: [] for name in cases}
     for _ in range(o.rounds):
         for name, commands in cases.items():

@@ -39,6 +39,7 @@ README = [dict(model="19m", ranks=ranks, rate=rate) for ranks, rate in ((2, None
 STEPS, STEPS_FOR_MEMORY = {None: 12, "1gbit": 8, "100mbit": 5}, 4
 FORWARD = 1 / 3  # of computation
 MARK = "ZEROSCHED_BENCH"
+ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
 
 
 class Machines:
@@ -46,8 +47,7 @@ class Machines:
 
     def __init__(self, rate, bin_folder):
         self.hosts = 1 if rate is None else 2
-        self.environment = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
-                                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        self.environment = dict(ENVIRONMENT)
         self.lab = None
         if rate is not None:
             os.environ.update(ZEROSCHED_SOURCE_DIR=ROOT, ZEROSCHED_BIN=os.path.abspath(bin_folder))
@@ -66,21 +66,29 @@ class Machines:
             self.lab.down()
 
 
+def sizes_of(model, steps):
+    return [word for size in ("dim", "layers", "heads", "batch", "seq")
+            for word in (f"--{size}", str(MODELS[model][size]))] + ["--steps", str(steps)]
+
+
+def trainer(bin_folder, model, steps):
+    """A rank's command."""
+    return [os.path.join(os.path.abspath(bin_folder), "char_gpt"), "--synthetic", "--threads", "1", "--sample", "0",
+            "--progress", "off", "--json", *sizes_of(model, steps)]
+
+
 def commands_of(name, row, steps, machines, bin_folder):
     """What to start, on each host that needs it; the first prints the result."""
-    sizes = [word for size in ("dim", "layers", "heads", "batch", "seq")
-             for word in (f"--{size}", str(MODELS[row["model"]][size]))] + ["--steps", str(steps)]
     ranks = str(row["ranks"])
     if name.startswith("zerosched"):
         start = (["mpirun", "-n", ranks, "--oversubscribe", "--bind-to", "none"] if machines.lab is None else
                  [os.path.join(ROOT, "launch", "run"), "--hosts", "h1,h2", "-n", ranks, "--threads", "1", "--no-bind"])
-        return [machines.on(0, [*start, os.path.join(os.path.abspath(bin_folder), "char_gpt"), "--synthetic", "--threads", "1",
-                                "--sample", "0", "--progress", "off", "--json", *sizes,
+        return [machines.on(0, [*start, *trainer(bin_folder, row["model"], steps),
                                 *(["--overlap-forward"] if name == "zerosched-forward" else [])])]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(row["ranks"] // machines.hosts)]
     if machines.lab is not None:
         torchrun += ["--nnodes", "2", "--master-addr", "10.77.0.1", "--master-port", "29555"]
-    peer = [os.path.join(HERE, "peer.py"), name, *sizes]
+    peer = [os.path.join(HERE, "peer.py"), name, *sizes_of(row["model"], steps)]
     return [machines.on(host, [*torchrun, *(["--node-rank", str(host)] if machines.lab else []), *peer])
             for host in range(machines.hosts)]
 
@@ -175,13 +183,16 @@ def cell(result, name):
     return f"{median:.3f} ({ratio:.2f}), {result['mib_per_rank'][name]}"
 
 
-def table(results, wanted=None):
-    """In Markdown; of the rows that are wanted, else of all, with when, at which commit and where each was measured."""
-    if wanted is not None:  # few rows: a column each
-        results = [next(result for result in results if row.items() <= result.items()) for row in wanted]
-        lines = ["| | " + " | ".join(place_of(result) for result in results) + " |", "|---" * (1 + len(results)) + "|"]
-        lines += [f"| {said} | " + " | ".join(cell(result, name) for result in results) + " |" for name, said in NAMES.items()]
-        return "\n".join(lines)
+def readme_table(results):
+    """In Markdown; a column for each of the rows that README shows."""
+    shown = [next(result for result in results if row.items() <= result.items()) for row in README]
+    lines = ["| | " + " | ".join(place_of(result) for result in shown) + " |", "|---" * (1 + len(shown)) + "|"]
+    lines += [f"| {said} | " + " | ".join(cell(result, name) for result in shown) + " |" for name, said in NAMES.items()]
+    return "\n".join(lines)
+
+
+def table(results):
+    """In Markdown; all, with when, at which commit and where each was measured."""
     lines = ["| | bound | " + " | ".join(NAMES.values()) + " |", "|---" * (2 + len(NAMES)) + "|"]
     lines += [f"| {place_of(result)} | {result['bound']:.3f} | " + " | ".join(cell(result, name) for name in NAMES) + " |"
               for result in results]
@@ -205,7 +216,7 @@ def main():
     o = parser.parse_args()
     if o.table or o.readme:
         with open(o.table or o.readme) as file:
-            return print(table([json.loads(line) for line in file], README if o.readme else None))
+            return print((readme_table if o.readme else table)([json.loads(line) for line in file]))
     if o.rate and o.ranks % 2:
         parser.error("--ranks must be even: each of two hosts has half of them")
     results = []

@@ -21,7 +21,7 @@ if not os.path.exists(os.path.join(TREE, RESULTS)):
     sys.exit(77)
 with open(os.path.join(TREE, RESULTS), encoding="utf-8") as kept:
     ROWS = [json.loads(line) for line in kept]
-for name, option, table in (("README.md", "--readme", compare_training.table(ROWS, compare_training.README)),
+for name, option, table in (("README.md", "--readme", compare_training.readme_table(ROWS)),
                             ("tests/README.md", "--table", compare_training.table(ROWS))):
     with open(os.path.join(TREE, name), encoding="utf-8") as page:
         text = page.read()
