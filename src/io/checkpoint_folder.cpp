@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -103,13 +104,22 @@ void CheckpointFolder::start(
   lock_.emplace(root_, notice);
   take_up_leftovers(root_);
   check_replaceable(of);
+  if (type_of(partial_) != fs::file_type::not_found) {
+    throw std::runtime_error(
+        partial_ + ": is in the way, and is no unfinished checkpoint that can be deleted; move it away");
+  }
   created_ = nanoseconds_since_1970();
-  const std::string latest = read_latest(root_);
-  const auto before =
-      latest.empty() ? std::nullopt : if_permitted([&] { return summary_of(latest); }).value_or(std::nullopt);
-  if (before) created_ = std::max(created_, before->created + 1);  // where clocks differ, or have been set
-  remove_folder(partial_);
+  try {
+    const std::vector<FoundCheckpoint> before = checkpoints_in(root_);
+    const int64_t newest = before.empty() ? 0 : before.back().created;
+    // Clocks differ, and are set.
+    if (newest >= created_ && newest < std::numeric_limits<int64_t>::max()) created_ = newest + 1;
+  } catch (const std::exception& error) {
+    notice(
+        path_ + ": may count as older than what other hosts save, if their clocks differ: " + error.what());
+  }
   prepare_latest(root_, name_);
+  may_discard_ = true;
   fs::create_directory(partial_);
   for (size_t part = 0; part < parts; ++part) fs::create_directory(file(part_name(part)));
 }
@@ -142,10 +152,6 @@ bool CheckpointFolder::put_back() const noexcept {
 
 void CheckpointFolder::publish(const std::function<void(const std::string&)>& notice) {
   lock_->check_held();
-  for (const auto& entry : fs::directory_iterator(partial_)) {
-    if (is_part_name(entry.path().filename())) sync_folder(entry.path());
-  }
-  sync_folder(partial_);
   replace();
   try {
     sync_folder(root_);
@@ -164,17 +170,17 @@ void CheckpointFolder::publish(const std::function<void(const std::string&)>& no
     try {
       remove_folder(old);
     } catch (const std::exception&) {
-      // Somebody still reads it over NFS.
+      // Somebody still reads it over NFS, or keeps files of his own there.
     }
   }
 }
 
 void CheckpointFolder::discard() noexcept {
-  if (!lock_ || !may_discard_) return;
+  if (!lock_) return;
   try {
     lock_->check_held();
     fs::remove(fs::path(root_) / kNewLatest);
-    remove_folder(partial_);
+    if (may_discard_) remove_folder(partial_);
   } catch (const std::exception&) {
     // The error that led here is thrown; the next save in this folder removes what is left.
   }

@@ -55,7 +55,7 @@ class CheckpointFolder {
   std::string replaced_;  ///< where the old one is after publish() without an exchange of names
   std::optional<FolderLock> lock_;
   int64_t created_ = 0;
-  bool may_discard_ = true;  ///< partial_ is what this one has made
+  bool may_discard_ = false;  ///< partial_ is what this one has made
 };
 
 }  // namespace zerosched::detail

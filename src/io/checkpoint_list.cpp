@@ -59,12 +59,12 @@ fs::path behind_links(fs::path path) {
   std::error_code error;
   for (int links = 0; links < kMostLinks; ++links) {
     const fs::path root = path.has_parent_path() ? path.parent_path() : fs::path(".");
-    const auto status = fs::symlink_status(path, error);
-    if (fs::is_symlink(status)) {
+    const fs::file_type type = type_of(path);
+    if (type == fs::file_type::symlink) {
       const fs::path target = fs::read_symlink(path, error);
       if (error) return path;
       path = path.parent_path() / target;
-    } else if (path.filename() == kLatest && fs::is_regular_file(status)) {
+    } else if (path.filename() == kLatest && type == fs::file_type::regular) {
       const std::string named = read_latest(root);
       return named.empty() ? path : fs::path(named);
     } else {
@@ -72,6 +72,13 @@ fs::path behind_links(fs::path path) {
     }
   }
   return path;
+}
+
+// Whether a checkpoint may take this name: nothing has it, or an empty folder, which people make to save into.
+bool is_free(const fs::path& path) {
+  const fs::file_type type = type_of(path);
+  if (type == fs::file_type::not_found) return true;
+  return type == fs::file_type::directory && if_permitted([&] { return fs::is_empty(path); }).value_or(false);
 }
 
 // The checkpoint that a folder's entry is, or is to become; empty if it is none.
@@ -105,8 +112,7 @@ std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
   std::vector<FoundCheckpoint> found;
   std::error_code error;
   for (fs::directory_iterator entry(root, error), end; !error && entry != end; entry.increment(error)) {
-    std::error_code gone;
-    if (!fs::is_directory(entry->symlink_status(gone)) || !may_be_checkpoint(entry->path())) continue;
+    if (type_of(entry->path()) != fs::file_type::directory || !may_be_checkpoint(entry->path())) continue;
     if (checkpoint_called(root, entry->path().filename()).empty()) continue;
     found.push_back({created_of(entry->path()), entry->path()});
   }
@@ -118,12 +124,11 @@ std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
 }
 
 fs::path waiting_under_hidden_name(const fs::path& root, const std::string& name) {
-  std::error_code error;
-  if (fs::exists(fs::symlink_status(root / name, error))) return {};
+  if (!is_free(root / name)) return {};
   // The first is the newer of the two.
   for (const char* suffix : {kPartial, kReplaced}) {
     fs::path hidden = root / hidden_name(name, suffix);
-    if (fs::is_directory(fs::symlink_status(hidden, error)) && summary_of(hidden)) return hidden;
+    if (type_of(hidden) == fs::file_type::directory && summary_of(hidden)) return hidden;
   }
   return {};
 }

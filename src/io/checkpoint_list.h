@@ -30,8 +30,8 @@ struct FoundCheckpoint {
 /// name them was killed.
 std::vector<FoundCheckpoint> checkpoints_in(const std::filesystem::path& root);
 
-/// Of a checkpoint `name` that is not there, the folder of a killed job that is to become it; an empty path if there is
-/// none.
+/// Of a checkpoint `name` that is not there, or only an empty folder, the folder of a killed job that is to become it; an
+/// empty path if there is none.
 std::filesystem::path waiting_under_hidden_name(const std::filesystem::path& root, const std::string& name);
 
 /// latest_checkpoint() of one process.

@@ -52,6 +52,8 @@ std::optional<std::string> name_behind(const std::string& hidden, const char* su
   return name && is_checkpoint_name(*name) ? name : std::nullopt;
 }
 
+bool is_export(const std::string& hidden) { return between(hidden, ".", kExporting).has_value(); }
+
 bool is_checkpoint_name(const std::string& name) {
   return !name.empty() && name[0] != '.' && name != kLatest && name.find('/') == std::string::npos;
 }

@@ -20,6 +20,9 @@ std::string hidden_name(const std::string& name, const char* suffix);
 /// "step_01000" of ".step_01000.partial" and ".partial"; nothing for other names.
 std::optional<std::string> name_behind(const std::string& hidden, const char* suffix);
 
+/// Whether a hidden entry is an export that is not finished, of any name.
+bool is_export(const std::string& hidden);
+
 /// Whether a checkpoint can be called so: a name of its own, not hidden, not "latest".
 bool is_checkpoint_name(const std::string& name);
 /// Whether a checkpoint's folder has files of this name, finished or not.

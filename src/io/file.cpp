@@ -34,6 +34,12 @@ struct stat examine(const std::string& path, const Descriptor& descriptor) {
   return status;
 }
 
+void check_length(const std::string& path, uint64_t byte_count, uint64_t most_bytes) {
+  if (byte_count <= most_bytes) return;
+  throw std::runtime_error(path + ": has " + std::to_string(byte_count) + " bytes; expected at most " +
+                           std::to_string(most_bytes));
+}
+
 }  // namespace
 
 void fail_with_reason(const std::string& path, const char* doing, int error) {
@@ -84,6 +90,9 @@ std::string File::read_head(uint64_t most_bytes) const {
 
 NewFile::NewFile(const std::string& path, uint64_t byte_count)
     : path_(path), descriptor_(open_or_fail(path, O_RDWR | O_CREAT | O_EXCL, "cannot create")) {
+  const struct stat status = examine(path_, descriptor_);
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
   if (byte_count == 0) return;
   // Not posix_fallocate, which writes a byte to every block where the file system cannot allocate: what is written then
   // finds out by itself whether there is room.
@@ -97,8 +106,11 @@ NewFile::NewFile(const std::string& path, uint64_t byte_count)
 
 NewFile::~NewFile() {
   if (finished_) return;
+  struct stat named {};
+  const bool is_own =
+      ::lstat(path_.c_str(), &named) == 0 && named.st_dev == device_ && named.st_ino == inode_;
   descriptor_.close();  // first: of an open file NFS keeps the contents under another name
-  ::unlink(path_.c_str());
+  if (is_own) ::unlink(path_.c_str());
 }
 
 void NewFile::write(const void* from, size_t byte_count, uint64_t offset) {
@@ -133,14 +145,12 @@ void NewFile::finish_as(const std::string& to) {
 
 std::string read_text(const std::string& path, uint64_t most_bytes) {
   const File file = File::open(path);
-  if (file.size() > most_bytes) {
-    throw std::runtime_error(path + ": has " + std::to_string(file.size()) + " bytes; expected at most " +
-                             std::to_string(most_bytes));
-  }
+  check_length(path, file.size(), most_bytes);
   return file.read_head(most_bytes);
 }
 
 void write_text(const std::string& path, const std::string& text) {
+  check_length(path, text.size(), kMostTextBytes);
   const std::string beside = path + kUnfinished;
   std::remove(beside.c_str());  // of a process that was killed here
   NewFile file(beside, 0);
@@ -172,6 +182,13 @@ void make_folders(const std::string& path) {
     fail_with_reason(path, "the folder cannot be made", errno);
   }
   sync_folder(above);
+}
+
+std::filesystem::file_type type_of(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::symlink_status(path, error);
+  if (error && !is_absence(error)) fail_with_reason(path, "cannot be examined", error.value());
+  return error ? std::filesystem::file_type::not_found : status.type();
 }
 
 void rename_entry(const std::string& from, const std::string& to) {

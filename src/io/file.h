@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -47,7 +48,8 @@ class File {
   Descriptor descriptor_;
 };
 
-/// A file that is made. Unless finish() succeeds, it is removed at the end: a disk that is full gets its space back.
+/// A file that is made. Unless finish() succeeds, it is removed at the end: a disk that is full gets its space back. But not
+/// what another process has made under its name meanwhile.
 class NewFile {
  public:
   /// Must not exist yet. Its size is allocated at once, so that a full disk shows here, where the file system can.
@@ -68,14 +70,18 @@ class NewFile {
 
   std::string path_;
   Descriptor descriptor_;
+  uint64_t device_ = 0, inode_ = 0;  ///< which file it is, whatever its name
   bool finished_ = false;
 };
 
 /// What is appended to the name of a text that is not finished.
 inline constexpr const char* kUnfinished = ".new";
 
+/// What write_text() writes and read_text() reads.
+inline constexpr uint64_t kMostTextBytes = uint64_t{1} << 30;
+
 /// A text of at most `most_bytes`; a longer one is an error.
-std::string read_text(const std::string& path, uint64_t most_bytes = uint64_t{1} << 30);
+std::string read_text(const std::string& path, uint64_t most_bytes = kMostTextBytes);
 /// Written beside, synced, and put in place by a rename: readers see the old text or the new.
 void write_text(const std::string& path, const std::string& text);
 
@@ -85,6 +91,8 @@ std::string folder_of(const std::string& path);
 void sync_folder(const std::string& path);
 /// Makes a folder and what is above it, all of it durable.
 void make_folders(const std::string& path);
+/// What is there, links not followed. Throws if that cannot be known.
+std::filesystem::file_type type_of(const std::string& path);
 /// Throws if `to` is a folder that is not empty.
 void rename_entry(const std::string& from, const std::string& to);
 

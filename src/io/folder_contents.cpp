@@ -27,7 +27,7 @@ bool consists_of_ours(const fs::path& folder, bool may_have_parts) {
   return true;
 }
 
-bool is_folder(const fs::path& path) { return fs::is_directory(fs::symlink_status(path)); }
+bool is_folder(const fs::path& path) { return type_of(path) == fs::file_type::directory; }
 
 // Whether a hidden entry is a checkpoint that has no name yet. Throws if that cannot be known: it may be the only one.
 bool is_waiting(const fs::path& root, const std::string& hidden, const std::string& name) {
@@ -73,7 +73,7 @@ void clean(const fs::path& root, const std::string& hidden) {
   if (name_behind(hidden, kPartial) || name_behind(hidden, kReplaced) || name_behind(hidden, kDeleted)) {
     if (is_folder(path) && holds_only_ours(path) && !is_the_last(root, hidden))
       remove_or_rename(root, hidden);
-  } else if (name_behind(hidden, kExporting) || hidden == kNewLatest || is_left_of_lock(hidden)) {
+  } else if (is_export(hidden) || hidden == kNewLatest || is_left_of_lock(hidden)) {
     if (!is_folder(path)) fs::remove(path);
   }
 }
@@ -83,7 +83,7 @@ void clean(const fs::path& root, const std::string& hidden) {
 bool holds_only_ours(const fs::path& folder) { return consists_of_ours(folder, /*may_have_parts=*/true); }
 
 void remove_folder(const fs::path& folder) {
-  if (!fs::exists(fs::symlink_status(folder))) return;
+  if (type_of(folder) == fs::file_type::not_found) return;
   if (!is_folder(folder) || !holds_only_ours(folder)) {
     throw std::runtime_error(
         folder.string() + ": is in the way and holds more than an unfinished checkpoint; move it away");
@@ -113,9 +113,13 @@ void take_up_leftovers(const fs::path& root) {
   for (const std::string& entry : hidden) {
     for (const char* suffix : {kPartial, kReplaced}) {
       const auto name = name_behind(entry, suffix);
-      if (!name || !is_waiting(root, entry, *name)) continue;
-      rename_entry(root / entry, root / *name);
-      named = true;
+      try {
+        if (!name || !is_waiting(root, entry, *name)) continue;
+        rename_entry(root / entry, root / *name);
+        named = true;
+      } catch (const std::exception&) {
+        // It is another user's, or the disk fails: no reason not to save other checkpoints here.
+      }
     }
   }
   if (named) sync_folder(root);

@@ -17,8 +17,8 @@ void remove_folder(const std::filesystem::path& folder);
 void remove_checkpoint(const std::filesystem::path& path);
 
 /// Cleans a folder that is locked of what killed jobs left, and nothing else: checkpoints that were whole and only waited
-/// for their names get them, those that were not go, and so do exports that were not finished. What cannot be deleted
-/// stays for the next time.
+/// for their names get them, those that were not go, and so do exports that were not finished. What cannot be read, renamed
+/// or deleted stays for the next time.
 void take_up_leftovers(const std::filesystem::path& root);
 
 }  // namespace zerosched::detail

@@ -3,11 +3,13 @@
 #include "base/random_id.h"
 #include "base/start_thread.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -87,19 +89,22 @@ class Watch {
   bool has_ended(const Seen& seen, const std::optional<Owner>& owner) {
     const bool same = seen.text == last_.text && seen.touched.tv_sec == last_.touched.tv_sec &&
                       seen.touched.tv_nsec == last_.touched.tv_nsec;
-    if (!same) {
-      last_ = seen;
-      since_ = Clock::now();
-    }
+    // A look that takes long was waiting for the file server, as the owner was who wanted to touch it.
+    constexpr auto kMostOfALook = std::chrono::seconds(1);
+    const auto now = Clock::now();
+    silence_ = same ? silence_ + std::min<Clock::duration>(now - looked_, kMostOfALook) : Clock::duration();
+    looked_ = now;
+    if (!same) last_ = seen;
     const Life life = owner ? life_of(owner->process) : Life::unknown;
     if (life != Life::unknown) return life == Life::ended;
-    return Clock::now() - since_ > (owner ? times_.silence : times_.unwritten);
+    return silence_ > (owner ? times_.silence : times_.unwritten);
   }
 
  private:
   const LockTimes& times_;
   Seen last_;
-  Clock::time_point since_ = Clock::now();
+  Clock::duration silence_{};  ///< for how long it has looked like last_
+  Clock::time_point looked_ = Clock::now();
 };
 
 }  // namespace
@@ -112,9 +117,8 @@ FolderLock::FolderLock(
   Watch watch(times);
   while (!try_to_make()) {
     const std::optional<Seen> seen = look_at(path_);
-    if (!seen) continue;  // it was given back just now
-    const std::optional<Owner> owner = parse_owner(seen->text);
-    if (watch.has_ended(*seen, owner) && try_to_take_over(seen->text)) continue;
+    const std::optional<Owner> owner = seen ? parse_owner(seen->text) : std::nullopt;
+    if (seen && watch.has_ended(*seen, owner) && try_to_take_over(seen->text)) continue;
     const auto waited = Clock::now() - begin;
     const std::string who =
         owner ? name_of(owner->process) + " has been saving here since " + time_text(owner->since)
@@ -153,22 +157,24 @@ FolderLock::~FolderLock() {
 }
 
 bool FolderLock::try_to_make() {
-  const int number = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (number < 0) {
-    if (errno == EEXIST || errno == EINTR) return false;
-    fail_with_reason(folder_, "it cannot be locked for saving", errno);
-  }
   const std::string text = to_text(Owner{JobIdentity::own(), token_, std::time(nullptr)});
-  // Closed, which is when NFS sends it to the server; opened again to be touched.
-  const bool written = ::write(number, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const int error = written ? 0 : errno;
-  if (::close(number) != 0 || !written) {
-    const int reason = written ? errno : error;
-    ::unlink(path_.c_str());
-    fail_with_reason(folder_, "it cannot be locked for saving", reason);
+  constexpr const char* kDoing = "it cannot be locked for saving";
+  Descriptor made(::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (made.number() < 0) {
+    if (errno == EEXIST || errno == EINTR) return false;
+    fail_with_reason(folder_, kDoing, errno);
   }
-  touched_.emplace(::open(path_.c_str(), O_WRONLY | O_CLOEXEC));
-  return true;
+  // Closed, which is when NFS sends it to the server; opened again to be touched.
+  if (::write(made.number(), text.data(), text.size()) == static_cast<ssize_t>(text.size()) && made.close()) {
+    Descriptor touched(::open(path_.c_str(), O_WRONLY | O_CLOEXEC));
+    if (touched.number() >= 0) {
+      touched_.emplace(std::move(touched));
+      return true;
+    }
+  }
+  const int reason = errno;
+  ::unlink(path_.c_str());
+  fail_with_reason(folder_, kDoing, reason);
 }
 
 // Whether the lock that says `text` is gone. By a rename, as two who take over the same lock must not both delete: the

@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -73,21 +74,21 @@ void import_safetensors(Savable& optimizer, const std::string& path) {
   Communicator& communicator = *optimizer.communicator();
   check_same_on_all_ranks(communicator, {"import_safetensors(\"" + path + "\")"});
   const std::vector<Target> targets = targets_of(optimizer.state().model());
+  std::optional<TensorFile> file;  // on rank 0; once, so that another that takes its name is not read
   std::vector<std::string> matched;
   agree_on(communicator, [&] {
     const std::string why_not = optimizer.why_not_replaceable();
     if (!why_not.empty()) throw std::runtime_error("import_safetensors: " + why_not);
-    if (communicator.rank() == 0) matched = match(TensorFile(path), targets);
+    if (communicator.rank() == 0) matched = match(file.emplace(path), targets);
   });
   const at::NoGradGuard no_grad;
   try {
     agree_on(communicator, [&] {
-      if (communicator.rank() != 0) return;
-      const TensorFile file(path);
+      if (!file) return;
       const auto use = optimizer.enter();
       for (size_t i = 0; i < targets.size(); ++i) {
         if (targets[i].is_frozen && ParameterClaim::is_claimed(targets[i].tensor)) continue;
-        optimizer.state().executor().from_host(targets[i].tensor.detach(), file.read(matched[i]));
+        optimizer.state().executor().from_host(targets[i].tensor.detach(), file->read(matched[i]));
       }
     });
     optimizer.reset_from_parameters();

@@ -51,12 +51,13 @@ std::string host_name() {
   return name.data();
 }
 
+// Empty if that is not known.
 std::string place_of_pids() {
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
   std::array<char, 256> names{};
   const ssize_t length = ::readlink("/proc/self/ns/pid", names.data(), names.size() - 1);
-  return boot + '/' + (length > 0 ? names.data() : "");
+  return boot.empty() || length <= 0 ? std::string() : boot + '/' + names.data();
 }
 
 JobIdentity identify() {

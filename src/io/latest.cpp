@@ -47,22 +47,23 @@ std::string name_in(const fs::path& file) {
 
 std::string read_latest(const std::string& root) {
   const fs::path latest = fs::path(root) / kLatest;
-  std::error_code error;
-  const auto status = fs::symlink_status(latest, error);
-  if (fs::is_symlink(status)) {
+  const fs::file_type type = type_of(latest);
+  if (type == fs::file_type::symlink) {
+    std::error_code error;
     const fs::path target = fs::read_symlink(latest, error);
+    if (error && !is_absence(error)) fail_with_reason(latest, "cannot be read", error.value());
     return error ? std::string() : (fs::path(root) / target).string();
   }
-  if (!fs::is_regular_file(status)) return {};
+  if (type != fs::file_type::regular) return {};
   const std::string name = name_in(latest);
   return name.empty() ? std::string() : (fs::path(root) / name).string();
 }
 
 bool latest_is_ours(const std::string& root) {
   const fs::path latest = fs::path(root) / kLatest;
-  const auto status = fs::symlink_status(latest);
-  if (!fs::exists(status) || fs::is_symlink(status)) return true;
-  return fs::is_regular_file(status) && !name_in(latest).empty();
+  const fs::file_type type = type_of(latest);
+  if (type == fs::file_type::not_found || type == fs::file_type::symlink) return true;
+  return type == fs::file_type::regular && !name_in(latest).empty();
 }
 
 void prepare_latest(const std::string& root, const std::string& name) {

@@ -10,9 +10,11 @@
 #include <ATen/core/grad_mode.h>
 
 #include <deque>
+#include <exception>
 #include <map>
 #include <optional>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 // A checkpoint is loaded in two halves. The first changes nothing: rank 0 reads the manifests, every rank
@@ -170,22 +172,30 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
   }
 }
 
-/// Whether this rank finds the manifest that was read. Its length and first bytes tell, which have the time when it was
-/// made.
-bool is_still_there(const Prepared& prepared) {
+enum class Seen { same, another, none };
+
+/// What this rank finds where the manifest was read. Its length and first bytes tell, which have the time when it was made.
+Seen look_again(const Prepared& prepared) {
+  if (prepared.top.empty()) return Seen::none;
   try {
     const File file = File::open(manifest_path(prepared.dir));
-    return file.size() == prepared.top.size() &&
-           file.read_head(kManifestHeadBytes) == prepared.top.substr(0, kManifestHeadBytes);
+    const bool same = file.size() == prepared.top.size() &&
+                      file.read_head(kManifestHeadBytes) == prepared.top.substr(0, kManifestHeadBytes);
+    return same ? Seen::same : Seen::another;
+  } catch (const std::system_error& error) {
+    return is_absence(error.code()) ? Seen::none : Seen::another;
   } catch (const std::exception&) {
-    return false;
+    return Seen::another;
   }
 }
 
-/// Whether another job has replaced or deleted the checkpoint since its manifest was read. Every rank looks, as a rank
-/// whose cache knows the new folder may have read from that. Collective.
-bool was_replaced(Communicator& communicator, const Prepared& prepared) {
-  return !on_all_ranks(communicator, is_still_there(prepared), "checkpoint is still there");
+/// Whether another job explains what was read since the manifest: it has replaced the checkpoint, or, if reading failed, has
+/// deleted it. Of one that was deleted after it was read all bytes are its own. Every rank looks, as a rank whose cache knows
+/// a new folder may have read from that. Collective.
+bool was_replaced(Communicator& communicator, const Prepared& prepared, bool failed) {
+  const Seen seen = look_again(prepared);
+  const bool is_ours = seen == Seen::same || (seen == Seen::none && !failed);
+  return !on_all_ranks(communicator, is_ours, "checkpoint is still there");
 }
 
 }  // namespace
@@ -198,13 +208,19 @@ LoadedCheckpoint load_checkpoint(
   Communicator& communicator = first_communicator(optimizers);
   check_same_on_all_ranks(
       communicator, {"load_checkpoint(\"" + dir + (how.partial() ? "\") in part" : "\")")});
+  if (dir.empty()) {
+    throw std::runtime_error(
+        "load_checkpoint: no checkpoint is named; latest_checkpoint() returns an empty name where there is "
+        "none");
+  }
   const at::NoGradGuard no_grad;
   std::optional<Prepared> prepared;
   bool is_overwritten = false;
   std::map<std::string, std::string> overwritten;  // what of the optimizers, by a partial load
   try {
-    for (int tries_left = kTries - 1; !prepared; --tries_left) {
+    for (int tries = 1;; ++tries) {
       prepared.emplace();
+      std::exception_ptr failure;
       try {
         prepare(*prepared, optimizers, communicator, dir, how);
         agree_on(communicator, [&] {
@@ -218,13 +234,13 @@ LoadedCheckpoint load_checkpoint(
           for (OptimizerLoad& load : prepared->loads) load.read();
         });
       } catch (const AgreedError&) {
-        if (tries_left == 0 || !was_replaced(communicator, *prepared)) throw;
-        prepared.reset();
-        continue;
+        failure = std::current_exception();
       }
-      if (!was_replaced(communicator, *prepared)) break;
-      if (tries_left == 0) refuse(dir, "was replaced each time while it was read");
-      prepared.reset();
+      const bool once_more = was_replaced(communicator, *prepared, failure != nullptr);
+      if (once_more && tries < kTries) continue;
+      if (once_more && !prepared->top.empty()) refuse(dir, "was replaced each time while it was read");
+      if (failure) std::rethrow_exception(failure);
+      break;
     }
     for (OptimizerLoad& load : prepared->loads) load.settle();
   } catch (const std::exception& error) {

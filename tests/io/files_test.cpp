@@ -216,6 +216,35 @@ TEST_F(Files, TakesUpWhatKilledJobsLeave) {
   EXPECT_EQ(resolve_checkpoint(at(".d.old")), at("d")) << "found before it had its name";
 }
 
+// People make the folder that they are going to save into.
+TEST_F(Files, AnEmptyFolderIsNoCheckpoint) {
+  fs::create_directory(at("last"));
+  make_small_checkpoint(at(".last.partial"), 2);
+  make_small_checkpoint(at(".last.old"), 1);
+  EXPECT_EQ(newest_checkpoint(root), at(".last.partial"));
+  EXPECT_EQ(resolve_checkpoint(at("last")), at(".last.partial"));
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), Names({"last"}));
+  EXPECT_EQ(summary_of(at("last"))->created, 2);
+}
+
+TEST_F(Files, ExportsOfAnyNameAreCleanedUp) {
+  for (const char* name : {"..hidden.safetensors.exporting", ".latest.exporting"}) put(name);
+  take_up_leftovers(root);
+  EXPECT_EQ(names(), Names());
+}
+
+TEST_F(Files, AnUnfinishedFileTakesNoOthersAway) {
+  {
+    NewFile file(at("model"), 0);
+    fs::remove(at("model"));
+    put("model");  // of one who took this process for dead
+  }
+  EXPECT_EQ(names(), Names({"model"}));
+  { NewFile file(at("other"), 0); }
+  EXPECT_EQ(names(), Names({"model"}));
+}
+
 // Who reads a file of an old checkpoint does not stand in the way of new ones.
 TEST_F(Files, WhatIsStillReadOverNfsMakesWay) {
   const std::string kept = "/.nfs000000000123456700000001";
@@ -251,8 +280,12 @@ TEST_F(Files, TakesUpNothingElse) {
   fs::create_directories(at(".e.exporting"));
   put("rank_00000.safetensors");
   put("f.partial/rank_00000.safetensors");
-  fs::create_directory(at("g"));  // whoever has made this does not want the last of a checkpoint gone
+  put("g/notes.txt");  // whoever has put this there does not want the last of a checkpoint gone
   make_small_checkpoint(at(".g.old"), 1);
+  // What cannot be read is left alone, and keeps nobody from saving beside it.
+  make_small_checkpoint(at(".h.partial"), 1);
+  fs::remove(at(".h.partial/manifest.json"));
+  fs::create_symlink("manifest.json", at(".h.partial/manifest.json"));  // to itself
   const Names before = names();
   take_up_leftovers(root);
   EXPECT_EQ(names(), before);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <thread>
@@ -108,6 +109,28 @@ TEST_F(Lock, OfAnotherMachine) {
   expect_message([&] { FolderLock(root, {}, times); }, {"host node7", "2023-11-14 22:13:20 UTC"});
   done = true;
   owner.join();
+}
+
+// As when a file server does not answer for a while: then the owner could not touch it either.
+TEST_F(Lock, IsNotTakenOverAfterOneLongLook) {
+  put(".zerosched.lock", lock_of_another_machine());
+  LockTimes times = quick();
+  times.silence = 2000ms;
+  times.patience = 60000ms;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const FolderLock lock(root, {}, times);
+    for (;;) ::pause();
+  }
+  std::this_thread::sleep_for(200ms);
+  ::kill(child, SIGSTOP);
+  std::this_thread::sleep_for(2500ms);
+  ::kill(child, SIGCONT);
+  std::this_thread::sleep_for(300ms);
+  std::string text;
+  std::getline(std::ifstream(at(".zerosched.lock")), text);
+  EXPECT_EQ(text, lock_of_another_machine());
+  end(child);
 }
 
 TEST_F(Lock, ThatWasNeverWritten) {

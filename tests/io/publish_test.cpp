@@ -3,6 +3,7 @@
 #include "engine/toy.h"
 #include "engine/warnings.h"
 #include "io/scratch.h"
+#include "io/small_checkpoint.h"
 #include "io/watched_calls.h"
 #include "support/world.h"
 
@@ -10,6 +11,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 namespace zerosched::testing {
@@ -70,6 +72,48 @@ TEST_F(Publish, OlderOnesThatCannotBeReadAreWarnedOf) {
   EXPECT_EQ(warnings.with("step_3: is saved, but no older checkpoint was deleted").size(),
       world()->rank() == 0 ? 1U : 0U);
   EXPECT_EQ(names(), Names({"latest", "step_1", "step_2", "step_3"}));
+}
+
+TEST_F(Publish, OthersThatCannotBeReadAreNoReasonNotToSave) {
+  optimizer.save_checkpoint(scratch / "step_1");
+  on_rank_0([&] {
+    fs::create_directory(scratch / ".other.partial");
+    make_unreadable(scratch / "step_1/manifest.json");
+    make_unreadable(scratch / ".other.partial/manifest.json");
+  });
+  const Warnings warnings;
+  optimizer.save_checkpoint(scratch / "step_2");
+  EXPECT_EQ(warnings.with("step_2: may count as older than what other hosts save").size(),
+      world()->rank() == 0 ? 1U : 0U);
+  EXPECT_EQ(names(), Names({".other.partial", "latest", "step_1", "step_2"}));
+}
+
+// That clocks of hosts differ, and a job is killed before `latest` has moved, does not make a new checkpoint an old one.
+TEST_F(Publish, IsTheNewestOfAllThatAreThere) {
+  optimizer.save_checkpoint(scratch / "step_1");
+  on_rank_0([&] { make_small_checkpoint(scratch / "step_2", int64_t{1} << 62); });
+  optimizer.save_checkpoint(scratch / "step_3");
+  EXPECT_EQ(latest_checkpoint(scratch.path()), scratch / "step_3");
+}
+
+// A save that fails before it has made anything deletes nothing: what a killed job left may be all that there is.
+TEST_F(Publish, WhatIsRefusedDeletesNoLeftover) {
+  optimizer.save_checkpoint(scratch / "last");
+  on_rank_0([&] {
+    fs::rename(scratch / "last", scratch / ".last.partial");
+    fs::create_directory(scratch / "last");
+    std::ofstream(scratch / "last/notes") << "mine";
+  });
+  expect_error([&] { optimizer.save_checkpoint(scratch / "last"); }, {"last: is there already"});
+  EXPECT_TRUE(fs::exists(scratch / ".last.partial/manifest.json"));
+  world_barrier();
+  on_rank_0([&] {
+    fs::remove_all(scratch / "last");
+    make_unreadable(scratch / ".last.partial/manifest.json");
+  });
+  expect_error(
+      [&] { optimizer.save_checkpoint(scratch / "last"); }, {".last.partial: is in the way", "move it away"});
+  EXPECT_TRUE(fs::exists(scratch / ".last.partial/module.safetensors"));
 }
 
 TEST_F(Publish, OneThatIsNotOnTheDiskGivesItsPlaceBack) {

@@ -46,6 +46,12 @@ class Replaced : public ::testing::Test {
     return on_all_ranks(world()->rank() != 0 || opened >= moment);
   }
 
+  void exchange() const {
+    EXPECT_EQ(::renameat2(AT_FDCWD, (scratch / "next").c_str(), AT_FDCWD, (scratch / "last").c_str(),
+                  RENAME_EXCHANGE),
+        0);
+  }
+
   const Scratch scratch;
   NamedParameters parameters = make_parameters({{50}, {6, 7}});
   AdamWScheduleFree optimizer{{ParameterGroup(parameters)}, world()};
@@ -57,13 +63,8 @@ TEST_F(Replaced, ByAnotherOfItsName) {
   bool second_is_last = false;
   for (const bool partial : {true, false}) {  // the first leaves the options as they are
     const auto how = LoadOptions().partial(partial);
-    const auto exchange = [&] {
-      EXPECT_EQ(::renameat2(AT_FDCWD, (scratch / "next").c_str(), AT_FDCWD, (scratch / "last").c_str(),
-                    RENAME_EXCHANGE),
-          0);
-    };
     int64_t moment = 1;
-    for (; load_with_change_at(moment, scratch / "last", how, exchange); ++moment) {
+    for (; load_with_change_at(moment, scratch / "last", how, [this] { exchange(); }); ++moment) {
       second_is_last = !second_is_last;
       const Saved loaded = now();
       const Saved& expected = second_is_last ? second : first;
@@ -76,17 +77,21 @@ TEST_F(Replaced, ByAnotherOfItsName) {
 }
 
 TEST_F(Replaced, ByTheNextOfARotation) {
-  train_and_save(0, 0.01, scratch / "step_1");
+  const Saved first = train_and_save(0, 0.01, scratch / "step_1");
   const Saved second = train_and_save(1, 0.02, scratch / "step_2");
   const auto rotate = [&] {
     fs::remove(scratch / "latest");
     fs::create_symlink("step_2", scratch / "latest");
     fs::rename(scratch / "step_1", scratch / ".step_1.deleted");
   };
+  bool was_first = false;
   for (int64_t moment = 1; load_with_change_at(moment, scratch / "latest", {}, rotate); ++moment) {
+    EXPECT_FALSE(was_first) << "it was gone before all of it was read";
     const Saved loaded = now();
-    expect_same_bits(loaded.state, second.state);
-    EXPECT_EQ(loaded.lr, second.lr);
+    was_first = loaded.lr == first.lr;  // all of it was read before it went
+    const Saved& expected = was_first ? first : second;
+    expect_same_bits(loaded.state, expected.state);
+    EXPECT_EQ(loaded.lr, expected.lr);
     world_barrier();
     on_rank_0([&] {
       fs::remove(scratch / "latest");
@@ -94,6 +99,31 @@ TEST_F(Replaced, ByTheNextOfARotation) {
       fs::rename(scratch / ".step_1.deleted", scratch / "step_1");
     });
   }
+}
+
+// Whoever replaces it each time is told, not a file that seems damaged.
+TEST_F(Replaced, EachTime) {
+  train_and_save(0, 0.01, scratch / "last");
+  train_and_save(1, 0.02, scratch / "next");
+  const State before = full_state(optimizer);
+  bool has_read_manifest = false;
+  const WatchedCalls watched([&](const std::string& call, const std::string& path) {
+    if (call != "open" || world()->rank() != 0 || path.find("last/") == std::string::npos) return 0;
+    const bool is_manifest = path == scratch / "last/manifest.json";
+    if (has_read_manifest && !is_manifest) exchange();
+    has_read_manifest = is_manifest;
+    return 0;
+  });
+  expect_error(
+      [&] { optimizer.load_checkpoint(scratch / "last"); }, {"was replaced each time while it was read"});
+  expect_same_bits(full_state(optimizer), before);
+}
+
+TEST_F(Replaced, NothingThatWasNeverThere) {
+  expect_error(
+      [&] { optimizer.load_checkpoint(scratch / "nowhere"); }, {"nowhere/manifest.json: cannot open"});
+  expect_error([&] { optimizer.load_checkpoint(latest_checkpoint(scratch / "nowhere")); },
+      {"no checkpoint is named", "latest_checkpoint()"});
 }
 
 }  // namespace
