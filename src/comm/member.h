@@ -21,7 +21,8 @@ class Member {
   virtual void fail(const Cause& cause) noexcept = 0;
   /// What Communicator::failure() is the text of.
   virtual Cause cause() const = 0;
-  /// fail() for ranks that have all left: what is in flight ends, nobody is told, and the job has not failed.
+  /// fail() for a rank that has left, where no other waits for it: what is in flight ends, nobody is told, and the job has
+  /// not failed.
   virtual void abandon(const Cause& cause) noexcept = 0;
 };
 

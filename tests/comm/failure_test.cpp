@@ -338,6 +338,39 @@ TEST(Departure, InTheMidstOfCollectivesIsNoFailureEither) {
   start_together(*communicator);
 }
 
+// Who has left may wait for what it has begun, and is asked about it like any rank.
+TEST(Departure, OfOneRankChangesNoVerdict) {
+  const auto communicator = make(1);
+  start_together(*communicator);
+  const int absent = communicator->size() - 1;
+  std::string error;
+  if (communicator->rank() != absent) {
+    const auto work = communicator->all_reduce(at::zeros({1}));
+    if (communicator->rank() == 0) detail::leave(*communicator, "rank 0 has gone home");
+    error = error_of([&] { work->wait(); });
+  }
+  testing::world_barrier();
+  if (communicator->rank() == absent) error = communicator->failure();
+  EXPECT_CONTAINS(common(error), "rank " + std::to_string(absent) + " has not arrived");
+}
+
+TEST(Departure, HidesNoMismatch) {
+  const auto communicator = make(20);
+  start_together(*communicator);
+  const auto start = steady_clock::now();
+  std::string error;
+  if (communicator->rank() == 0) {
+    const auto work = communicator->reduce_scatter(at::zeros({communicator->size()}), at::zeros({1}));
+    detail::leave(*communicator, "rank 0 has gone home");
+    error = error_of([&] { work->wait(); });
+  } else {
+    error = error_of([&] { communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"eval()"})->wait(); });
+  }
+  EXPECT_CONTAINS(common(error), "mpi: rank 0 is in reduce_scatter #1");
+  EXPECT_CONTAINS(error, "rank 1 in all_reduce #1 'eval()'");
+  EXPECT_LT(seconds_since(start), 5);
+}
+
 TEST(Departure, OfAllRanksGivesTheCommunicatorBack) {
   auto communicator = make(20);
   start_together(*communicator);

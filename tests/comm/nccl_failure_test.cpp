@@ -191,6 +191,34 @@ TEST_F(NcclFailure, WhatRanksLeaveInTheMidstOfIsNoFailureOfTheJob) {
   EXPECT_EQ(dynamic_cast<detail::MpiCommunicator&>(*testing::world()).family_failure(), "");
 }
 
+// An abort would end what all ranks have begun, too.
+TEST_F(NcclFailure, WhatRanksLeaveInTheMidstOfLetsWhatIsBeforeItEnd) {
+  auto& communicator = make(60);
+  runtime_.hold_stream(1);  // NCCL's
+  const auto value = tensor();
+  const auto work = communicator.all_reduce(value);
+  if (communicator.rank() == 0) communicator.all_reduce(tensor());
+  detail::leave(communicator, "rank " + std::to_string(communicator.rank()) + " has caught an exception");
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  runtime_.hold_stream(-1);
+  work->wait();
+  EXPECT_EQ(runtime_.to_host(value)[0].item().toDouble(), communicator.size());
+  communicator_.reset();
+  testing::world_barrier();
+  EXPECT_EQ(dynamic_cast<detail::MpiCommunicator&>(*testing::world()).family_failure(), "");
+}
+
+TEST_F(NcclFailure, ALaunchAfterLeavingIsAnErrorOfThisRankAlone) {
+  auto& communicator = make(60);
+  detail::leave(communicator, "rank " + std::to_string(communicator.rank()) + " has gone home");
+  const auto value = tensor();
+  const auto error = error_of([&] { communicator.all_reduce(value, ReduceOp::sum, {"late"}); });
+  EXPECT_EQ(error, "nccl: all_reduce 'late': rank " + std::to_string(communicator.rank()) + " has gone home");
+  communicator_.reset();
+  testing::world_barrier();
+  EXPECT_EQ(dynamic_cast<detail::MpiCommunicator&>(*testing::world()).family_failure(), "");
+}
+
 TEST_F(NcclFailure, ATimeoutWithAllRanksInItSaysSo) {
   auto& communicator = make(2);
   fake().script.collectives_hang = true;

@@ -31,6 +31,11 @@ class Departures {
   int count() const { return static_cast<int>(by_rank_.size()); }
   bool has_left(int rank) const { return by_rank_.count(rank) != 0; }
 
+  /// What `rank` says if it takes no part in collective `sequence`; null if it may.
+  const Departure* of(int rank, int64_t sequence) const {
+    const auto found = by_rank_.find(rank);
+    return found != by_rank_.end() && found->second.sequence <= sequence ? &found->second : nullptr;
+  }
   /// What the lowest rank says that takes no part in collective `sequence`; null if all may.
   const Departure* missing_in(int64_t sequence) const {
     for (const auto& departure : by_rank_) {

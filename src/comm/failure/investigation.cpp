@@ -4,7 +4,6 @@
 #include "comm/failure/deadlines.h"
 #include "comm/failure/whereabouts.h"
 
-#include <algorithm>
 #include <sstream>
 
 namespace zerosched::detail {
@@ -28,14 +27,15 @@ void Investigation::begin(Investigated& group, int64_t sequence, bool patient, s
   }
 }
 
-void Investigation::on_query(Investigated& group, const ControlMessage& query, steady_clock::time_point now) {
+void Investigation::on_query(
+    Investigated& group, const ControlMessage& query, steady_clock::time_point now, bool has_left) {
   ControlMessage reply;
   reply.kind = ControlMessage::Kind::reply;
   reply.sequence = query.sequence;
   reply.position = group.position(query.sequence);
   reply.text = whereabouts();
   group.send(query.source, reply);
-  begin(group, query.sequence, query.patient, now);
+  if (!has_left) begin(group, query.sequence, query.patient, now);
 }
 
 void Investigation::on_reply(const ControlMessage& reply) {
@@ -44,7 +44,7 @@ void Investigation::on_reply(const ControlMessage& reply) {
 }
 
 bool Investigation::has_spoken(const Investigated& group, int rank) const {
-  return known_[static_cast<size_t>(rank)].has_value() || group.departures().has_left(rank);
+  return known_[static_cast<size_t>(rank)].has_value() || group.departures().of(rank, sequence_) != nullptr;
 }
 
 Investigation::Outcome Investigation::step(Investigated& group, steady_clock::time_point now) {
@@ -60,9 +60,12 @@ Investigation::Outcome Investigation::step(Investigated& group, steady_clock::ti
     active_ = false;
     return Outcome::all_alive;
   }
-  const auto first =
-      std::find_if(known_.begin(), known_.end(), [](const auto& answer) { return answer.has_value(); });
-  const bool mine_to_decide = first - known_.begin() == group.rank();
+  int first = 0;
+  while (
+      first < group.rank() && (!known_[static_cast<size_t>(first)] || group.departures().has_left(first))) {
+    ++first;
+  }
+  const bool mine_to_decide = first == group.rank();
   if (!mine_to_decide && waited < deadlines::verdict(group.timeout_seconds())) return Outcome::open;
   active_ = false;
   group.fail(verdict(group));
@@ -75,11 +78,16 @@ Cause Investigation::verdict(const Investigated& group) const {
   int collective_rank = -1;
   std::vector<int> silent;
   std::ostringstream missing;
-  bool waits_elsewhere = false;
+  bool waits_elsewhere = false, has_left = false;
   for (int rank = 0; rank < group.size(); ++rank) {
+    if (const auto* departure = group.departures().of(rank, sequence_)) {
+      cause.missing_ranks.push_back(rank);
+      missing << "; " << departure->why;
+      has_left = true;
+      continue;
+    }
     const auto& answer = known_[static_cast<size_t>(rank)];
     if (!answer) {
-      if (group.departures().has_left(rank)) continue;
       silent.push_back(rank);
       cause.missing_ranks.push_back(rank);
       continue;
@@ -127,9 +135,9 @@ Cause Investigation::verdict(const Investigated& group) const {
   message << missing.str();
   if (waits_elsewhere) {
     message << ". Every rank must step its optimizers, and call what else is collective, in the same order";
-  } else if (!missing.str().empty()) {
+  } else if (!missing.str().empty() && !has_left) {
     message << ". If that may take so long, set a longer SessionOptions::timeout";
-  } else if (silent.empty()) {
+  } else if (silent.empty() && !has_left) {
     message << "; every rank is in it, so it needs a longer timeout or the network does not deliver";
   }
   cause.text = message.str();

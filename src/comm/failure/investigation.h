@@ -23,7 +23,7 @@ class Investigated {
   virtual bool failed() const = 0;
   /// Whether ranks answer while they are busy with something else.
   virtual bool answers_when_busy() const = 0;
-  /// The ranks that have left, as far as this one has heard. They do not answer.
+  /// The ranks that have left, as far as this one has heard. They answer, but do not ask and decide nothing.
   virtual const Departures& departures() const = 0;
   /// Whether collective `sequence` has ended on this rank.
   virtual bool has_ended(int64_t sequence) const = 0;
@@ -37,14 +37,16 @@ class Investigated {
 /// Finds out who is missing from a collective that does not end, so that every rank gives up with one and the
 /// same cause.
 ///
-/// Whoever suspects a collective asks all ranks where they are; asked ranks answer and ask as well. After a
-/// short grace the lowest rank that answers decides and tells all; if its verdict does not come, each rank
-/// decides for itself. A rank on which the collective ends meanwhile has nothing to decide.
+/// Whoever suspects a collective asks all ranks where they are; asked ranks answer, and ask as well unless they have left.
+/// After a short grace the lowest rank that answers and has not left decides and tells all; if its verdict does not come,
+/// each rank decides for itself. A rank on which the collective ends meanwhile has nothing to decide.
 class Investigation {
  public:
   bool active() const { return active_; }
   void begin(Investigated& group, int64_t sequence, bool patient, std::chrono::steady_clock::time_point now);
-  void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now);
+  /// Answers, and begins as well unless this rank has left.
+  void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now,
+      bool has_left);
   void on_reply(const ControlMessage& reply);
 
   enum class Outcome { open, all_alive, ended, failed };

@@ -94,6 +94,11 @@ void MpiGroup::fail(const Cause& cause) {
   if (failure_->set(std::move(sent))) must_tell_ = true;
 }
 
+Cause MpiGroup::cause_in_fork() const {
+  return {"mpi: this process is a child that rank " + std::to_string(rank_) +
+          " has forked, which has no part in the rank's job; leave what is collective to the rank itself"};
+}
+
 Cause MpiGroup::own_cause(const std::string& what, const Header* collective) const {
   Cause cause;
   cause.rank = rank_;
@@ -171,8 +176,8 @@ bool MpiGroup::poll_operations(Clock::time_point now) {
 
 void MpiGroup::look_into(Operation& operation, Clock::time_point now) {
   const bool is_late = now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds);
-  if (has_left()) {
-    // Another rank that has left may have given it up. Nobody waits for it, so that it is no failure of the job.
+  if (has_left() && departures_.count() == size_ - 1) {
+    // Another rank may have given it up. No failure of the job, as nobody waits.
     const std::string what = is_late ? "it has not ended, and this rank has left" : operation.error();
     if (!what.empty()) fail_quietly(own_cause(what, &operation.header()), Failure::Origin::parted);
   } else if (operation.mismatch()) {
@@ -207,10 +212,8 @@ bool MpiGroup::poll_control(Clock::time_point now) {
           ControlMessage note;
           note.text = to_bytes(cause());
           send(message.source, note);
-        } else if (has_left()) {
-          // Told already.
         } else {
-          investigation_.on_query(*this, message, now);
+          investigation_.on_query(*this, message, now, has_left());
         }
         break;
       case ControlMessage::Kind::reply:
@@ -241,12 +244,16 @@ void MpiGroup::tell_departure() {
   sending_ = size_ > 1;
 }
 
-// A collective to which a rank will not come. Where this rank has left as well nobody waits for it.
+// A collective to which a rank will not come. Where this rank has left as well, whoever waits for it hears of that by
+// himself, and what is before it ends by itself.
 void MpiGroup::look_for_departed(Clock::time_point now) {
   if (departures_.count() == 0 || failed()) return;
   for (const auto& operation : active_) {
     const auto* departure = departures_.missing_in(operation->header().sequence);
-    if (departure == nullptr) continue;
+    if (departure == nullptr) {
+      if (has_left()) return;
+      continue;
+    }
     Cause cause;
     cause.rank = departure->rank;
     cause.collective = describe(operation->header());

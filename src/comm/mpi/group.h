@@ -65,6 +65,8 @@ class MpiGroup final : public Investigated, public std::enable_shared_from_this<
 
   bool failed() const override { return failure_->is_set(); }
   Cause cause() const { return failure_->cause(); }
+  /// Why nothing works in a process that is not the one which made it.
+  Cause cause_in_fork() const;
   /// Gives up, and lets the next drive tell the other ranks.
   void fail(const Cause& cause) override;
   /// Gives up without telling: the cause came from another rank, or MPI is gone.

@@ -76,10 +76,7 @@ void MpiCommunicator::fail(const Cause& cause) noexcept {
 std::string MpiCommunicator::failure() const { return cause().text; }
 
 Cause MpiCommunicator::cause() const {
-  if (Progress::instance().is_forked()) {
-    return {"mpi: this process is a child that rank " + std::to_string(rank()) +
-            " has forked, which has no part in the rank's job; leave what is collective to the rank itself"};
-  }
+  if (Progress::instance().is_forked()) return group_->cause_in_fork();
   Progress::instance().drive_if_inline();
   return group_->cause();
 }

@@ -47,6 +47,7 @@ void Operation::wait() {
     return usable() && (progress.has_thread() || group_->ended_up_to(header_.sequence));
   };
   if (!through()) {
+    if (progress.is_forked()) group_->cause_in_fork().raise();
     if (group_->failed()) group_->cause().raise();
     const BlockedTimer timer;
     const GroupWaiter in_group(*group_);

@@ -82,6 +82,7 @@ void Progress::notify(MpiGroup& group) noexcept {
   if (may_call_mpi()) {
     const std::unique_lock<std::mutex> lock(drive_mutex_, std::try_to_lock);
     if (lock.owns_lock() && !finalized()) {
+      const KeepsDenormals keeps_denormals;
       try {
         group.failed() || group.has_left() ? static_cast<void>(group.poll()) : group.start_queued();
       } catch (const std::exception& error) {

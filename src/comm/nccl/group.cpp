@@ -117,6 +117,11 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
   const std::lock_guard<std::mutex> launch_lock(launch_mutex_);
   check();
   header.sequence = -1;  // none yet
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!why_left_.empty())
+      Cause{"nccl: " + describe(header) + ": " + why_left_, rank(), describe(header), {rank()}}.raise();
+  }
   try {
     const Time now = running_now();
     if (now - last_reap_ >= kReapInterval && reap()) last_reap_ = now;
@@ -130,8 +135,6 @@ std::shared_ptr<NcclWork> NcclGroup::launch(
     {
       // Before the call, which may wait for ranks that ask where this one is.
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (!why_left_.empty())
-        Cause{"nccl: " + describe(header) + ": " + why_left_, rank(), describe(header), {rank()}}.raise();
       header.group = id_;
       header.sequence = history_.next();
       history_.add(header);

@@ -99,10 +99,11 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   bool in_flight() const;
 
   bool has_left() const;
+  bool all_have_left() const;
 
   // The watching thread's.
   void step(Time now);
-  void give_up(const Cause& cause);
+  void give_up(const Cause& cause, bool quietly);
   void begin_abort(Time now);
   void reap_failed();
   void keep_what_is_left();

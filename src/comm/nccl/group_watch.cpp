@@ -66,7 +66,7 @@ void NcclGroup::step(Time now) {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!in_flight_.empty()) oldest = in_flight_.front().header;
     }
-    give_up(own_cause(error, oldest ? &*oldest : nullptr));
+    give_up(own_cause(error, oldest ? &*oldest : nullptr), all_have_left());
     return;
   }
   listen(now);
@@ -131,7 +131,7 @@ void NcclGroup::listen(Time now) {
   if (relay_ == nullptr) return;
   for (const auto& message : relay_->take_relayed()) {
     if (message.kind == ControlMessage::Kind::query) {
-      investigation_.on_query(*this, message, now);
+      investigation_.on_query(*this, message, now, has_left());
     } else if (message.kind == ControlMessage::Kind::reply) {
       investigation_.on_reply(message);
     } else if (message.kind == ControlMessage::Kind::departure) {
@@ -140,24 +140,29 @@ void NcclGroup::listen(Time now) {
   }
 }
 
-// Where this rank has left nobody waits for a collective, but the device: no failure of the job.
-void NcclGroup::give_up(const Cause& cause) {
-  auto* member = has_left() ? dynamic_cast<Member*>(host_.get()) : nullptr;
+// `quietly`: nobody waits for it, but the device: no failure of the job.
+void NcclGroup::give_up(const Cause& cause, bool quietly) {
+  auto* member = quietly ? dynamic_cast<Member*>(host_.get()) : nullptr;
   member != nullptr ? member->abandon(cause) : fail(cause);
 }
+
+bool NcclGroup::all_have_left() const { return has_left() && departures_.count() == size() - 1; }
 
 bool NcclGroup::has_left() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return !why_left_.empty();
 }
 
-// A collective to which a rank will not come.
+// A collective to which a rank will not come. Where this rank has left as well, whoever waits for it hears of that by
+// himself, and what is before it ends by itself: an abort would end that too.
 void NcclGroup::look_for_departed(Time now) {
+  const bool leaves = has_left();
   Cause cause;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const InFlight& entry : in_flight_) {
       const auto* departure = departures_.missing_in(entry.header.sequence);
+      if (departure == nullptr && leaves) return;
       if (departure == nullptr) continue;
       cause.rank = departure->rank;
       cause.collective = describe(entry.header);
@@ -166,8 +171,8 @@ void NcclGroup::look_for_departed(Time now) {
       break;
     }
   }
-  if (cause.text.empty() || (!has_left() && !departures_.grace_is_over(now))) return;
-  give_up(cause);
+  if (cause.text.empty() || (!leaves && !departures_.grace_is_over(now))) return;
+  give_up(cause, leaves);
 }
 
 // NCCL itself neither notices a rank that does not come nor one that is in another collective: both hang.
@@ -179,8 +184,8 @@ void NcclGroup::look_into_oldest(Time now) {
     if (now - in_flight_.front().launched < duration<double>(options_.timeout_seconds)) return;
     oldest = in_flight_.front().header;
   }
-  if (has_left()) {
-    give_up(own_cause("it has not ended, and this rank has left", &oldest));
+  if (all_have_left()) {
+    give_up(own_cause("it has not ended, and this rank has left", &oldest), true);
   } else {
     investigation_.begin(*this, oldest.sequence, false, now);
   }
