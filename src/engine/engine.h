@@ -180,6 +180,8 @@ class Engine final : public Savable {
       const OwnReport& own, const std::vector<double>& final_values, const StepReport& all) const;
   void cancel_round();
   void read_late_reports(bool all);
+  void forget_late_reports();
+  void check_suspected_writes();
 
   // engine_join.cpp
   void find_leader();
@@ -239,6 +241,7 @@ class Engine final : public Savable {
   void finish_deciding(bool wait) noexcept;
   void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
+  void finish_on_device() noexcept;
   void leave_ranks(bool unwinding) noexcept;
 
   OwnerProcess process_;
@@ -264,7 +267,7 @@ class Engine final : public Savable {
   Round current_;
   std::vector<double> last_values_;  ///< what the last step was made with
   bool gave_weight_ = false;         ///< in the last step
-  int64_t skipped_steps_ = 0;
+  int64_t skipped_steps_ = 0, first_skipped_ = 0;
   /// A step that the GPU takes or not, as it finds gradients: what the groups are if it does.
   struct Undecided {
     std::vector<GroupState> next;

@@ -150,7 +150,10 @@ void Engine::zero_grad(bool set_to_none) {
     if (reduces && reducer_->in_flight() && !current_.collected) {
       reducer_->launch_missing();
       const bool late = late_reports_ && !reducer_->own_report().weight_is_given;
-      if (!late && reducer_->report().joined > 0) find_leader();
+      if (!late && reducer_->report().joined > 0) {
+        if (reducer_->report().suspecting > 0) check_suspected_writes();  // as those that have joined do
+        find_leader();
+      }
     }
     if (current_.leader >= 0)
       tell_others(Call::drop, std::vector<double>(static_cast<size_t>(steering_->count())), 0, 0);

@@ -118,6 +118,7 @@ Engine::~Engine() {
   if (finish) {
     finish_gathers();
     finish_in_flight();
+    finish_on_device();
   }
   leave_ranks(unwinding);
   state_->parameters().release();

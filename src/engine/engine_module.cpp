@@ -79,15 +79,29 @@ void Engine::finish_in_flight() noexcept {
   }
 }
 
+// What a device has yet to make of the last step, and to say of it. To have ended well is to have all parameters.
+void Engine::finish_on_device() noexcept {
+  if (!late_reports_) return;
+  try {
+    const auto use = state_->executor().enter();
+    if (!communicator_->failure().empty()) return;
+    late_reports_->send({}, {}, {state_->groups().front().k, {}, {}, -1, {}, false});
+    read_late_reports(true);
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
+  }
+}
+
 // Ranks that go on without this one are told at once; if none does, as where all have caught the same exception, nothing
 // has failed.
 void Engine::leave_ranks(bool unwinding) noexcept {
   if (communicator_->size() == 1) return;
   const std::string rank = "rank " + std::to_string(communicator_->rank());
   if (!unwinding) {
-    leave(*communicator_, rank + " has ended this optimizer, " + name_ + ", after " +
-                              std::to_string(state_->groups().front().k - first_k_ + skipped_steps_) +
-                              " steps; every rank must make the same number of steps, or use join()");
+    leave(*communicator_,
+        rank + " has ended this optimizer, " + name_ + ", after " +
+            std::to_string(state_->groups().front().k - first_k_ + skipped_steps_ - first_skipped_) +
+            " steps; every rank must make the same number of steps, or use join()");
     return;
   }
   const std::string why = rank + ": an exception ended the scope of its optimizer; that rank says which.";

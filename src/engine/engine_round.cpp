@@ -35,8 +35,8 @@ void Engine::collect(const GroupOptions& options) {
   steering_->check(options);
   check_frozen();
   ZEROSCHED_CHECK(state_->is_finite() || sharding_.non_finite() != NonFinite::error,
-      "the optimizer's state holds an inf or a NaN. Load a checkpoint from before, or weights, with "
-      "reset_from_parameters() after it.");
+      "the optimizer's state holds an inf or a NaN. Load a checkpoint from before, or put right weights into "
+      "the module and construct a new optimizer over it.");
   read_late_reports(false);
   {
     const PhaseTimer timer(timings_.collect_gradients);
@@ -93,19 +93,24 @@ void Engine::use_report() {
     current_.average = 1.0 / all.weight_sum;
   }
   if (all.suspecting > 0) {
-    try {
-      const InCall call("step()");  // on all ranks, whether clipping or joined
-      check_writes("");
-    } catch (const AgreedError&) {
-      cancel_round();
-      throw;
-    }
+    check_suspected_writes();
   } else {
     // Since this rank's report; bits that are as they were are nothing to tell.
     const std::string written = state_->parameters().changed().empty() ? "" : written_by_others();
     if (!written.empty()) fail(written + kTooLateToReset);
   }
   if (all.joined > 0) find_leader();
+}
+
+// Collective.
+void Engine::check_suspected_writes() {
+  try {
+    const InCall call("step()");  // on all ranks, whether clipping, dropping or joined
+    check_writes("");
+  } catch (const AgreedError&) {
+    cancel_round();
+    throw;
+  }
 }
 
 // How this rank's values differ from rank 0's: those of the last step, and of this one as far as they were known when the
@@ -147,6 +152,11 @@ void Engine::read_late_reports(bool all) {
     ZEROSCHED_CHECK(report.joined == 0, "a rank has called join() after step ", arrived.step,
         ", which ranks on GPUs only see if every step is given its step_weight().");
   }
+}
+
+// Of the state that is replaced.
+void Engine::forget_late_reports() {
+  if (late_reports_) late_reports_->forget([this] { communicator_->check(); });
 }
 
 void Engine::step_weight(double weight) {

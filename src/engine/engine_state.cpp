@@ -35,6 +35,7 @@ void Engine::reset_from_parameters() {
     agree(*communicator_, why_not_replaceable());
     const at::NoGradGuard no_grad;
     const auto use = enter();
+    forget_late_reports();
     state_->restart_at_parameters();
     // A parameter that went to another dtype or device and back has a new gradient accumulator.
     register_hooks();
@@ -61,9 +62,11 @@ void Engine::state_was_replaced(std::vector<GroupState> groups, bool is_finite) 
   decide();
   last_values_.clear();
   first_k_ = groups.front().k;
+  first_skipped_ = skipped_steps_;
   has_grad_norm_ = false;
   const at::NoGradGuard no_grad;
   const auto use = enter();
+  forget_late_reports();
   state_->replaced(std::move(groups), is_finite, training_ ? Point::y : Point::x);
   register_hooks();
 }

@@ -66,4 +66,9 @@ std::vector<LateReports::Arrived> LateReports::take(bool all, const std::functio
   return arrived;
 }
 
+void LateReports::forget(const std::function<void()>& give_up) {
+  take(true, give_up);
+  executor_.fill(flag_, 0);
+}
+
 }  // namespace zerosched::detail

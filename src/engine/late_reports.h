@@ -37,6 +37,8 @@ class LateReports {
   /// Those that are there, from the oldest; `all`: waits for all of them. Never more than four steps are under way: the
   /// host waits for the oldest. While it waits it calls `give_up`, which throws where that is in vain.
   std::vector<Arrived> take(bool all, const std::function<void()>& give_up);
+  /// As if no step had been made. Waits for those under way.
+  void forget(const std::function<void()>& give_up);
 
  private:
   struct Pending {

@@ -89,17 +89,18 @@ void OptimizerState::replaced(std::vector<GroupState> groups, bool is_finite, Po
   write_parameters(point);
 }
 
-// On the CPU; on a device they are as finite as they were.
 bool OptimizerState::shards_are_finite() const {
-  if (!model_.device.is_cpu()) return is_finite_;
+  bool are_finite = true;
   for (const ShardState& shard : shards_) {
     for (const at::Tensor& tensor : shard) {
       if (!tensor.defined()) continue;
-      const double largest = kernels::max_abs(tensor.scalar_type(), tensor.const_data_ptr(), tensor.numel());
-      if (!std::isfinite(largest)) return false;
+      executor_->read(tensor, [&](const std::byte* bytes, int64_t count) {
+        const auto numel = count / static_cast<int64_t>(tensor.element_size());
+        are_finite = are_finite && std::isfinite(kernels::max_abs(tensor.scalar_type(), bytes, numel));
+      });
     }
   }
-  return true;
+  return are_finite;
 }
 
 int64_t OptimizerState::byte_count() const {

@@ -41,7 +41,7 @@ struct ShardParts {
 ///   loss_terms, replace_scalars   if the step depends on the loss, once all gradients are there
 ///   update                        of each bucket whose gradients are there
 ///
-/// Nothing here is collective. On a GPU only norm() and overflows() wait for it.
+/// Nothing here is collective. On a GPU only norm(), overflows() and first_difference() wait for it.
 class ShardUpdater {
  public:
   virtual ~ShardUpdater() = default;

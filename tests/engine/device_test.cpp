@@ -129,6 +129,36 @@ TEST(EngineOnDevice, SkipsAndGoesOn) {
   }
 }
 
+// The flag that kernels have set is the state's that is gone, and so is what steps under way have yet to tell.
+TEST(EngineOnDevice, IsFiniteAgainOnceItsStateIsReplaced) {
+  Job job;
+  job.overflows = job.ignores = true;
+  for (const Transport transport : transports()) {
+    for (const bool knows : {false, true}) {
+      const Scratch scratch;
+      AdamWScheduleFree({ParameterGroup(first_parameters())}, world()).save_checkpoint(scratch / "good");
+      FakeRuntime runtime;
+      DeviceTrainer trainer(runtime, transport);
+      AdamWScheduleFreeOptions options(0.01);
+      trainer.at_end = [&] {
+        auto& engine = trainer.engine();
+        if (knows) {
+          engine.eval();
+          EXPECT_FALSE(engine.state().is_finite());
+          engine.train();
+          engine.reset_from_parameters();
+          EXPECT_FALSE(engine.state().is_finite()) << "v is what it was";
+        }
+        detail::load_checkpoint(engine, {&options}, scratch / "good", {});
+        engine.eval();
+        EXPECT_TRUE(engine.state().is_finite());
+        engine.train();
+      };
+      trainer.run(job);
+    }
+  }
+}
+
 constexpr const char* kWhatToCapture =
     "capture forward and backward alone, with ShardingOptions().overlap_backward(false)";
 
@@ -281,6 +311,27 @@ TEST(EngineOnDevice, AnOutcomeOutlivesItsOptimizer) {
     EXPECT_EQ(last->kind, Kind::undecided);
   }
   EXPECT_EQ(last->get(), Kind::taken);
+}
+
+// Whose step the others do not make has parameters that are not whole, and must not end well.
+TEST(EngineOnDevice, AStepOfOneRankAloneFailsTheJobThoughNobodyLooks) {
+  if (world()->size() == 1) return;
+  Job job;
+  job.steps = world()->rank() == 0 ? 2 : 1;
+  FakeRuntime runtime;
+  {
+    DeviceTrainer trainer(runtime, Transport::nccl);
+    trainer.at_end = [] { throw std::runtime_error("trained enough"); };
+    EXPECT_THROW(trainer.run(job), std::runtime_error);
+  }
+  const auto& family = dynamic_cast<const detail::MpiCommunicator&>(*world());
+  for (int waited = 0; family.family_failure().empty() && waited < 1000; ++waited)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_NE(family.family_failure().find("after 1 steps; every rank must make the same number of steps"),
+      std::string::npos)
+      << family.family_failure();
+  world_barrier();
+  forget_world();
 }
 
 // What waits on the host for the device has a way out.

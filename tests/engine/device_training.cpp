@@ -129,6 +129,7 @@ Outcome Trainer::run(const Job& job) {
   sharding.bucket_buffers(job.buffers).overlap_backward(job.overlaps);
   sharding.overlap_forward(job.overlaps_forward).check_ready(job.checks_ready);
   if (job.skips) sharding.non_finite(NonFinite::skip);
+  if (job.ignores) sharding.non_finite(NonFinite::ignore);
   if (job.max_grad_norm) sharding.max_grad_norm(*job.max_grad_norm);
   if (job.reduce_dtype) sharding.reduce_dtype(*job.reduce_dtype);
   const std::vector<ParameterGroup> groups = {ParameterGroup(parameters_)};
@@ -179,7 +180,12 @@ Outcome Trainer::run(const Job& job) {
   for (at::Tensor& y : outcome.y_at_start) y = to_host(y);
   for (const char* which : {"z", "x", "v", "y"}) outcome.state[which] = engine_->full_state(which);
   before_it_goes();
-  engine_.reset();
+  try {
+    const auto gone = std::move(engine_);
+    if (job.ends_in_exception) throw std::runtime_error("trained enough");
+  } catch (const std::runtime_error&) {
+    // What is meant.
+  }
   outcome.y_at_end = to_host(y_now());
   return outcome;
 }

@@ -32,6 +32,7 @@ struct Job {
   bool asks_norms = true;    ///< with loss scaling, after each step
   bool overflows = false;    ///< an inf on rank 0 in the second step
   bool skips = false;        ///< such a step
+  bool ignores = false;      ///< or takes no notice
   bool lr_differs = false;   ///< on the last rank, from the second step on
   bool lr_changes = false;   ///< in every step, on all ranks alike
   bool accumulates = false;  ///< a backward in no_sync() before the other
@@ -42,9 +43,10 @@ struct Job {
   bool clips_values = false;
   bool overlaps_forward = false;  ///< and y is read parameter by parameter, each after a ready() of its own
   bool checks_ready = false;
-  int64_t forgets_ready = -1;   ///< a parameter that is read without
-  bool by_loss = false;         ///< AdamWScheduleFreePlus
-  bool waits_by_train = false;  ///< for all of y at once, by a call that does nothing else
+  int64_t forgets_ready = -1;      ///< a parameter that is read without
+  bool by_loss = false;            ///< AdamWScheduleFreePlus
+  bool waits_by_train = false;     ///< for all of y at once, by a call that does nothing else
+  bool ends_in_exception = false;  ///< which the optimizer's scope is left by
   int64_t steps = 3;
 };
 

@@ -236,6 +236,28 @@ TEST(PendingGradients, OfParametersWithoutElementsAreNone) {
   }
 }
 
+// As by an evaluation with other weights that were swapped in and out. The ranks that have joined look at it too.
+TEST(SuspectedWrites, InABatchThatIsDroppedOnceOthersHaveJoined) {
+  const NamedParameters parameters = make_parameters({{40}, {41}});
+  AdamWScheduleFree optimizer({ParameterGroup(parameters)}, world());
+  const auto run_backward = [&](int64_t step) {
+    backward(parameters, random_gradients(parameters, step, world()->rank()));
+  };
+  run_backward(0);
+  optimizer.step();
+  const State before = full_state(optimizer);
+  if (world()->rank() == 0) {
+    {
+      const at::NoGradGuard no_grad;
+      parameters[0].second.add_(0);
+    }
+    run_backward(1);
+    optimizer.zero_grad();
+  }
+  optimizer.join();
+  expect_same_bits(full_state(optimizer), before);
+}
+
 TEST(CompatibleMode, GradientsThatWereZeroedInEvalModeAreNone) {
   const NamedParameters parameters = make_parameters({{40}, {41}});
   AdamWScheduleFree optimizer(
