@@ -12,11 +12,14 @@ class StepTimes {
  public:
   using Phases = std::map<std::string, double>;
 
-  void add(double seconds, const Phases& phases) {
+  /// `ended`: when, in seconds since the first began.
+  void add(double seconds, double ended, const Phases& phases) {
     if (++steps_ == 3) {
       seconds_.clear();
       phase_sums_.clear();
+      began_ = ended_;
     }
+    ended_ = ended;
     seconds_.push_back(seconds);
     for (const auto& [name, phase_seconds] : phases) phase_sums_[name] += phase_seconds;
   }
@@ -31,6 +34,11 @@ class StepTimes {
     return sorted[sorted.size() / 2];
   }
 
+  /// With all that is between steps, where what a step has left to be done may be waited for.
+  double mean() const {
+    return seconds_.empty() ? 0 : (ended_ - began_) / static_cast<double>(seconds_.size());
+  }
+
   Phases mean_of_phases() const {
     Phases means = phase_sums_;
     for (auto& [name, seconds] : means) seconds /= static_cast<double>(seconds_.size());
@@ -39,6 +47,7 @@ class StepTimes {
 
  private:
   size_t steps_ = 0;
+  double began_ = 0, ended_ = 0;
   std::vector<double> seconds_;
   Phases phase_sums_;
 };

@@ -178,7 +178,7 @@ std::optional<TrainResult> train(const zerosched::Session& session, const Option
     if (step == 1) position.first_loss = position.last_loss;
     check_loss(position.last_loss, step);
     const auto timings = optimizer.timings();
-    times.add(seconds_between(step_start, step_end),
+    times.add(seconds_between(step_start, step_end), seconds_between(start, step_end),
         {{"forward", seconds_between(step_start, forward_end)},
             {"backward", seconds_between(forward_end, backward_end)}, {"step", timings.step},
             {"collect_gradients", timings.collect_gradients}, {"norm", timings.norm},
@@ -221,7 +221,7 @@ std::optional<TrainResult> train(const zerosched::Session& session, const Option
   for (const auto& parameter : model->parameters()) parameters += parameter.numel();
   const auto straggler = result.timings.straggler();
   result.report = {{"params", parameters}, {"world_size", session.world_size()}, {"steps", options.steps},
-      {"median_step_s", times.median()}, {"min_step_s", times.min()},
+      {"median_step_s", times.median()}, {"min_step_s", times.min()}, {"mean_step_s", times.mean()},
       {"mean_phase_s", times.mean_of_phases()}, {"ranks", by_rank(result.timings)},
       {"straggler", straggler ? nlohmann::json(straggler->rank) : nlohmann::json()},
       {"peak_rss_mib", all_reduced(session, peak_rss_mib(), zerosched::ReduceOp::max)},

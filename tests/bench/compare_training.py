@@ -2,14 +2,16 @@
 
 usage: compare_training.py [--ranks 2] [--rate 1gbit] [--model 19m|51m] [--rounds 3] [--peers ddp fsdp2 zero1 compute]
                            [--out FILE]
-       compare_training.py --all --out FILE     every row that FILE has not; takes three hours
+       compare_training.py --all --out FILE     every row that FILE has not; takes an hour and a half
        compare_training.py --table FILE         the table, in Markdown, of what --out has written
        compare_training.py --readme FILE        three rows of it, as README has them
 
 Without --rate on this host; with one on two hosts that tests/lab makes of it (root only), each with half of the ranks,
 over a network that moves so much each way. zerosched-forward is zerosched with overlap_forward. Each round runs every
-contender once. Memory is measured in runs of its own: the most proportional resident memory (Pss, in which pages that
-ranks share count once) of all ranks together, over the ranks. The bound is the larger of computation alone, and of
+contender once; a step's seconds are those from the end of the second to the end of the last, over their number. Memory is
+measured in runs of its own: the most proportional resident memory (Pss, in which pages that ranks share count once) of all
+ranks together, over the ranks. At 100 Mbit/s, where steps take long and hardly differ, there is one round of few steps, and
+memory is measured in it. The bound is the larger of computation alone, and of
 forward and the bytes of a step over the rate.
 """
 import argparse
@@ -36,7 +38,7 @@ RATES_SAID = {"1gbit": "1 Gbit/s", "100mbit": "100 Mbit/s"}
 ROWS = [dict(model=model, ranks=ranks, rate=rate) for rate, ranks in
         ((None, 2), (None, 4), ("1gbit", 2), ("1gbit", 4), ("100mbit", 2), ("100mbit", 4)) for model in MODELS]
 README = [dict(model="19m", ranks=ranks, rate=rate) for ranks, rate in ((2, None), (2, "1gbit"), (4, "1gbit"))]
-STEPS, STEPS_FOR_MEMORY = {None: 12, "1gbit": 8, "100mbit": 5}, 4
+STEPS, STEPS_FOR_MEMORY = {None: 12, "1gbit": 8, "100mbit": 4}, 4
 FORWARD = 1 / 3  # of computation
 MARK = "ZEROSCHED_BENCH"
 ENVIRONMENT = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
@@ -127,7 +129,7 @@ def run(name, row, steps, machines, bin_folder, watches):
     if any(process.returncode for process in processes):
         sys.exit(f"{name} failed: {printed}")
     result = next(line for out, _ in printed for line in reversed(out.splitlines()) if line.startswith("{"))
-    return json.loads(result)["median_step_s"], max(peaks, default=None)
+    return json.loads(result)["mean_step_s"], max(peaks, default=None)
 
 
 def bound_of(row, compute):
@@ -142,17 +144,21 @@ def bound_of(row, compute):
 def measure(row, o):
     machines = Machines(row["rate"], o.bin)
     names = ["zerosched", *o.peers]
+    steps, is_slow = o.steps or STEPS[row["rate"]], row["rate"] == "100mbit"
+    rounds = 1 if is_slow else o.rounds
     seconds, memory = {name: [] for name in names}, {}
     try:
-        for name in names:
+        for name in [] if is_slow else names:
             memory[name] = run(name, row, STEPS_FOR_MEMORY, machines, o.bin, True)[1]
-        for number in range(o.rounds):
+        for number in range(rounds):
             for name in names:
-                seconds[name].append(run(name, row, o.steps or STEPS[row["rate"]], machines, o.bin, False)[0])
-                print(f"{row} round {number + 1} of {o.rounds}: {name} {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
+                took, peak = run(name, row, steps, machines, o.bin, is_slow)
+                seconds[name].append(took)
+                memory.setdefault(name, peak)
+                print(f"{row} round {number + 1} of {rounds}: {name} {took:.3f} s", file=sys.stderr, flush=True)
     finally:
         machines.close()
-    result = dict(row, date=datetime.date.today().isoformat(), commit=commit(), machine=machine(), rounds=o.rounds,
+    result = dict(row, date=datetime.date.today().isoformat(), commit=commit(), machine=machine(), rounds=rounds,
                   seconds=seconds, mib_per_rank={name: round(memory[name] / row["ranks"]) for name in names})
     if "compute" in seconds:
         result["bound"] = bound_of(row, statistics.median(seconds["compute"]))
@@ -204,7 +210,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", default=os.path.join(ROOT, "build/release/bin"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="12; 8 at 1 Gbit/s and 5 at 100 Mbit/s")
+    parser.add_argument("--steps", type=int, help="12; 8 at 1 Gbit/s and 4 at 100 Mbit/s")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rate", choices=RATES)
     parser.add_argument("--model", choices=MODELS, default="19m")
@@ -219,6 +225,8 @@ def main():
             return print((readme_table if o.readme else table)([json.loads(line) for line in file]))
     if o.rate and o.ranks % 2:
         parser.error("--ranks must be even: each of two hosts has half of them")
+    if o.steps is not None and o.steps < 3:
+        parser.error("--steps must be at least 3: the first two do not count")
     results = []
     if o.all and o.out and os.path.exists(o.out):  # of a run that was cut off
         with open(o.out) as file:
