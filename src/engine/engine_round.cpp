@@ -104,6 +104,7 @@ void Engine::use_report() {
 
 // Collective.
 void Engine::check_suspected_writes() {
+  settle();
   try {
     const InCall call("step()");  // on all ranks, whether clipping, dropping or joined
     check_writes("");
@@ -137,8 +138,9 @@ void Engine::read_late_reports(bool all) {
   if (!late_reports_) return;
   for (const LateReports::Arrived& arrived : late_reports_->take(all, [this] { communicator_->check(); })) {
     if (arrived.not_finite) {
+      const bool is_news = state_->is_finite();
       state_->set_finite(false);
-      if (sharding_.non_finite() == NonFinite::error) {
+      if (is_news && sharding_.non_finite() == NonFinite::error) {
         fail(not_finite_text("a gradient, or its average over ranks,", arrived.step));
       }
     }

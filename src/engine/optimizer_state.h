@@ -52,6 +52,8 @@ class OptimizerState {
   const std::vector<GroupState>& groups() const { return groups_; }
   /// Whether every number of this rank's shards is known to be finite.
   bool is_finite() const { return is_finite_; }
+  /// By looking at all of this rank's. On a GPU it waits for them.
+  bool shards_are_finite() const;
   void set_finite(bool is_finite) { is_finite_ = is_finite; }
   /// Of the checkpoints that this optimizer saves.
   CheckpointSeries& series() { return series_; }
@@ -81,7 +83,6 @@ class OptimizerState {
   void put_parameters_into_boxes();
   void put_shards_into_boxes();
   void start_shards_at_parameters();
-  bool shards_are_finite() const;
   at::Tensor gathered_state(size_t bucket, size_t index) const;
 
   std::shared_ptr<Communicator> communicator_;

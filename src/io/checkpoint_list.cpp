@@ -78,7 +78,11 @@ fs::path behind_links(fs::path path) {
 bool is_free(const fs::path& path) {
   const fs::file_type type = type_of(path);
   if (type == fs::file_type::not_found) return true;
-  return type == fs::file_type::directory && if_permitted([&] { return fs::is_empty(path); }).value_or(false);
+  std::error_code error;
+  const bool is_free = type == fs::file_type::directory && fs::is_empty(path, error);
+  if (!error || error == std::errc::permission_denied) return !error && is_free;
+  if (!is_absence(error)) fail_with_reason(path, "cannot be examined", error.value());
+  return true;
 }
 
 // The checkpoint that a folder's entry is, or is to become; empty if it is none.

@@ -190,7 +190,7 @@ Seen look_again(const Prepared& prepared) {
 }
 
 /// Whether another job explains what was read since the manifest: it has replaced the checkpoint, or, if reading failed, has
-/// deleted it. Of one that was deleted after it was read all bytes are its own. Every rank looks, as a rank whose cache knows
+/// deleted it. Of one that is deleted after it was read nothing is missing. Every rank looks, as a rank whose cache knows
 /// a new folder may have read from that. Collective.
 bool was_replaced(Communicator& communicator, const Prepared& prepared, bool failed) {
   const Seen seen = look_again(prepared);

@@ -187,7 +187,12 @@ void OptimizerLoad::settle() {
   std::vector<GroupState> groups;
   for (const LoadPlan::PlannedGroup& group : plan_.groups) groups.push_back(group.scalars);
   const bool is_whole = plan_.takes_options;
-  optimizer().state_was_replaced(std::move(groups), manifest_.finite && (is_whole || state().is_finite()));
+  bool is_finite = manifest_.finite;
+  if (!is_whole) {
+    const auto use = optimizer().enter();
+    is_finite = state().shards_are_finite();
+  }
+  optimizer().state_was_replaced(std::move(groups), is_finite);
   // What a partial load begins is another training.
   if (is_whole) state().series().take_over(manifest_.series);
 }

@@ -350,6 +350,9 @@ TEST(Departure, OfOneRankChangesNoVerdict) {
     error = error_of([&] { work->wait(); });
   }
   testing::world_barrier();
+  const auto start = steady_clock::now();
+  while (communicator->failure().empty() && seconds_since(start) < 10)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   if (communicator->rank() == absent) error = communicator->failure();
   EXPECT_CONTAINS(common(error), "rank " + std::to_string(absent) + " has not arrived");
 }

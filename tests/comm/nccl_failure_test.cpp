@@ -199,9 +199,9 @@ TEST_F(NcclFailure, WhatRanksLeaveInTheMidstOfLetsWhatIsBeforeItEnd) {
   const auto work = communicator.all_reduce(value);
   if (communicator.rank() == 0) communicator.all_reduce(tensor());
   detail::leave(communicator, "rank " + std::to_string(communicator.rank()) + " has caught an exception");
+  work->wait();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   runtime_.hold_stream(-1);
-  work->wait();
   EXPECT_EQ(runtime_.to_host(value)[0].item().toDouble(), communicator.size());
   communicator_.reset();
   testing::world_barrier();

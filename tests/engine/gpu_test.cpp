@@ -1,6 +1,8 @@
 // The engine on a GPU: the bits of the CPU, with hooks in two streams by turns.
 #include "device/runtime.h"
 #include "engine/device_training.h"
+#include "io/checkpoint.h"
+#include "io/scratch.h"
 #include "support/gather.h"
 #include "support/world.h"
 
@@ -161,6 +163,32 @@ testing::State train_at_once_or_by_replays(bool replays) {
     optimizer.step();
   }
   return testing::full_state(optimizer);
+}
+
+TEST(EngineOnGpu, IsFiniteAgainOnceItsStateIsReplaced) {
+  auto& cuda = device::cuda();
+  if (cuda.device_count() == 0) GTEST_SKIP() << cuda.why_no_device();
+  cuda.prepare_tensors();
+  Job job;
+  job.overflows = job.ignores = true;
+  for (const Transport transport : transports()) {
+    const testing::Scratch scratch;
+    AdamWScheduleFree({ParameterGroup(testing::first_parameters())}, testing::world())
+        .save_checkpoint(scratch / "good");
+    GpuTrainer trainer(transport);
+    AdamWScheduleFreeOptions options(0.01);
+    trainer.before_it_goes = [&] {
+      auto& engine = trainer.engine();
+      engine.eval();
+      EXPECT_FALSE(engine.state().is_finite());
+      engine.train();
+      detail::load_checkpoint(engine, {&options}, scratch / "good", {});
+      engine.eval();
+      EXPECT_TRUE(engine.state().is_finite());
+      engine.train();
+    };
+    trainer.run(job);
+  }
 }
 
 TEST(EngineOnGpu, ReplaysOfACapturedForwardAndBackwardTrainAlike) {

@@ -115,7 +115,7 @@ TEST_F(Lock, OfAnotherMachine) {
 TEST_F(Lock, IsNotTakenOverAfterOneLongLook) {
   put(".zerosched.lock", lock_of_another_machine());
   LockTimes times = quick();
-  times.silence = 2000ms;
+  times.silence = 4000ms;
   times.patience = 60000ms;
   const pid_t child = ::fork();
   if (child == 0) {
@@ -124,7 +124,7 @@ TEST_F(Lock, IsNotTakenOverAfterOneLongLook) {
   }
   std::this_thread::sleep_for(200ms);
   ::kill(child, SIGSTOP);
-  std::this_thread::sleep_for(2500ms);
+  std::this_thread::sleep_for(4500ms);
   ::kill(child, SIGCONT);
   std::this_thread::sleep_for(300ms);
   std::string text;

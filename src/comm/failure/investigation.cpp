@@ -87,6 +87,11 @@ Cause Investigation::verdict(const Investigated& group) const {
       continue;
     }
     const auto& answer = known_[static_cast<size_t>(rank)];
+    if (!answer && group.departures().has_left(rank)) {
+      missing << "; rank " << rank << " has left and does not answer";
+      has_left = true;
+      continue;
+    }
     if (!answer) {
       silent.push_back(rank);
       cause.missing_ranks.push_back(rank);

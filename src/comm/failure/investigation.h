@@ -23,7 +23,7 @@ class Investigated {
   virtual bool failed() const = 0;
   /// Whether ranks answer while they are busy with something else.
   virtual bool answers_when_busy() const = 0;
-  /// The ranks that have left, as far as this one has heard. They answer, but do not ask and decide nothing.
+  /// The ranks that have left, as far as this one has heard. They answer while they are there.
   virtual const Departures& departures() const = 0;
   /// Whether collective `sequence` has ended on this rank.
   virtual bool has_ended(int64_t sequence) const = 0;
@@ -38,11 +38,13 @@ class Investigated {
 /// same cause.
 ///
 /// Whoever suspects a collective asks all ranks where they are; asked ranks answer, and ask as well unless they have left.
-/// After a short grace the lowest rank that answers and has not left decides and tells all; if its verdict does not come,
-/// each rank decides for itself. A rank on which the collective ends meanwhile has nothing to decide.
+/// After a short grace the lowest rank that has asked and answered decides and tells all; if its verdict does not come,
+/// each that has asked decides for itself. A rank on which the collective ends meanwhile has nothing to decide.
 class Investigation {
  public:
   bool active() const { return active_; }
+  /// Nobody waits for the collective any more.
+  void end() { active_ = false; }
   void begin(Investigated& group, int64_t sequence, bool patient, std::chrono::steady_clock::time_point now);
   /// Answers, and begins as well unless this rank has left.
   void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now,

@@ -137,6 +137,7 @@ MpiGroup::Polled MpiGroup::poll() {
     }
     polled.moved = poll_control(now) || polled.moved;
     look_for_departed(now);
+    if (all_have_left()) investigation_.end();
     if (investigation_.active() && !failed()) {
       if (investigation_.step(*this, now) == Investigation::Outcome::all_alive) {
         for (const auto& operation : active_) {
@@ -176,7 +177,7 @@ bool MpiGroup::poll_operations(Clock::time_point now) {
 
 void MpiGroup::look_into(Operation& operation, Clock::time_point now) {
   const bool is_late = now - operation.started() > std::chrono::duration<double>(options_.timeout_seconds);
-  if (has_left() && departures_.count() == size_ - 1) {
+  if (all_have_left()) {
     // Another rank may have given it up. No failure of the job, as nobody waits.
     const std::string what = is_late ? "it has not ended, and this rank has left" : operation.error();
     if (!what.empty()) fail_quietly(own_cause(what, &operation.header()), Failure::Origin::parted);

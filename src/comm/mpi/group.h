@@ -95,7 +95,8 @@ class MpiGroup final : public Investigated, public std::enable_shared_from_this<
   /// Whether nothing of it is in flight any more, notes and what is relayed included.
   bool idle();
   /// Whether every rank has left and none has anything in flight to another: nobody will send anything here any more.
-  bool is_over() { return has_told_departure_ && departures_.count() == size_ - 1 && idle(); }
+  bool all_have_left() const { return has_left() && departures_.count() == size_ - 1; }
+  bool is_over() { return has_told_departure_ && all_have_left() && idle(); }
   bool is_sending() const { return must_tell_ || sending_; }
   bool answers_when_busy() const override;
   const Departures& departures() const override { return departures_; }

@@ -60,18 +60,23 @@ void NcclGroup::step(Time now) {
   reap();
   memory_->reap();
   if (finalize_ || abort_) return;  // which free the communicator
+  listen(now);
+  look_for_departed(now);
+  if (failed()) return;
   if (const std::string error = comm_->async_error(); !error.empty()) {
     std::optional<Header> oldest;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!in_flight_.empty()) oldest = in_flight_.front().header;
     }
+    // Another rank that has left may have aborted what it will not come to, and the rest may be about to leave.
+    const bool parting = (has_left() || departures_.count() > 0) && !all_have_left();
+    if (parting && !departures_.grace_is_over(now)) return;
     give_up(own_cause(error, oldest ? &*oldest : nullptr), all_have_left());
     return;
   }
-  listen(now);
-  look_for_departed(now);
   look_into_oldest(now);
+  if (all_have_left()) investigation_.end();
   if (investigation_.active()) investigation_.step(*this, now);
 }
 
