@@ -46,7 +46,7 @@ zerosched::SessionOptions session_options(const CommandLine& line) {
 
 /// As the launcher says it, for when there is no session to ask.
 bool is_rank_0() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK"}) {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
     if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
   }
   return true;

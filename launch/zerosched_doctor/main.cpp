@@ -58,7 +58,7 @@ void describe(CLI::App& app, Options& options) {
 
 /// As the launcher says it, for when there is no session to ask.
 bool is_rank_0() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"}) {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
     if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
   }
   return true;

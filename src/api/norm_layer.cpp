@@ -5,6 +5,7 @@
 #include <torch/nn/modules/instancenorm.h>
 
 #include <optional>
+#include <set>
 #include <utility>
 
 namespace zerosched::detail {
@@ -151,8 +152,9 @@ NormLayers norm_layers_of(torch::nn::Module& module) {
   NormLayers layers;
   // Apart from its submodules, because named_modules() takes only a root that a shared_ptr owns.
   add(layers, module.name(), module);
+  std::set<const torch::nn::Module*> seen;  // a module may have several names
   for (const auto& named : module.named_modules({}, /*include_self=*/false)) {
-    add(layers, named.key(), *named.value());
+    if (seen.insert(named.value().get()).second) add(layers, named.key(), *named.value());
   }
   return layers;
 }

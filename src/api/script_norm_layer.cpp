@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <optional>
+#include <set>
 #include <utility>
 
 namespace zerosched::detail {
@@ -85,8 +86,10 @@ bool has_tensor(const torch::jit::Module& module, const char* name) {
 NormLayers norm_layers_of(torch::jit::Module& module) {
   const at::NoGradGuard no_grad;
   NormLayers layers;
+  std::set<const void*> seen;  // a module may have several names
   for (const auto& named : module.named_modules()) {
     if (!has_tensor(named.value, "running_mean") || !has_tensor(named.value, "running_var")) continue;
+    if (!seen.insert(named.value.attr("running_mean").toTensor().unsafeGetTensorImpl()).second) continue;
     const std::string name = named.name.empty() ? "the module itself" : named.name;
     const bool has_momentum = named.value.hasattr("momentum");
     const c10::IValue momentum = has_momentum ? named.value.attr("momentum") : c10::IValue();

@@ -87,7 +87,11 @@ class Command(unittest.TestCase):
         self.assertEqual(self.option(command, "--host"), ["a:1,b:4"])
         self.assertEqual(self.option(command, "-n"), ["5"])
         self.assertTrue(self.option(command, "--map-by")[0].startswith("slot:"))
-        self.assertEqual(self.option(self.command("--hosts", "a,b", "-n", "3", "prog"), "--host"), ["a:2,b:2"])
+        for hosts, ranks, shared_out in (("a,b", "3", "a:2,b:1"), ("a,b,c", "4", "a:2,b:1,c:1"), ("a,b,c", "2", "a:1,b:1"),
+                                         ("a,b,a,a", "4", "a:3,b:1"), ("a:2,b:1,a:2", "5", "a:4,b:1")):
+            command = self.command("--hosts", hosts, "-n", ranks, "prog")
+            self.assertEqual((self.option(command, "--host"), self.option(command, "-n")), ([shared_out], [ranks]))
+            self.assertTrue(self.option(command, "--map-by")[0].startswith("slot:"))
 
     def test_hostfile(self):
         with tempfile.NamedTemporaryFile("w", suffix=".hosts") as file:
@@ -96,7 +100,10 @@ class Command(unittest.TestCase):
             command = self.command("--hostfile", file.name, "prog")
             self.assertEqual(self.option(command, "--host"), ["a:2,b:1"])
             self.assertEqual(self.option(command, "-n"), ["3"])
-            file.write("c max_slots=3\n")
+            file.write("c slots=4")  # and no end of the line
+            file.flush()
+            self.assertEqual(self.option(self.command("--hostfile", file.name, "prog"), "--host"), ["a:2,b:1,c:4"])
+            file.write("\nc max_slots=3\n")
             file.flush()
             result = call("--hostfile", file.name, "prog")
             self.assertEqual(result.returncode, 2)
@@ -113,6 +120,9 @@ class Command(unittest.TestCase):
                                LD_LIBRARY_PATH="/lib", OTHER="no")
         self.assertLessEqual({"GIVEN=a b", "NAMED", "NCCL_DEBUG", "LD_LIBRARY_PATH"}, set(self.option(command, "-x")))
         self.assertNotIn("OTHER", self.option(command, "-x"))
+        command = self.command("-n", "1", "--env", "NCCL_DEBUG=WARN", "--env", "OMP_NUM_THREADS=1", "prog", NCCL_DEBUG="INFO",
+                               OMP_NUM_THREADS="2")
+        self.assertEqual(sorted(self.option(command, "-x")), ["NCCL_DEBUG=WARN", "OMP_NUM_THREADS=1"])
 
     def test_slurm_allocation(self):
         slurm = dict(SLURM_JOB_ID="7", SLURM_JOB_NUM_NODES="2", SLURM_NTASKS="4", SLURM_CPUS_ON_NODE="64",
@@ -123,6 +133,8 @@ class Command(unittest.TestCase):
         self.assertTrue(self.option(command, "--map-by")[0].startswith("ppr:2:node:"))
         self.assertIn("OMP_NUM_THREADS=1", self.option(command, "-x"))
         self.assertEqual(self.option(self.command("--ranks-per-node", "3", "prog", **slurm), "-n"), ["6"])
+        uneven = self.command("prog", **{**slurm, "SLURM_NTASKS": "3", "SLURM_TASKS_PER_NODE": "2,1"})
+        self.assertEqual((self.option(uneven, "-n"), self.option(uneven, "--map-by")[0].split(":")[0]), (["3"], "slot"))
         self.assertNotIn("CUDA_VISIBLE_DEVICES", self.option(self.command("prog", CUDA_VISIBLE_DEVICES="0", **slurm), "-x"))
         self.assertIn("CUDA_VISIBLE_DEVICES", self.option(self.command("-n", "1", "prog", CUDA_VISIBLE_DEVICES="0"), "-x"))
         slurm["SLURM_CPUS_ON_NODE"] = "1"
@@ -149,6 +161,9 @@ class Command(unittest.TestCase):
                 result = call("--dry-run", "-n", "1", "prog", env=environment(PATH=path))
                 self.assertEqual(result.returncode, code, result.stderr)
                 self.assertIn(expected, result.stdout + result.stderr)
+            path = fake_tool(folder, "mpirun", "echo 'mpirun (Open MPI) 5.0.6'")
+            result = call("--dry-run", "--hosts", "a,b", "-n", "2", "prog", env=environment(PATH=path))
+            self.assertIn("without launch/daemon, as it is version 5", result.stderr)
 
     def test_mpich(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -239,7 +254,7 @@ class Jobs(unittest.TestCase):
     def test_rank_0_gets_input(self):
         self.assertEqual(call("-n", "2", "cat", text="to rank 0").stdout, "to rank 0")
 
-    def signalled(self, program, numbers, *options, send=os.kill):
+    def signalled(self, program, numbers, *options, send=os.kill, pause=0.5):
         """Sends signals to launch/run once both ranks are up; returns exit code, output and seconds until its end. Nothing
         may be left."""
         mark = f"{os.getpid()}-{time.monotonic()}"
@@ -252,7 +267,7 @@ class Jobs(unittest.TestCase):
             start = time.monotonic()
             for number in numbers:
                 send(process.pid, number)
-                time.sleep(0.5)
+                time.sleep(pause)
             out, err = process.communicate(timeout=40)
             seconds = time.monotonic() - start
             # mpirun may end a moment before the last rank.
@@ -263,10 +278,27 @@ class Jobs(unittest.TestCase):
 
     def test_signals_reach_the_ranks(self):
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
-            # Of the whole group: as timeout, terminals and systemd do.
+            # Of the whole group: as timeout and terminals do.
             for send in (os.kill, os.killpg):
                 code, out, err, _ = self.signalled(LISTENER, [number], send=send)
                 self.assertEqual((code, out.count("heard USR1")), (75, 2), (number, send, out, err))
+        # One event, several signals: a terminal that closes, timeout.
+        for numbers in ([signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM], [signal.SIGTERM, signal.SIGHUP]):
+            code, out, err, _ = self.signalled(LISTENER, numbers, pause=0.1)
+            self.assertEqual((code, out.count("heard USR1")), (75, 2), (numbers, out, err))
+
+    def test_term_before_there_are_ranks(self):
+        with tempfile.TemporaryDirectory() as folder:
+            # As over slow connections: what mpirun is told before it has started ranks it does not pass on.
+            path = fake_tool(folder, "mpirun", f"[ $1 = --version ] || {{ trap '' USR1; echo > {folder}/runs; sleep 2; trap - USR1; }}\n"
+                             f"exec {shutil.which('mpirun')} \"$@\"")
+            process = subprocess.Popen([RUN, "-n", "2", "bash", "-c", LISTENER], env=environment(PATH=path), text=True,
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            while not os.path.exists(f"{folder}/runs"):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            self.assertIn(process.wait(60), (75, 128 + signal.SIGUSR1))  # a rank may die of it before it listens
+            process.stdout.close()
 
     def test_signal_before_there_is_an_mpirun(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -318,7 +350,7 @@ class Jobs(unittest.TestCase):
     def test_second_term_and_interrupt_end_at_once(self):
         for numbers in ([signal.SIGTERM, signal.SIGTERM], [signal.SIGINT]):
             for send in (os.kill, os.killpg):
-                code, _, err, seconds = self.signalled(DEAF, numbers, send=send)
+                code, _, err, seconds = self.signalled(DEAF, numbers, send=send, pause=2.1)
                 self.assertNotIn(code, (0, 75), err)
                 self.assertLess(seconds, 20)
 
