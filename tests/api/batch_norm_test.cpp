@@ -77,6 +77,17 @@ TEST(UpdateBatchNorm, AveragesOverTheBatchesOfAllRanks) {
   EXPECT_EQ(net->first->options.momentum(), 0.3);
 }
 
+TEST(UpdateBatchNorm, ALayerOfTwoNamesIsOne) {
+  Net net, with_alias;
+  with_alias->register_module("alias", with_alias->first.ptr());
+  auto batches = batches_of(world()->rank());
+  update_batch_norm(net, batches, *world());
+  update_batch_norm(with_alias, batches, *world());
+  for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bits(statistics(with_alias)[i], statistics(net)[i]));
+  EXPECT_FALSE(with_alias->first->is_training());
+  EXPECT_EQ(with_alias->first->options.momentum(), 0.3);
+}
+
 TEST(UpdateBatchNorm, TakesExamplesAndModules) {
   Net net, other;
   auto batches = batches_of(world()->rank());

@@ -29,7 +29,7 @@ struct Eager : torch::nn::Module {
 };
 
 /// The same, of the same values.
-torch::jit::Module scripted(double momentum = 0.1) {
+torch::jit::Module scripted(double momentum = 0.1, bool has_alias = false) {
   Eager eager;
   const auto clone = [](const at::Tensor& tensor) {
     return tensor.detach().clone().requires_grad_(tensor.requires_grad());
@@ -55,6 +55,7 @@ torch::jit::Module scripted(double momentum = 0.1) {
       "1e-5, False)\n");
   root.register_module("layer", layer);
   root.register_module("norm", norm);
+  if (has_alias) root.register_module("alias", norm);
   root.register_parameter("scale", clone(eager.scale), false);
   root.define("def forward(self, x):\n  return self.norm.forward(self.layer.forward(x)) * self.scale\n");
   return root;
@@ -186,6 +187,19 @@ TEST(TorchScript, UpdatesBatchNorm) {
     }
   }
   EXPECT_FALSE(script.attr("norm").toModule().is_training());
+}
+
+TEST(TorchScript, UpdatesALayerOfTwoNamesOnce) {
+  torch::jit::Module script = scripted(), with_alias = scripted(0.1, true);
+  auto batches = batches_of(world()->rank());
+  update_batch_norm(script, batches, *world());
+  update_batch_norm(with_alias, batches, *world());
+  const auto right = values_of(script);
+  for (const auto& [name, value] : values_of(with_alias)) {
+    if (right.count(name) != 0) {
+      EXPECT_TRUE(same_bits(value, right.at(name))) << name;
+    }
+  }
 }
 
 TEST(TorchScript, UpdateBatchNormNeedsToKnowTheMomentum) {
