@@ -172,20 +172,20 @@ void prepare(Prepared& prepared, const std::vector<CheckpointedOptimizer>& optim
   }
 }
 
-enum class Seen { same, another, none };
+enum class ManifestNow { same, another, none };
 
 /// What this rank finds where the manifest was read. Its length and first bytes tell, which have the time when it was made.
-Seen look_again(const Prepared& prepared) {
-  if (prepared.top.empty()) return Seen::none;
+ManifestNow look_again(const Prepared& prepared) {
+  if (prepared.top.empty()) return ManifestNow::none;
   try {
     const File file = File::open(manifest_path(prepared.dir));
     const bool same = file.size() == prepared.top.size() &&
                       file.read_head(kManifestHeadBytes) == prepared.top.substr(0, kManifestHeadBytes);
-    return same ? Seen::same : Seen::another;
+    return same ? ManifestNow::same : ManifestNow::another;
   } catch (const std::system_error& error) {
-    return is_absence(error.code()) ? Seen::none : Seen::another;
+    return is_absence(error.code()) ? ManifestNow::none : ManifestNow::another;
   } catch (const std::exception&) {
-    return Seen::another;
+    return ManifestNow::another;
   }
 }
 
@@ -193,8 +193,8 @@ Seen look_again(const Prepared& prepared) {
 /// deleted it. Of one that is deleted after it was read nothing is missing. Every rank looks, as a rank whose cache knows
 /// a new folder may have read from that. Collective.
 bool was_replaced(Communicator& communicator, const Prepared& prepared, bool failed) {
-  const Seen seen = look_again(prepared);
-  const bool is_ours = seen == Seen::same || (seen == Seen::none && !failed);
+  const ManifestNow seen = look_again(prepared);
+  const bool is_ours = seen == ManifestNow::same || (seen == ManifestNow::none && !failed);
   return !on_all_ranks(communicator, is_ours, "checkpoint is still there");
 }
 
