@@ -45,7 +45,8 @@ class ZEROSCHED_EXPORT CommunicationError : public Error {
   std::vector<int> missing_ranks_;
 };
 
-/// A checkpoint, or a file with weights, that cannot be written, read or taken up. What was there before is as it was.
+/// A checkpoint, or a file with weights, that cannot be written, read or taken up. What was there before is as it was, unless
+/// a load failed half-way, after all had been verified: then the optimizer's communicator has given up.
 class ZEROSCHED_EXPORT CheckpointError : public Error {
  public:
   /// About `path`.

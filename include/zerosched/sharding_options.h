@@ -61,8 +61,8 @@ struct ZEROSCHED_EXPORT ShardingOptions {
   /// It asks of the trainer to call ShardedOptimizer::ready() with each module, or with tensors, right before forward uses
   /// their parameters, and with all of the model before anything else reads or writes parameters after step(): a copy, an
   /// average of the trainer's own, clamp_(). The optimizer's collective functions wait by themselves for what is not here
-  /// yet, and so does the first gradient of a backward that is not under no_sync(); zero_grad(), and grad_norm() where it is
-  /// known, do not.
+  /// yet, and so does, without check_ready, the first gradient of a backward that is not under no_sync(); zero_grad(), and
+  /// grad_norm() where it is known, do not.
   TORCH_ARG(bool, overlap_forward) = false;
   /// For debugging, with overlap_forward: parameters are NaN from step() until ready(), or a function that waits by itself,
   /// puts y there, also in a world of one. So a forgotten ready() shows in the loss, and in the error of gradients that are

@@ -4,7 +4,7 @@
 #include <chrono>
 
 // Every time of the protocol by which ranks learn of each other's failures, but SessionOptions::timeout and abort_timeout,
-// which users set. README.md beside tells what they are for. In seconds of running_now(), which a suspended job does not count.
+// which users set. src/comm/README.md tells what they are for. In seconds of running_now(), which a suspended job does not count.
 namespace zerosched::detail::deadlines {
 
 using Seconds = std::chrono::duration<double>;
@@ -22,8 +22,8 @@ inline constexpr Seconds kToldAtStart{0.5};
 /// What joining takes at most beyond the timeout: the verdict, its way, and nothing else.
 inline constexpr Seconds kJoin = kLongestVerdict + kToldAtStart;
 
-/// An error of MPI's may be that of a rank in another collective, which fingerprints will tell better by then.
-inline constexpr Seconds kFingerprints{1};
+/// An error of MPI's may be that of a rank in another collective, which headers will tell better by then.
+inline constexpr Seconds kHeaders{1};
 /// A rank in a collective without another one, for which nobody waits, may be about to leave as well.
 inline constexpr Seconds kDeparture{1};
 

@@ -184,7 +184,7 @@ void MpiGroup::look_into(Operation& operation, Clock::time_point now) {
   } else if (operation.mismatch()) {
     investigation_.begin(*this, operation.header().sequence, false, now);
   } else if (!operation.error().empty()) {
-    if (operation.headers_agree() || now - operation.error_time() > deadlines::kFingerprints) {
+    if (operation.headers_agree() || now - operation.error_time() > deadlines::kHeaders) {
       fail(own_cause(operation.error(), &operation.header()));
     }
   } else if (is_late) {
