@@ -133,7 +133,8 @@ MpiGroup::Polled MpiGroup::poll() {
     if (!failed()) {
       start_queued();
       polled.moved = poll_operations(now);
-      if (has_left()) tell_departure();
+      // Not where it has failed meanwhile, before it left: its note says more.
+      if (has_left() && !failed()) tell_departure();
     }
     polled.moved = poll_control(now) || polled.moved;
     look_for_departed(now);
