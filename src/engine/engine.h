@@ -238,10 +238,10 @@ class Engine final : public Savable {
   // engine_module.cpp
   void hand_over() noexcept;
   void settle_others() noexcept;
+  template <typename Action>
+  void finish(const char* what, const Action& action) noexcept;
   void finish_deciding(bool wait) noexcept;
-  void finish_gathers() noexcept;
   void finish_in_flight() noexcept;
-  void finish_on_device() noexcept;
   void leave_ranks(bool unwinding) noexcept;
 
   OwnerProcess process_;
@@ -265,9 +265,9 @@ class Engine final : public Savable {
   double last_clip_ = 1;        ///< of clip_grad_norm(), in the last step
   double grad_scale_ = 1;  ///< what makes the last step's summed gradient an average: 1/weights, 1/loss scale
   Round current_;
-  std::vector<double> last_values_;  ///< what the last step was made with
-  bool gave_weight_ = false;         ///< in the last step
-  int64_t skipped_steps_ = 0, first_skipped_ = 0;
+  std::vector<double> last_values_;                ///< what the last step was made with
+  bool gave_weight_ = false;                       ///< in the last step
+  int64_t skipped_steps_ = 0, first_skipped_ = 0;  ///< the second: before first_k_
   /// A step that the GPU takes or not, as it finds gradients: what the groups are if it does.
   struct Undecided {
     std::vector<GroupState> next;

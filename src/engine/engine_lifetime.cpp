@@ -113,13 +113,9 @@ Engine::~Engine() {
   const bool unwinding = std::uncaught_exceptions() > exceptions_at_start_;
   hooks_.clear();
   // In an exception ranks may have begun different collectives: none is waited for.
-  const bool finish = !unwinding || communicator_->size() == 1;
-  finish_deciding(finish);
-  if (finish) {
-    finish_gathers();
-    finish_in_flight();
-    finish_on_device();
-  }
+  const bool finishes = !unwinding || communicator_->size() == 1;
+  finish_deciding(finishes);
+  if (finishes) finish_in_flight();
   leave_ranks(unwinding);
   state_->parameters().release();
   try {

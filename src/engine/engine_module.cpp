@@ -47,49 +47,39 @@ void Engine::settle_others() noexcept {
   }
 }
 
+// What fails at the end keeps nobody from ending.
+template <typename Action>
+void Engine::finish(const char* what, const Action& action) noexcept {
+  try {
+    const auto use = state_->executor().enter();
+    if (communicator_->failure().empty()) action();
+  } catch (const std::exception& error) {
+    TORCH_WARN("zerosched: ", what, " at an optimizer's end: ", message_of(error));
+  }
+}
+
 // Somebody may ask when this is gone.
 void Engine::finish_deciding(bool wait) noexcept {
   if (!undecided_) return;
   const auto outcome = undecided_->outcome;
-  try {
-    const auto use = state_->executor().enter();
-    if (wait && communicator_->failure().empty()) decide();
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
-  }
+  if (wait) finish("the last step", [&] { decide(); });
   if (outcome->kind == StepOutcome::Kind::undecided) outcome->set(StepOutcome::Kind::skipped);
 }
 
-void Engine::finish_gathers() noexcept {
-  try {
-    const auto use = state_->executor().enter();
-    if (gathers_ && communicator_->failure().empty()) gathers_->wait_all();
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: parameters on their way at an optimizer's end: ", message_of(error));
-  }
-}
-
-// Peers may have launched buckets that this rank has not: completes what was begun.
 void Engine::finish_in_flight() noexcept {
-  try {
-    const auto use = state_->executor().enter();
-    if (communicator_->failure().empty() && reducer_->in_flight()) reducer_->drop(true);
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: gradients in flight at an optimizer's end: ", message_of(error));
-  }
-}
-
-// What a device has yet to make of the last step, and to say of it. To have ended well is to have all parameters.
-void Engine::finish_on_device() noexcept {
+  finish("parameters on their way", [&] {
+    if (gathers_) gathers_->wait_all();
+  });
+  // Peers may have launched buckets that this rank has not: completes what was begun.
+  finish("gradients in flight", [&] {
+    if (reducer_->in_flight()) reducer_->drop(true);
+  });
+  // What a device has yet to make of the last step, and to say of it. To have ended well is to have all parameters.
   if (!late_reports_) return;
-  try {
-    const auto use = state_->executor().enter();
-    if (!communicator_->failure().empty()) return;
+  finish("the last step", [&] {
     late_reports_->send({}, {}, {state_->groups().front().k, {}, {}, -1, {}, false});
     read_late_reports(true);
-  } catch (const std::exception& error) {
-    TORCH_WARN("zerosched: the last step at an optimizer's end: ", message_of(error));
-  }
+  });
 }
 
 // Ranks that go on without this one are told at once; if none does, as where all have caught the same exception, nothing

@@ -20,10 +20,7 @@ namespace {
 bool has_manifest(const fs::path& folder) {
   std::error_code error;
   const auto status = fs::status(folder / kManifestName, error);
-  if (error && !is_absence(error)) {
-    fail_with_reason(folder / kManifestName, "cannot be examined", error.value());
-  }
-  return fs::is_regular_file(status);
+  return has_found(folder / kManifestName, "cannot be examined", error) && fs::is_regular_file(status);
 }
 
 // Folders that keep everybody out are passed over, as others than checkpoints may be there: lost+found.
@@ -80,9 +77,8 @@ bool is_free(const fs::path& path) {
   if (type == fs::file_type::not_found) return true;
   std::error_code error;
   const bool is_free = type == fs::file_type::directory && fs::is_empty(path, error);
-  if (!error || error == std::errc::permission_denied) return !error && is_free;
-  if (!is_absence(error)) fail_with_reason(path, "cannot be examined", error.value());
-  return true;
+  if (error == std::errc::permission_denied) return false;
+  return !has_found(path, "cannot be examined", error) || is_free;
 }
 
 // The checkpoint that a folder's entry is, or is to become; empty if it is none.
@@ -120,7 +116,7 @@ std::vector<FoundCheckpoint> checkpoints_in(const fs::path& root) {
     if (checkpoint_called(root, entry->path().filename()).empty()) continue;
     found.push_back({created_of(entry->path()), entry->path()});
   }
-  if (error && !is_absence(error)) fail_with_reason(root, "the folder cannot be read", error.value());
+  has_found(root, "the folder cannot be read", error);
   std::sort(found.begin(), found.end(), [](const FoundCheckpoint& a, const FoundCheckpoint& b) {
     return std::tie(a.created, a.path) < std::tie(b.created, b.path);
   });

@@ -51,6 +51,11 @@ bool is_absence(const std::error_code& error) {
          error.value() == ESTALE;
 }
 
+bool has_found(const std::string& path, const char* doing, const std::error_code& error) {
+  if (error && !is_absence(error)) fail_with_reason(path, doing, error.value());
+  return !error;
+}
+
 // Not again after EINTR: Linux has closed it by then.
 bool Descriptor::close() noexcept {
   if (number_ < 0) return true;
@@ -187,8 +192,7 @@ void make_folders(const std::string& path) {
 std::filesystem::file_type type_of(const std::string& path) {
   std::error_code error;
   const auto status = std::filesystem::symlink_status(path, error);
-  if (error && !is_absence(error)) fail_with_reason(path, "cannot be examined", error.value());
-  return error ? std::filesystem::file_type::not_found : status.type();
+  return has_found(path, "cannot be examined", error) ? status.type() : std::filesystem::file_type::not_found;
 }
 
 void rename_entry(const std::string& from, const std::string& to) {

@@ -101,6 +101,9 @@ void rename_entry(const std::string& from, const std::string& to);
 /// Whether the reason is that nothing is there, or no more: a network file system may say so late (ESTALE).
 bool is_absence(const std::error_code& error);
 
+/// Whether a call that says `error` has found something; not if nothing is there. Throws, as above, if it says anything else.
+bool has_found(const std::string& path, const char* doing, const std::error_code& error);
+
 /// What `look` finds; nothing where this user may not look, as it is another's and does not concern him.
 template <typename Look>
 auto if_permitted(Look&& look) -> std::optional<decltype(look())> {

@@ -51,8 +51,7 @@ std::string read_latest(const std::string& root) {
   if (type == fs::file_type::symlink) {
     std::error_code error;
     const fs::path target = fs::read_symlink(latest, error);
-    if (error && !is_absence(error)) fail_with_reason(latest, "cannot be read", error.value());
-    return error ? std::string() : (fs::path(root) / target).string();
+    return has_found(latest, "cannot be read", error) ? (fs::path(root) / target).string() : std::string();
   }
   if (type != fs::file_type::regular) return {};
   const std::string name = name_in(latest);

@@ -112,9 +112,9 @@ void check_files_are_here(const std::string& folder, const Manifest& manifest) {
     std::error_code error;
     const std::string path = folder + name;
     const uintmax_t bytes = std::filesystem::file_size(path, error);
-    if (error && !is_absence(error)) fail_with_reason(path, "cannot be examined", error.value());
-    ZEROSCHED_CHECK(!error && bytes == file.byte_count, path, ": a rank has written ", file.byte_count,
-        " bytes to it, but rank 0 sees ", error ? "no such file" : std::to_string(bytes) + " bytes",
+    const bool is_here = has_found(path, "cannot be examined", error);
+    ZEROSCHED_CHECK(is_here && bytes == file.byte_count, path, ": a rank has written ", file.byte_count,
+        " bytes to it, but rank 0 sees ", is_here ? std::to_string(bytes) + " bytes" : "no such file",
         ". The folder must be on a file system that all ranks share.");
   }
 }

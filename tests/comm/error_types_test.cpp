@@ -13,9 +13,7 @@
 #include <gtest/gtest.h>
 #include <mpi.h>
 
-#include <chrono>
 #include <string>
-#include <thread>
 
 namespace zerosched {
 namespace {
@@ -48,12 +46,6 @@ std::string facts_of(const Call& call) {
   return {};
 }
 
-void wait_for_failure(const Communicator& communicator) {
-  const auto start = std::chrono::steady_clock::now();
-  while (communicator.failure().empty() && testing::seconds_since(start) < 10)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-}
-
 TEST(CommunicationErrors, NameTheRanksThatDoNotJoin) {
   MPI_Comm parent = MPI_COMM_NULL;
   MPI_Comm_dup(MPI_COMM_WORLD, &parent);
@@ -77,7 +69,7 @@ TEST(CommunicationErrors, NameTheCollectiveAndTheRanksThatDoNotComeToIt) {
       communicator->all_reduce(at::zeros({1}), ReduceOp::sum, {"norm", -1, 7})->wait();
     });
   } else {
-    wait_for_failure(*communicator);
+    testing::wait_for_failure(*communicator);
     facts = facts_of([&] { communicator->barrier()->wait(); });
   }
   EXPECT_EQ(common(facts), text_of(-1, "all_reduce #1 'norm' (step 7)", absent));
@@ -87,7 +79,7 @@ TEST(CommunicationErrors, NameTheRankWhoseErrorItWas) {
   const auto communicator = make(20);
   const int fails = communicator->size() - 1;
   if (communicator->rank() == fails) communicator->abort("cannot read shard 17");
-  wait_for_failure(*communicator);
+  testing::wait_for_failure(*communicator);
   EXPECT_EQ(common(facts_of([&] { communicator->check(); })), text_of(fails, "", {}));
 }
 
@@ -96,7 +88,7 @@ TEST(CommunicationErrors, NameTheRankThatHasLeft) {
   std::string facts;
   if (communicator->rank() == 1) {
     detail::leave(*communicator, "rank 1 has gone home");
-    wait_for_failure(*communicator);
+    testing::wait_for_failure(*communicator);
     facts = facts_of([&] { communicator->check(); });
   } else {
     facts = facts_of([&] { communicator->barrier({"end"})->wait(); });

@@ -40,6 +40,8 @@ using std::chrono::steady_clock;
 using testing::common;
 using testing::error_of;
 using testing::seconds_since;
+using testing::wait_for_failure;
+using testing::wait_until;
 
 std::shared_ptr<Communicator> make(double timeout_seconds) {
   detail::MpiOptions options;
@@ -350,9 +352,7 @@ TEST(Departure, OfOneRankChangesNoVerdict) {
     error = error_of([&] { work->wait(); });
   }
   testing::world_barrier();
-  const auto start = steady_clock::now();
-  while (communicator->failure().empty() && seconds_since(start) < 10)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  wait_for_failure(*communicator);
   if (communicator->rank() == absent) error = communicator->failure();
   EXPECT_CONTAINS(common(error), "rank " + std::to_string(absent) + " has not arrived");
 }
@@ -416,9 +416,7 @@ TEST(Abort, ReachesRanksThatCompute) {
   if (communicator->rank() == 0) communicator->abort("rank 0: out of memory");
   // A rank that sits in its own work hears of it between two calls.
   const auto start = steady_clock::now();
-  while (communicator->failure().empty() && seconds_since(start) < 10) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  wait_for_failure(*communicator);
   EXPECT_LT(seconds_since(start), 2);
   EXPECT_EQ(common(error_of([&] { communicator->check(); })), "rank 0: out of memory");
 }
@@ -427,10 +425,7 @@ TEST(Abort, LongMessagesArriveAsTheyAre) {
   const auto communicator = make(20);
   start_together(*communicator);
   if (communicator->rank() == 0) communicator->abort(std::string(100000, 'm'));
-  const auto start = steady_clock::now();
-  while (communicator->failure().empty() && seconds_since(start) < 10) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  wait_for_failure(*communicator);
   EXPECT_EQ(common(communicator->failure()).substr(0, 8), "mmmmmmmm");
 }
 
@@ -443,10 +438,7 @@ TEST(Abort, DoesNotTouchOtherCommunicators) {
   EXPECT_EQ(value.item().toDouble(), communicator->size());
   EXPECT_EQ(communicator->failure(), "");
   auto& mine = static_cast<detail::MpiCommunicator&>(*communicator);
-  const auto start = steady_clock::now();
-  while (mine.family_failure().empty() && seconds_since(start) < 10) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  wait_until([&] { return !mine.family_failure().empty(); });
   EXPECT_EQ(mine.family_failure(), "only this one");
 }
 

@@ -244,7 +244,7 @@ TEST_F(NcclFailure, LeavesDuplicatesAloneAndTellsTheFamily) {
   const auto other = communicator.duplicate();
   testing::world_barrier();  // a rank that is still joining would hear of it there
   if (other->rank() == 0) other->abort("only this one");
-  while (other->failure().empty() && seconds_since(start_) < 10) std::this_thread::yield();
+  testing::wait_for_failure(*other);
   EXPECT_EQ(other->failure(), "only this one");
   const auto value = tensor();
   communicator.all_reduce(value)->wait();

@@ -1,4 +1,5 @@
 // The engine on a device: the bits of the CPU, on a fake one that runs streams in the worst order that events allow.
+#include "comm/errors.h"
 #include "engine/device_trainer.h"
 #include "io/scratch.h"
 
@@ -325,8 +326,7 @@ TEST(EngineOnDevice, AStepOfOneRankAloneFailsTheJobThoughNobodyLooks) {
     EXPECT_ANY_THROW(trainer.run(job));
   }
   const auto& family = dynamic_cast<const detail::MpiCommunicator&>(*world());
-  for (int waited = 0; family.family_failure().empty() && waited < 1000; ++waited)
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  wait_until([&] { return !family.family_failure().empty(); });
   EXPECT_NE(family.family_failure().find("after 1 steps; every rank must make the same number of steps"),
       std::string::npos)
       << family.family_failure();

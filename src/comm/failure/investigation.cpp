@@ -27,15 +27,14 @@ void Investigation::begin(Investigated& group, int64_t sequence, bool patient, s
   }
 }
 
-void Investigation::on_query(
-    Investigated& group, const ControlMessage& query, steady_clock::time_point now, bool has_left) {
+void Investigation::on_query(Investigated& group, const ControlMessage& query, steady_clock::time_point now) {
   ControlMessage reply;
   reply.kind = ControlMessage::Kind::reply;
   reply.sequence = query.sequence;
   reply.position = group.position(query.sequence);
   reply.text = whereabouts();
   group.send(query.source, reply);
-  if (!has_left) begin(group, query.sequence, query.patient, now);
+  if (!group.has_left()) begin(group, query.sequence, query.patient, now);
 }
 
 void Investigation::on_reply(const ControlMessage& reply) {

@@ -25,6 +25,9 @@ class Investigated {
   virtual bool answers_when_busy() const = 0;
   /// The ranks that have left, as far as this one has heard. They answer while they are there.
   virtual const Departures& departures() const = 0;
+  /// Whether this one has.
+  virtual bool has_left() const = 0;
+  bool all_have_left() const { return has_left() && departures().count() == size() - 1; }
   /// Whether collective `sequence` has ended on this rank.
   virtual bool has_ended(int64_t sequence) const = 0;
   /// Where this rank is, relative to collective `sequence`.
@@ -47,8 +50,7 @@ class Investigation {
   void end() { active_ = false; }
   void begin(Investigated& group, int64_t sequence, bool patient, std::chrono::steady_clock::time_point now);
   /// Answers, and begins as well unless this rank has left.
-  void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now,
-      bool has_left);
+  void on_query(Investigated& group, const ControlMessage& query, std::chrono::steady_clock::time_point now);
   void on_reply(const ControlMessage& reply);
 
   enum class Outcome { open, all_alive, ended, failed };

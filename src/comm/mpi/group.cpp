@@ -215,7 +215,7 @@ bool MpiGroup::poll_control(Clock::time_point now) {
           note.text = to_bytes(cause());
           send(message.source, note);
         } else {
-          investigation_.on_query(*this, message, now, has_left());
+          investigation_.on_query(*this, message, now);
         }
         break;
       case ControlMessage::Kind::reply:

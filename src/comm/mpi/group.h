@@ -61,7 +61,7 @@ class MpiGroup final : public Investigated, public std::enable_shared_from_this<
   /// Launches no more, and lets the next drive tell the other ranks why; the first reason counts. An empty one is made
   /// one here.
   void leave(std::string why);
-  bool has_left() const { return has_left_.load(std::memory_order_acquire); }
+  bool has_left() const override { return has_left_.load(std::memory_order_acquire); }
 
   bool failed() const override { return failure_->is_set(); }
   Cause cause() const { return failure_->cause(); }
@@ -95,7 +95,6 @@ class MpiGroup final : public Investigated, public std::enable_shared_from_this<
   /// Whether nothing of it is in flight any more, notes and what is relayed included.
   bool idle();
   /// Whether every rank has left and none has anything in flight to another: nobody will send anything here any more.
-  bool all_have_left() const { return has_left() && departures_.count() == size_ - 1; }
   bool is_over() { return has_told_departure_ && all_have_left() && idle(); }
   bool is_sending() const { return must_tell_ || sending_; }
   bool answers_when_busy() const override;

@@ -48,6 +48,7 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   bool failed() const override { return !host_->failure().empty(); }
   bool answers_when_busy() const override { return true; }
   const Departures& departures() const override { return departures_; }
+  bool has_left() const override;
   bool has_ended(int64_t sequence) const override;
   ControlMessage::Position position(int64_t sequence) const override;
   void send(int peer, const ControlMessage& message) override;
@@ -97,9 +98,6 @@ class NcclGroup final : public Investigated, public std::enable_shared_from_this
   bool reap();
   void forget(int64_t sequence);
   bool in_flight() const;
-
-  bool has_left() const;
-  bool all_have_left() const;
 
   // The watching thread's.
   void step(Time now);

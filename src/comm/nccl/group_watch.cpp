@@ -136,7 +136,7 @@ void NcclGroup::listen(Time now) {
   if (relay_ == nullptr) return;
   for (const auto& message : relay_->take_relayed()) {
     if (message.kind == ControlMessage::Kind::query) {
-      investigation_.on_query(*this, message, now, has_left());
+      investigation_.on_query(*this, message, now);
     } else if (message.kind == ControlMessage::Kind::reply) {
       investigation_.on_reply(message);
     } else if (message.kind == ControlMessage::Kind::departure) {
@@ -150,8 +150,6 @@ void NcclGroup::give_up(const Cause& cause, bool quietly) {
   auto* member = quietly ? dynamic_cast<Member*>(host_.get()) : nullptr;
   member != nullptr ? member->abandon(cause) : fail(cause);
 }
-
-bool NcclGroup::all_have_left() const { return has_left() && departures_.count() == size() - 1; }
 
 bool NcclGroup::has_left() const {
   const std::lock_guard<std::mutex> lock(mutex_);
