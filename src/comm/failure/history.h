@@ -34,8 +34,8 @@ class History {
   }
 
  private:
-  static constexpr size_t kKept = 256;
-  std::deque<Header> headers_;  // oldest first
+  static constexpr size_t kKept = 1024;  // as may be in flight
+  std::deque<Header> headers_;           // oldest first
 };
 
 }  // namespace zerosched::detail

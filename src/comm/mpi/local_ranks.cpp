@@ -4,8 +4,11 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
+
+#include <unistd.h>
 
 namespace zerosched::detail {
 
@@ -17,7 +20,6 @@ static_assert(std::atomic<int64_t>::is_always_lock_free, "signs are seen by othe
 constexpr int64_t kFields = kTagsInTurn;
 constexpr int64_t kSigns = 2;
 
-constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 
 }  // namespace
@@ -51,7 +53,9 @@ bool LocalRanks::all_have_signed(Sign sign, int64_t sequence) const {
 }
 
 int64_t LocalRanks::stride_of(int64_t byte_count) {
-  const int64_t page = byte_count < 2 * kHugePageBytes ? kPageBytes : kHugePageBytes;
+  // Whole pages, as each rank gives its own part back: 64 KiB on some machines.
+  static const int64_t page_bytes = std::max<int64_t>(::sysconf(_SC_PAGESIZE), 1);
+  const int64_t page = byte_count < 2 * kHugePageBytes ? page_bytes : kHugePageBytes;
   return (byte_count + page - 1) / page * page;
 }
 

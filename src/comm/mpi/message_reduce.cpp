@@ -63,7 +63,9 @@ void MessageReduce::start() {
 
 bool MessageReduce::poll() {
   if (!started_) start();
-  post_receives();
+  // The oldest reduce-scatter gets all receive buffers first; this bounds them, and finishes it soonest.
+  const bool has_turn = receives_posted_ < receive_count() && group_.take_receive_turn();
+  if (has_turn) post_receives();
   drop_sent_credits();
   int count = 0;
   ZEROSCHED_MPI_CALL(MPI_Testsome, static_cast<int>(requests_.size()), requests_.data(), &count,
@@ -81,7 +83,7 @@ bool MessageReduce::poll() {
     }
   }
   post_sends();
-  post_receives();
+  if (has_turn) post_receives();
   return true;
 }
 
@@ -111,12 +113,14 @@ void MessageReduce::post_sends() {
   }
 }
 
+int64_t MessageReduce::receive_count() const {
+  return chunk_count_ * static_cast<int64_t>(arrival_order_.size());
+}
+
 void MessageReduce::post_receives() {
   const auto others = static_cast<int64_t>(arrival_order_.size());
-  const int64_t total = chunk_count_ * others;
+  const int64_t total = receive_count();
   if (receives_posted_ == total) return;
-  // The oldest reduce-scatter gets all receive buffers first; this bounds them, and finishes it soonest.
-  if (!group_.take_receive_turn()) return;
   for (int slot = 0; slot < window_ && receives_posted_ < total; ++slot) {
     auto& request = requests_[static_cast<size_t>(slot)];
     if (request != MPI_REQUEST_NULL) continue;

@@ -78,6 +78,7 @@ class MessageReduce final : public Stage {
 
   void start();
   void post_sends();
+  int64_t receive_count() const;
   void post_receives();
   void drop_sent_credits();
   void give_credit(size_t source, int64_t chunks);

@@ -8,12 +8,15 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 namespace zerosched::detail {
 
 namespace {
+
+constexpr int64_t kLeastForHugePages = int64_t{4} << 20;
 
 [[noreturn]] void fail(int error, const std::string& what) {
   throw std::system_error(error, std::generic_category(), what);
@@ -26,10 +29,17 @@ SharedMapping::SharedMapping(int fd, int64_t byte_count)
   void* memory = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (memory == MAP_FAILED) fail(errno, "mmap of " + std::to_string(size_) + " bytes");
   memory_ = static_cast<char*>(memory);
-  madvise(memory_, size_, MADV_HUGEPAGE);  // a hint: where it is refused, ordinary pages do
+  // A hint: where it is refused, ordinary pages do.
+  if (byte_count >= kLeastForHugePages) madvise(data(), static_cast<size_t>(byte_count), MADV_HUGEPAGE);
 }
 
 std::shared_ptr<SharedMapping> SharedMapping::create(int64_t byte_count) {
+  // Beyond this limit ftruncate ends the process by a signal.
+  rlimit most{};
+  if (getrlimit(RLIMIT_FSIZE, &most) == 0 && most.rlim_cur != RLIM_INFINITY &&
+      static_cast<rlim_t>(kHeaderBytes + byte_count) > most.rlim_cur) {
+    fail(EFBIG, "RLIMIT_FSIZE (ulimit -f)");
+  }
   const int fd = memfd_create("zerosched", MFD_CLOEXEC);
   if (fd < 0) fail(errno, "memfd_create");
   SharedFile file{static_cast<int32_t>(getpid()), fd, 0};

@@ -36,7 +36,9 @@ SharedReduce::SharedReduce(std::shared_ptr<LocalRanks> ranks, int64_t sequence, 
 bool SharedReduce::poll() {
   if (!std::exchange(has_signed_, true)) ranks_->sign(Sign::may_be_read, sequence_);
   if (done() || !ranks_->all_have_signed(Sign::may_be_read, sequence_)) return false;
-  const int64_t end = std::min(total_, next_ + kNumelPerPoll / kChunkNumel);
+  // Of two ranks as many are read as two copies would take.
+  const int64_t chunks = std::max<int64_t>(1, 2 * kNumelPerPoll / kChunkNumel / ranks_->count());
+  const int64_t end = std::min(total_, next_ + chunks);
   for (; next_ < end; ++next_) sum_chunk(next_);
   return true;
 }

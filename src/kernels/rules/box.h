@@ -3,7 +3,7 @@
 #include "kernels/math.h"
 #include "kernels/step_scalars.h"
 
-#include <limits>
+#include <cmath>
 
 namespace zerosched::kernels {
 
@@ -29,9 +29,8 @@ struct NoBox {
   ZEROSCHED_ELEMENT Real clamp(Real value) const { return value; }
 };
 
-inline bool has_box(const StepScalars& s) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  return s.clamp_low > -kInfinity || s.clamp_high < kInfinity;
+ZEROSCHED_ELEMENT bool has_box(const StepScalars& s) {
+  return s.clamp_low > -HUGE_VAL || s.clamp_high < HUGE_VAL;
 }
 
 }  // namespace zerosched::kernels
