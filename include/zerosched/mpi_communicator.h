@@ -26,7 +26,9 @@ namespace zerosched {
 /// number of ranks alone, as if each had a host to itself; every rank then exchanges with every other by messages.
 ///
 /// If not every rank of `parent` calls this within the timeout, those that did throw a CommunicationError, which names the
-/// others; `parent` may then hold messages of theirs and is of no further use.
+/// others; `parent` may then hold messages of theirs and is of no further use. Once all have come, some milliseconds in MPI's
+/// own calls follow, which cannot be given up: a rank that is stopped in them holds the others for as long, unless a
+/// Session, which has a time limit for it, ends the job.
 ///
 /// With several ranks, an exception that nobody catches ends the job from now on, with exit code 70 and a line on stderr
 /// after the other ranks were told, unless the program has a terminate handler of its own.

@@ -4,8 +4,6 @@
 #include "comm/label.h"
 #include "comm/member.h"
 
-#include <ATen/ops/empty.h>
-
 #include <atomic>
 
 namespace zerosched {

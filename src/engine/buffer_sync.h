@@ -5,8 +5,6 @@
 
 #include <zerosched/communicator.h>
 
-#include <vector>
-
 namespace zerosched::detail {
 
 /// Keeps the module's buffers from drifting apart unseen. BatchNorm's running statistics follow each rank's own
@@ -23,8 +21,6 @@ class BufferSync {
   void run();
 
  private:
-  std::vector<size_t> differing() const;
-
   const Model& model_;
   Communicator& communicator_;
   Executor& executor_;

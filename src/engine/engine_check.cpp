@@ -4,6 +4,7 @@
 #include "comm/agree.h"
 #include "comm/failure/whereabouts.h"
 #include "engine/engine.h"
+#include "engine/equal_on_ranks.h"
 #include "layout/description.h"
 
 #include <ATen/core/grad_mode.h>
@@ -12,11 +13,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <utility>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace zerosched::detail {
 
@@ -64,11 +60,8 @@ std::string Engine::written_by_others() const {
 std::string Engine::unlike_rank_zero() {
   const auto count = static_cast<int64_t>(state_->model().parameters.size());
   at::Tensor hashes = at::empty({count}, at::kLong);
-  for (int64_t p = 0; p < count; ++p) {
-    const at::Tensor& parameter = state_->model().parameters[static_cast<size_t>(p)];
-    hashes.mutable_data_ptr<int64_t>()[p] =
-        static_cast<int64_t>(XXH3_64bits(parameter.const_data_ptr(), parameter.nbytes()));
-  }
+  for (int64_t p = 0; p < count; ++p)
+    hashes.mutable_data_ptr<int64_t>()[p] = hash_of(state_->model().parameters[static_cast<size_t>(p)]);
   const at::Tensor own = hashes.clone();
   communicator_->broadcast(hashes, 0, {"parameter hashes"})->wait();
   for (int64_t p = 0; p < count; ++p) {

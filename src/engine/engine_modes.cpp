@@ -4,9 +4,7 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include <memory>
 #include <string>
-#include <vector>
 
 namespace zerosched::detail {
 

@@ -2,9 +2,7 @@
 
 #include <torch/csrc/autograd/variable.h>
 
-#include <cstdint>
 #include <functional>
-#include <utility>
 
 namespace zerosched::detail {
 

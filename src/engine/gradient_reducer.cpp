@@ -4,7 +4,6 @@
 #include "base/message_of.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>

@@ -2,7 +2,6 @@
 #include "base/check.h"
 #include "engine/gradient_reducer.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>

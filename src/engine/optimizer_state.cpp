@@ -4,7 +4,6 @@
 #include "engine/parameter_claim.h"
 #include "kernels/kernels.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>

@@ -8,12 +8,10 @@
 
 #include <ATen/core/grad_mode.h>
 
-#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 namespace zerosched::detail {

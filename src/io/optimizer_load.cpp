@@ -6,7 +6,6 @@
 #include "io/tensor_name.h"
 #include "kernels/kernels.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 
 #include <map>

@@ -4,7 +4,6 @@
 #include "kernels/gradient_dtypes.h"
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <numeric>
 #include <utility>

@@ -3,8 +3,6 @@
 #include "base/check.h"
 
 #include <cmath>
-#include <cstdlib>
-#include <type_traits>
 
 namespace zerosched::detail {
 

@@ -5,7 +5,6 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include <unistd.h>

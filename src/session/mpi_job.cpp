@@ -14,7 +14,6 @@
 
 #include <mpi.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <string>

@@ -61,7 +61,7 @@ void join() {
   }
 }
 
-bool stops_in_split = false;
+bool stops_in_split = false, stops_in_duplicate = false;
 
 void initialize_own_mpi(int argc, char** argv) {
   int provided = MPI_THREAD_SINGLE;
@@ -261,6 +261,10 @@ int run(const std::string& mode, int argc, char** argv) {
   } else if (mode == "stopped_while_joining") {
     stops_in_split = launched_rank() == last;
     join();
+  } else if (mode == "stopped_in_duplicate") {
+    Session session(argc, argv, SessionOptions().timeout(2));
+    stops_in_duplicate = session.rank() == last;
+    session.communicator()->duplicate();
   } else if (mode == "not_connected") {
     try {
       Session session(argc, argv);
@@ -300,6 +304,12 @@ int run(const std::string& mode, int argc, char** argv) {
 int MPI_Comm_split_type(MPI_Comm comm, int type, int key, MPI_Info info, MPI_Comm* result) {
   if (stops_in_split) raise(SIGSTOP);
   return PMPI_Comm_split_type(comm, type, key, info, result);
+}
+
+// What a duplicate is made with.
+int MPI_Comm_idup(MPI_Comm comm, MPI_Comm* result, MPI_Request* request) {
+  if (stops_in_duplicate) raise(SIGSTOP);
+  return PMPI_Comm_idup(comm, result, request);
 }
 
 int main(int argc, char** argv) { return run(argc > 1 ? argv[1] : "", argc, argv); }

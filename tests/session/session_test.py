@@ -272,6 +272,15 @@ def stopped_while_joining():
     expect_given_up(Run("stopped_while_joining"), ["session: the communicator of the job is not there after 8 s"], 18)
 
 
+def stopped_in_duplicate():
+    run = Run("stopped_in_duplicate", limit=40)
+    expect(run, 70, seconds=15)
+    for rank in range(LAST):
+        check(run, stops(rank, "mpi: gave up barrier #3 'duplicate' after 2 s; "
+                               f"rank {LAST} does not respond (stopped, dead or cut off)") in run.err,
+              f"rank {rank} should name the stopped rank")
+
+
 def not_connected():
     """Where every process is a world of its own, MPI is left in good order."""
     run = Run("not_connected", ranks=0, OMPI_COMM_WORLD_SIZE="4")

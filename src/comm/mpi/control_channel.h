@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <list>
-#include <string>
 #include <vector>
 
 namespace zerosched::detail {

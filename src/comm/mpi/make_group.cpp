@@ -3,7 +3,6 @@
 #include "base/random_id.h"
 #include "comm/mpi/check.h"
 #include "comm/mpi/progress.h"
-#include "comm/mpi/share_memory.h"
 
 #include <utility>
 
@@ -47,11 +46,11 @@ SharingTalk talk_over(MPI_Comm comm) {
   return talk;
 }
 
-std::shared_ptr<LocalRanks> make_local_ranks(MPI_Comm comm, const MpiOptions& options, const Hosts& hosts) {
-  if (!options.shares_memory || hosts.count() == size_of(comm)) return nullptr;
-  const int rank = rank_in(comm);
+std::shared_ptr<LocalRanks> make_local_ranks(
+    int rank, const MpiOptions& options, const Hosts& hosts, const SharingTalk& talk) {
+  if (!options.shares_memory || hosts.count() == hosts.ranks()) return nullptr;
   const auto count = static_cast<int>(hosts.members(hosts.host_of(rank)).size());
-  auto board = share_memory(hosts, rank, LocalRanks::board_bytes(count), talk_over(comm));
+  auto board = share_memory(hosts, rank, LocalRanks::board_bytes(count), talk);
   if (board == nullptr) return nullptr;
   return std::make_shared<LocalRanks>(std::move(board), hosts.position_of(rank), count);
 }
@@ -75,8 +74,14 @@ std::shared_ptr<MpiGroup> make_group(
   const MPI_Comm comm = duplicate_of(parent);
   uint64_t id = random_id();
   ZEROSCHED_MPI_CALL(MPI_Bcast, &id, 1, MPI_UINT64_T, 0, comm);
-  auto group = std::make_shared<MpiGroup>(
-      comm, id, options, hosts, make_local_ranks(comm, options, hosts), std::move(failure));
+  return make_group_on(comm, id, options, hosts, std::move(failure), talk_over(comm));
+}
+
+std::shared_ptr<MpiGroup> make_group_on(MPI_Comm comm, uint64_t id, const MpiOptions& options,
+    const Hosts& hosts, std::shared_ptr<Failure> failure, const SharingTalk& talk) {
+  auto local_ranks = make_local_ranks(rank_in(comm), options, hosts, talk);
+  auto group =
+      std::make_shared<MpiGroup>(comm, id, options, hosts, std::move(local_ranks), std::move(failure));
   Progress::instance().add(group);
   return group;
 }

@@ -1,6 +1,7 @@
 #include <zerosched/mpi_communicator.h>
 
 #include "base/check.h"
+#include "base/random_id.h"
 #include "comm/host_memory.h"
 #include "comm/mpi/all_gather.h"
 #include "comm/mpi/check.h"
@@ -59,10 +60,15 @@ void MpiCommunicator::leave_others(const std::string& why) {
 }
 
 std::shared_ptr<Communicator> MpiCommunicator::duplicate() {
+  constexpr CollectiveLabel kLabel{"duplicate"};
   check();
-  do_barrier({"duplicate"})->wait();
-  auto group = make_group(
-      group_->comm(), group_->options(), group_->hosts(), std::make_shared<Failure>(group_->failure_state()));
+  const auto duplicate = std::make_shared<Duplicate>(
+      group_, make_header(Collective::barrier, kLabel, nullptr), std::vector<at::Tensor>{});
+  enqueue(duplicate)->wait();
+  const auto id = at::full({1}, static_cast<int64_t>(random_id()), at::kLong);
+  do_broadcast(id, 0, kLabel)->wait();
+  auto group = make_group_on(duplicate->result(), static_cast<uint64_t>(*id.const_data_ptr<int64_t>()),
+      group_->options(), group_->hosts(), std::make_shared<Failure>(group_->failure_state()), talk());
   return std::make_shared<MpiCommunicator>(std::move(group), local_rank());
 }
 

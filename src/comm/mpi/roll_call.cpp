@@ -9,7 +9,6 @@
 #include "comm/mpi/check.h"
 #include "comm/mpi/tags.h"
 
-#include <algorithm>
 #include <chrono>
 #include <list>
 #include <memory>

@@ -30,6 +30,11 @@ void Broadcast::start_data() {
   }
 }
 
+void Duplicate::start_data() {
+  requests_.push_back(MPI_REQUEST_NULL);
+  ZEROSCHED_MPI_CALL(MPI_Comm_idup, group().comm(), &result_, &requests_.back());
+}
+
 void AllReduce::start_data() {
   const auto dtype = tensor(0).scalar_type();
   const int64_t numel = tensor(0).numel();

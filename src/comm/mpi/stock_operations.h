@@ -36,6 +36,18 @@ class Barrier final : public StockOperation {
   void start_data() override {}
 };
 
+/// MPI's own duplicate of the group's communicator.
+class Duplicate final : public StockOperation {
+ public:
+  using StockOperation::StockOperation;
+  /// Once it has ended; the caller's to free.
+  MPI_Comm result() const { return result_; }
+
+ private:
+  void start_data() override;
+  MPI_Comm result_ = MPI_COMM_NULL;
+};
+
 /// 16-bit types travel and are summed as float32, and are rounded once: MPI has no such types, and an MPI_Op
 /// of our own on 16-bit data would round at every stage of MPI's algorithm.
 class AllReduce final : public StockOperation {

@@ -5,8 +5,6 @@
 
 #include <zerosched/communicator.h>
 
-#include <cstdint>
-
 namespace zerosched::detail {
 
 /// The predefined MPI type of a dtype that MPI itself can reduce; float32 stands in for 16-bit types.

@@ -15,7 +15,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <utility>
 
 namespace zerosched::detail {
 

@@ -3,7 +3,6 @@
 #include "comm/host_memory.h"
 
 #include <ATen/ops/empty.h>
-#include <c10/util/Exception.h>
 
 #include <mutex>
 
