@@ -3,6 +3,7 @@
 #include "synchronized_batch_norm.h"
 #include "task.h"
 
+#include <zerosched/error.h>
 #include <zerosched/update_batch_norm.h>
 
 #include <algorithm>
@@ -85,14 +86,19 @@ class FashionMnist : public Task {
   }
 
   // The running statistics of training were gathered at y.
-  void prepare_evaluation(const zerosched::Session& session) override {
+  bool prepare_evaluation(const zerosched::Session& session) override {
     const int64_t part = kStatisticsBatch / session.world_size();
     std::vector<torch::Tensor> batches;
     for (int64_t i = 0; i < kStatisticsBatches; ++i) {
       const int64_t first = i * kStatisticsBatch + session.rank() * part;
       batches.push_back(train_.input(torch::arange(first, first + part)));
     }
-    zerosched::update_batch_norm(model_, batches, *session.communicator());
+    try {
+      zerosched::update_batch_norm(model_, batches, *session.communicator());
+    } catch (const zerosched::Error&) {  // on every rank: statistics that are not finite
+      return false;
+    }
+    return true;
   }
 
   torch::Tensor evaluate(int64_t first, int64_t end) override {

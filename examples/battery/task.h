@@ -40,8 +40,9 @@ class Task {
   virtual int64_t evaluation_samples() const = 0;
   /// How many of them will do between the main read-off points, where evaluation takes long.
   virtual int64_t quick_evaluation_samples() const { return evaluation_samples(); }
-  /// To be done to the module, which holds x and is in eval mode, before it is evaluated. Collective.
-  virtual void prepare_evaluation(const zerosched::Session& /*session*/) {}
+  /// To be done to the module, which holds x and is in eval mode, before it is evaluated. Returns whether it can be: not
+  /// where training has diverged. Collective.
+  virtual bool prepare_evaluation(const zerosched::Session& /*session*/) { return true; }
   /// Sums over the evaluation samples from `first` up to `end`, float64: a rank's part. Without gradients.
   virtual torch::Tensor evaluate(int64_t first, int64_t end) = 0;
   /// Of the sums over all `samples` samples; the first is what tasks are compared by, and less is better.

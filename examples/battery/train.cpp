@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <optional>
 
 namespace {
 
@@ -59,13 +60,14 @@ bool is_main_point(int64_t step, int64_t steps) {
          (steps / step == 1 || steps / step == 2 || steps / step == 4 || steps / step == 8);
 }
 
-/// At x, over all ranks, on the samples that the step asks for. Collective.
-Json evaluate(const zerosched::Session& session, const Options& options, int64_t step, Task& task,
-    zerosched::ShardedOptimizer& optimizer) {
+/// At x, over all ranks, on the samples that the step asks for; nothing where training has diverged. Collective.
+std::optional<Json> evaluate(const zerosched::Session& session, const Options& options, int64_t step,
+    Task& task, zerosched::ShardedOptimizer& optimizer) {
   const torch::NoGradGuard no_grad;
   task.module().eval();
   const auto evaluation = optimizer.eval_scope();  // the module holds x until this ends
-  task.prepare_evaluation(session);
+  const bool can_be_evaluated = task.prepare_evaluation(session);
+  if (!can_be_evaluated) return std::nullopt;
   const int64_t samples =
       is_main_point(step, options.steps) ? task.evaluation_samples() : task.quick_evaluation_samples();
   const int64_t first = samples * session.rank() / session.world_size();
@@ -99,8 +101,10 @@ void train(const zerosched::Session& session, const Options& options, Task& task
   const auto evaluate_if_due = [&] {
     if (next_evaluation == options.evaluate_at.end() || *next_evaluation != step) return;
     ++next_evaluation;
-    Json line = evaluate(session, options, step, task, *optimizer);
-    diverged = !all_finite(line["metrics"]);
+    auto evaluated = evaluate(session, options, step, task, *optimizer);
+    diverged = !evaluated || !all_finite((*evaluated)["metrics"]);
+    if (!evaluated) return;
+    Json& line = *evaluated;
     const auto total = summed(session, losses);
     if (step > 0) line["training_loss"] = (total[0] / total[1]).item<double>();
     losses.zero_();

@@ -158,7 +158,7 @@ class Jobs(unittest.TestCase):
                 LAB.run(*stop, number)
                 self.assertLess(tiny_gpt.steps_in(folder), 600, "it ended too soon to be stopped")
                 state = self.wait_for_end(number, timeout=200)
-                self.assertEqual((state["JobState"], state["Restarts"], state["ExitCode"]), ("COMPLETED", "1", "0:0"))
+                self.assertEqual((state["JobState"], state["Restarts"], state["ExitCode"]), ("COMPLETED", "1", "0:0"), self.log(folder))
                 self.assertEqual(tiny_gpt.export_in(folder), whole)
                 if "scancel" in stop:
                     self.assertIn("stopped by a signal after step", self.log(folder))
