@@ -24,14 +24,16 @@ LABELS = {"schedule-free": "Schedule-Free (beta1 0.9)", "cosine": "cosine schedu
 
 
 def band(axes, chosen, arm, label=None):
-    """The mean curve of an arm's chosen setting over seeds, and one standard deviation to either side."""
+    """The mean curve of an arm's chosen setting over seeds, and one standard deviation to either side, downwards as far as
+    any seed is."""
     curves = [curve(run, chosen.metric) for run in chosen.runs]
     points = list(zip(*curves))  # of all seeds at one step; up to where the first diverged
     steps = [point[0][0] for point in points]
     means = [statistics.fmean(value for _, value in point) for point in points]
     deviations = [statistics.stdev(value for _, value in point) if len(point) > 1 else 0 for point in points]
     axes.plot(steps, means, color=COLOURS[arm], label=label or LABELS[arm], zorder=3)
-    axes.fill_between(steps, [mean - deviation for mean, deviation in zip(means, deviations)],
+    lowest = [min(value for _, value in point) for point in points]
+    axes.fill_between(steps, [max(least, mean - deviation) for least, mean, deviation in zip(lowest, means, deviations)],
                       [mean + deviation for mean, deviation in zip(means, deviations)], color=COLOURS[arm], alpha=0.2,
                       linewidth=0)
 
@@ -165,4 +167,5 @@ def draw(folder, tasks, is_quick):
 
 
 if __name__ == "__main__":
-    draw(*table.parse())
+    ARGUMENTS = table.parse(table.make_parser())
+    draw(ARGUMENTS.folder, ARGUMENTS.tasks, ARGUMENTS.quick)

@@ -2,6 +2,7 @@
 """Makes the table of the comparison from its results.
 
 usage: table.py [--quick] FOLDER [TASK...]    prints it, and writes FOLDER/table.md
+       table.py --readme FOLDER               prints what README has of it
 """
 import argparse
 import os
@@ -55,6 +56,23 @@ def rows(task, records, is_quick):
                    *(values(chosen[arm][steps], steps, metric) for steps in lengths), ""]
 
 
+def summary(folder):
+    """README's table: of each task and length Schedule-Free and the better schedule."""
+    marks = {"below": "", "above, in noise": " ~", "above": " >"}
+    lines = [["Schedule-Free / the better schedule", "T/8", "T/4", "T/2", "T"], ["---"] * 5]
+    for task in plan.TASKS.values():
+        lengths = plan.lengths(task, False)
+        comparison = Comparison(task, list(Records(folder, task.name).runs.values()), plan.SCHEDULES, lengths)
+        lines.append([f"{task.title}; {task.metric_title}",
+                      *(f"{number(comparison.schedule_free.mean(steps))} / {number(comparison.front(steps).mean(steps))}"
+                        f"{marks[comparison.verdict(steps)]}" for steps in lengths)])
+    return in_markdown(lines)
+
+
+def in_markdown(lines):
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def made(folder, tasks):
     """One line on when, by what and where the runs of these tasks were made, and what they took."""
     runs = [run for task in tasks for run in Records(folder, task.name).runs.values()]
@@ -76,26 +94,42 @@ def write(folder, tasks, is_quick):
             lines += rows(task, Records(folder, task.name), is_quick)
         except LookupError as error:
             lines.append([f"**{task.title}**: {error}"] + [""] * (len(lengths) + 1))
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" + EXPLANATION + "\n" + made(folder, tasks)
+    text = in_markdown(lines) + EXPLANATION + "\n" + made(folder, tasks)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "table.md"), "w", encoding="utf-8") as file:
         file.write(text)
     return text
 
 
-def parse():
-    """The arguments that this script and figures.py take: folder, tasks, whether they are the quick ones."""
+def make_parser():
+    """Of the arguments that this script and figures.py take."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="of a comparison that was run with --quick")
     parser.add_argument("folder", help="that --out named")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(plan.TASKS))
+    return parser
+
+
+def parse(parser):
+    """With the tasks themselves, all if none is named."""
     arguments = parser.parse_args()
     unknown = [name for name in arguments.tasks if name not in plan.TASKS]
     if unknown:
         parser.error(f"there is no task {unknown[0]}, but {', '.join(plan.TASKS)}")
     tasks = [plan.TASKS[name] for name in arguments.tasks or plan.TASKS]
-    return arguments.folder, [plan.quick(task) for task in tasks] if arguments.quick else tasks, arguments.quick
+    arguments.tasks = [plan.quick(task) for task in tasks] if arguments.quick else tasks
+    return arguments
+
+
+def main():
+    parser = make_parser()
+    parser.add_argument("--readme", action="store_true", help="print what README has of it instead")
+    arguments = parse(parser)
+    if arguments.readme:
+        print(summary(arguments.folder), end="")
+    else:
+        print(write(arguments.folder, arguments.tasks, arguments.quick))
 
 
 if __name__ == "__main__":
-    print(write(*parse()))
+    main()

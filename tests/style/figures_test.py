@@ -1,14 +1,23 @@
-"""The pages' tables of measured training steps are those that their script makes of the kept results.
+"""The pages' tables of what was measured are those that scripts make of the kept results.
 usage: figures_test.py SOURCE_TREE"""
 import json
 import os
 import sys
 
 TREE = sys.argv[1]
-sys.path.insert(0, os.path.join(TREE, "tests", "bench"))
+sys.path[:0] = [os.path.join(TREE, "tests", "bench"), os.path.join(TREE, "examples", "battery")]
 import compare_training  # noqa: E402
+import table as battery  # noqa: E402
 
-RESULTS = "tests/bench/results/training.jsonl"
+TRAINING, BATTERY = "tests/bench/results/training.jsonl", "examples/battery/results"
+
+
+def of_training(make):
+    path = os.path.join(TREE, TRAINING)
+    if not os.path.exists(path):
+        raise LookupError(f"{TRAINING} is not there: tests/bench/compare_training.py --all --out {TRAINING}")
+    with open(path, encoding="utf-8") as kept:
+        return make([json.loads(line) for line in kept])
 
 
 def missing(table, page):
@@ -16,17 +25,29 @@ def missing(table, page):
     return [line for line in table.splitlines() if line and line not in lines]
 
 
-if not os.path.exists(os.path.join(TREE, RESULTS)):
-    print(f"SKIPPED: {RESULTS} is not there: tests/bench/compare_training.py --all --out {RESULTS}")
-    sys.exit(77)
-with open(os.path.join(TREE, RESULTS), encoding="utf-8") as kept:
-    ROWS = [json.loads(line) for line in kept]
-for name, option, table in (("README.md", "--readme", compare_training.readme_table(ROWS)),
-                            ("tests/README.md", "--table", compare_training.table(ROWS))):
+def check(name, command, table):
     with open(os.path.join(TREE, name), encoding="utf-8") as page:
         text = page.read()
     if not missing(table + "\n| none has this |", text):
         sys.exit("FAILED: a line that is not there is found")
     if absent := missing(table, text):
-        sys.exit(f"FAILED: {name} has not what tests/bench/compare_training.py {option} {RESULTS} prints:\n" + "\n".join(absent))
-print(f"passed: {len(ROWS)} rows")
+        sys.exit(f"FAILED: {name} has not what {command} prints:\n" + "\n".join(absent))
+
+
+TABLES = (("README.md", f"tests/bench/compare_training.py --readme {TRAINING}",
+           lambda: of_training(compare_training.readme_table)),
+          ("tests/README.md", f"tests/bench/compare_training.py --table {TRAINING}", lambda: of_training(compare_training.table)),
+          ("README.md", f"examples/battery/table.py --readme {BATTERY}", lambda: battery.summary(os.path.join(TREE, BATTERY))))
+done = []
+for name, command, make in TABLES:
+    try:
+        check(name, command, make())
+        done.append(command)
+    except LookupError as error:
+        if type(error) is not LookupError:  # a KeyError, say: a mistake of the script's
+            raise
+        print(f"not compared: {command}: {error}")
+if not done:
+    print("SKIPPED: no results are kept")
+    sys.exit(77)
+print(f"passed: {', '.join(done)}")
