@@ -42,9 +42,11 @@ def value_at(run, metric, step):
 
 
 def curve(run, metric):
-    """(step, metric) at the points from the first step on."""
+    """(step, metric) at the points from the first step on, of those that all samples were evaluated at: fewer have another
+    value, not only a less exact one."""
+    samples = max(evaluation["samples"] for evaluation in run["evaluations"])
     return [(evaluation["step"], evaluation["metrics"][metric]) for evaluation in run["evaluations"]
-            if evaluation["step"] > 0 and evaluation["metrics"][metric] is not None]
+            if evaluation["step"] > 0 and evaluation["samples"] == samples and evaluation["metrics"][metric] is not None]
 
 
 class Chosen:
