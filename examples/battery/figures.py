@@ -14,7 +14,7 @@ import sys
 
 import plan
 import table
-from records import Comparison, Records, curve, done
+from records import Comparison, NotRun, Records, curve, done
 
 COLOURS = {"schedule-free": "tab:blue", "cosine": "tab:orange", "linear": "tab:green", "polyak": "tab:red",
            "primal": "tab:purple", "plus": "tab:pink", "plus-tuned": "tab:red", "refined": "tab:purple",
@@ -150,7 +150,7 @@ def draw(folder, tasks, is_quick):
         runs = list(Records(folder, task.name).runs.values())
         try:
             comparison = Comparison(task, runs, plan.SCHEDULES, plan.lengths(task, is_quick))
-        except LookupError as error:
+        except NotRun as error:
             print(f"battery: {error}; it is not in the figures", file=sys.stderr)
             continue
         battery.append((task, comparison))

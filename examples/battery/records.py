@@ -49,6 +49,10 @@ def curve(run, metric):
             if evaluation["step"] > 0 and evaluation["samples"] == samples and evaluation["metrics"][metric] is not None]
 
 
+class NotRun(Exception):
+    """What a table or a figure needs has not been run yet."""
+
+
 class Chosen:
     """The setting of an arm at a length that is best by the mean over all seeds, at the last step."""
 
@@ -60,7 +64,7 @@ class Chosen:
         self.tried = len(by_setting)
         whole = [group for group in by_setting.values() if len(group) == task.seeds]
         if not whole:
-            raise LookupError(f"{task.name}: no setting of {arm} at {steps} steps has been run with {task.seeds} seeds")
+            raise NotRun(f"{task.name}: no setting of {arm} at {steps} steps has been run with {task.seeds} seeds")
         self.metric = task.metric
         self.runs = min(whole, key=lambda group: statistics.fmean(value_at(run, task.metric, steps) for run in group))
         self.settings = self.runs[0]["settings"]
@@ -88,7 +92,7 @@ def done(task, runs, arms):
     for arm in arms:
         try:
             found[arm] = Chosen(task, runs, arm, task.steps)
-        except LookupError:
+        except NotRun:
             pass
     return found
 

@@ -8,7 +8,7 @@ import argparse
 import os
 
 import plan
-from records import Comparison, Records, done
+from records import Comparison, NotRun, Records, done
 
 EXPLANATION = """
 Values after T/8, T/4, T/2 and T steps, ± the standard deviation over seeds; less is better. Schedule-Free is one run
@@ -37,7 +37,7 @@ def settings(chosen):
 
 
 def rows(task, records, is_quick):
-    """Of one task, one line per arm and metric; LookupError if Schedule-Free or a schedule is not done."""
+    """Of one task, one line per arm and metric; NotRun if Schedule-Free or a schedule is not done."""
     lengths, runs = plan.lengths(task, is_quick), list(records.runs.values())
     comparison = Comparison(task, runs, plan.SCHEDULES, lengths)
     others = done(task, runs, (*plan.EXTREMES, *task.relatives))
@@ -92,7 +92,7 @@ def write(folder, tasks, is_quick):
     for task in tasks:
         try:
             lines += rows(task, Records(folder, task.name), is_quick)
-        except LookupError as error:
+        except NotRun as error:
             lines.append([f"**{task.title}**: {error}"] + [""] * (len(lengths) + 1))
     text = in_markdown(lines) + EXPLANATION + "\n" + made(folder, tasks)
     os.makedirs(folder, exist_ok=True)

@@ -66,8 +66,7 @@ std::optional<Json> evaluate(const zerosched::Session& session, const Options& o
   const torch::NoGradGuard no_grad;
   task.module().eval();
   const auto evaluation = optimizer.eval_scope();  // the module holds x until this ends
-  const bool can_be_evaluated = task.prepare_evaluation(session);
-  if (!can_be_evaluated) return std::nullopt;
+  if (!task.prepare_evaluation(session)) return std::nullopt;
   const int64_t samples =
       is_main_point(step, options.steps) ? task.evaluation_samples() : task.quick_evaluation_samples();
   const int64_t first = samples * session.rank() / session.world_size();

@@ -221,12 +221,21 @@ def abort():
     expect(Run("abort"), 75, err=everyone(LAST, "enough"))
 
 
-def stopped():  # the session itself has agreed on devices in three collectives
-    run = Run("stopped", limit=40)
+def expect_stopped_rank_named(mode, collective):
+    """By those that wait for it; the session itself has agreed on devices in three collectives."""
+    run = Run(mode, limit=40)
     expect(run, 70, seconds=15)
     for rank in range(LAST):
-        check(run, stops(rank, f"mpi: gave up all_reduce #4 'loss' after 2 s; rank {LAST} does not respond "
+        check(run, stops(rank, f"mpi: gave up {collective} after 2 s; rank {LAST} does not respond "
                                "(stopped, dead or cut off)") in run.err, f"rank {rank} should name the stopped rank")
+
+
+def stopped():
+    expect_stopped_rank_named("stopped", "all_reduce #4 'loss'")
+
+
+def stopped_in_duplicate():
+    expect_stopped_rank_named("stopped_in_duplicate", "barrier #3 'duplicate'")
 
 
 def killed():
@@ -270,15 +279,6 @@ def stopped_after_init():
 
 def stopped_while_joining():
     expect_given_up(Run("stopped_while_joining"), ["session: the communicator of the job is not there after 8 s"], 18)
-
-
-def stopped_in_duplicate():
-    run = Run("stopped_in_duplicate", limit=40)
-    expect(run, 70, seconds=15)
-    for rank in range(LAST):
-        check(run, stops(rank, "mpi: gave up barrier #3 'duplicate' after 2 s; "
-                               f"rank {LAST} does not respond (stopped, dead or cut off)") in run.err,
-              f"rank {rank} should name the stopped rank")
 
 
 def not_connected():
